@@ -1,0 +1,149 @@
+"""Every configuration key of kd_search, with its meaning and where its default comes from."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_kd_search_config(cfg: CN) -> None:
+    """Add the keys of kd_search to a Detectron2 config, in place.
+
+    Call it on the result of ``detectron2.config.get_cfg()`` before ``merge_from_file``. Keys of
+    Detectron2 keep their meaning; everything new lives under the nodes below.
+    """
+    _add_input(cfg)
+    _add_model(cfg)
+    _add_distillation(cfg)
+    _add_training(cfg)
+    _add_test(cfg)
+
+
+def _add_input(cfg: CN) -> None:
+    # What to do with an image that is missing or cannot be decoded: "raise" stops and names the
+    # file; "skip" draws another image, counts the loss and warns. (kd_search)
+    cfg.INPUT.ON_IMAGE_ERROR = "raise"
+    # Training stops when more than this fraction of the drawn images was skipped. (kd_search)
+    cfg.INPUT.MAX_SKIPPED_FRACTION = 0.01
+    # Images with more pixels than this are refused from their header, before decoding, as a guard
+    # against decompression bombs. (kd_search)
+    cfg.INPUT.MAX_IMAGE_PIXELS = 50_000_000
+
+
+def _add_model(cfg: CN) -> None:
+    # Channel multiplier of every stage of build_width_resnet(_fpn)_backbone: 1.0 is the published
+    # ResNet, 0.5 the half-width student of DDPS (TMM 2024). (kd_search)
+    cfg.MODEL.RESNETS.WIDTH_MULTIPLIER = 1.0
+
+    cfg.MODEL.REID_HEAD = CN()
+    # Class from REID_HEAD_REGISTRY that turns pooled region features into embeddings. (kd_search)
+    cfg.MODEL.REID_HEAD.NAME = "EmbeddingHead"
+    # Feature maps that regions are pooled from; FPN heads only (C4 heads share res5). (kd_search)
+    cfg.MODEL.REID_HEAD.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    # Height and width of the pooled region; people are tall (psd2 pools 16x8). FPN heads only.
+    cfg.MODEL.REID_HEAD.POOLER_RESOLUTION = [16, 8]
+    # RoIAlign samples per cell; 0 adapts to the region, as in Detectron2.
+    cfg.MODEL.REID_HEAD.POOLER_SAMPLING_RATIO = 0
+    # Region pooling operator, as MODEL.ROI_BOX_HEAD.POOLER_TYPE of Detectron2.
+    cfg.MODEL.REID_HEAD.POOLER_TYPE = "ROIAlignV2"
+    # 3x3 convolutions before pooling to a vector; OIM (CVPR 2017) has none beyond res5, an FPN
+    # level alone is too shallow to tell people apart. (kd_search)
+    cfg.MODEL.REID_HEAD.NUM_CONV = 2
+    # Channels of these convolutions. (kd_search)
+    cfg.MODEL.REID_HEAD.CONV_DIM = 256
+    # Normalisation after these convolutions: "", "BN", "GN", ... as Detectron2's get_norm.
+    cfg.MODEL.REID_HEAD.NORM = "BN"
+    # Pooling to one vector: "avg" as in OIM (CVPR 2017) or "max" as in SeqNet (AAAI 2021).
+    cfg.MODEL.REID_HEAD.POOL = "avg"
+    # Horizontal stripes that are pooled apart and concatenated before the linear layer; 1 is the
+    # global pooling of OIM, more keeps the order head, body, legs (PCB, ECCV 2018).
+    cfg.MODEL.REID_HEAD.NUM_STRIPES = 1
+    # Length of the embedding: 256 in OIM (CVPR 2017) and nearly all later person search.
+    cfg.MODEL.REID_HEAD.EMBEDDING_DIM = 256
+    # Normalisation after the linear layer: "" as in OIM, "BN" (1-d) as in NAE and SeqNet.
+    cfg.MODEL.REID_HEAD.EMBEDDING_NORM = ""
+
+    cfg.MODEL.OIM = CN()
+    # Train the student's own online instance matching loss (OIM, CVPR 2017). Off where the
+    # teacher's table replaces it (Munjal et al., BMVC 2019).
+    cfg.MODEL.OIM.ENABLED = True
+    # Rows of the identity table. CUHK-SYSU 5532, PRW 483 (the 482 of several ports lacks a row).
+    # 0 takes the number of identities of DATASETS.TRAIN from its metadata. (kd_search)
+    cfg.MODEL.OIM.NUM_IDS = 0
+    # Slots of the circular queue for unlabelled people: 5000 for CUHK-SYSU (OIM, CVPR 2017), 500
+    # for PRW (later ports), 0 for none.
+    cfg.MODEL.OIM.QUEUE_SIZE = 5000
+    # Softmax temperature: 0.1 in the paper ("scale 10"); NAE, SeqNet and later ports use 1/30.
+    cfg.MODEL.OIM.TEMPERATURE = 0.1
+    # Share of the old row kept at an update: v <- m v + (1 - m) x. 0.5 (OIM, CVPR 2017).
+    cfg.MODEL.OIM.MOMENTUM = 0.5
+    # Weight of the loss: 1.0 (OIM, CVPR 2017).
+    cfg.MODEL.OIM.LOSS_WEIGHT = 1.0
+    # Recompute the student's table every so many iterations from ground-truth boxes of the
+    # training set (IDTableRefreshHook); 0 never. (kd_search)
+    cfg.MODEL.OIM.REFRESH_PERIOD = 0
+
+
+def _add_distillation(cfg: CN) -> None:
+    cfg.DISTILLATION = CN()
+    # Meta-architecture of the student; MODEL.META_ARCHITECTURE is "Distiller". (kd_search)
+    cfg.DISTILLATION.STUDENT_META_ARCH = "PersonSearchRCNN"
+    # Names from DISTILLATION_TERM_REGISTRY; any subset, in any order. (kd_search)
+    cfg.DISTILLATION.TERMS = []
+
+    cfg.DISTILLATION.TEACHER = CN()
+    # Config file of the frozen teacher; empty where no term observes a teacher. (kd_search)
+    cfg.DISTILLATION.TEACHER.CONFIG_FILE = ""
+    # Weights of the teacher; empty takes MODEL.WEIGHTS of its config file. (kd_search)
+    cfg.DISTILLATION.TEACHER.WEIGHTS = ""
+    # "KEY VALUE" overrides of the teacher's config. (kd_search)
+    cfg.DISTILLATION.TEACHER.OPTS = []
+
+    cfg.DISTILLATION.ID_TABLE = CN()
+    # Table written by tools/build_id_table.py (Munjal et al., BMVC 2019). (kd_search)
+    cfg.DISTILLATION.ID_TABLE.PATH = ""
+    # "frozen": rows never move, our reading of BMVC 2019; "momentum": rows start at the teacher's
+    # and follow OIM's update; "ema": the same with the slower EMA_MOMENTUM. The paper does not say.
+    cfg.DISTILLATION.ID_TABLE.MODE = "frozen"
+    # Share of the old row kept in mode "momentum": 0.5 (OIM, CVPR 2017).
+    cfg.DISTILLATION.ID_TABLE.MOMENTUM = 0.5
+    # Share of the old row kept in mode "ema". Not in the paper. (kd_search)
+    cfg.DISTILLATION.ID_TABLE.EMA_MOMENTUM = 0.99
+    # Circular queue of unlabelled people: "student" starts empty and is filled by the student,
+    # "teacher" starts with the teacher's embeddings of unlabelled boxes, "off" has none.
+    # The paper does not say. (kd_search)
+    cfg.DISTILLATION.ID_TABLE.QUEUE = "student"
+    # Slots of that queue: 5000 (OIM, CVPR 2017), 500 for PRW.
+    cfg.DISTILLATION.ID_TABLE.QUEUE_SIZE = 5000
+    # Softmax temperature: 0.1 (OIM, CVPR 2017).
+    cfg.DISTILLATION.ID_TABLE.TEMPERATURE = 0.1
+    # Weight of the loss: 1.0, that of the loss it replaces.
+    cfg.DISTILLATION.ID_TABLE.LOSS_WEIGHT = 1.0
+    # Recompute the rows every so many iterations (IDTableRefreshHook); 0 never. (kd_search)
+    cfg.DISTILLATION.ID_TABLE.REFRESH_PERIOD = 0
+
+
+def _add_training(cfg: CN) -> None:
+    # Steps in a row whose loss or gradient is not finite before training stops with an error.
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 3
+    # Checkpoints kept on disk beside the final one; older ones are removed. (kd_search)
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3
+    # Execute pickled weights (.pkl) from any source. Arrays-only pickles, such as Detectron2's
+    # ImageNet weights, load without it; anything else is refused while this is False.
+    cfg.MODEL.TRUST_PICKLE = False
+
+
+def _add_test(cfg: CN) -> None:
+    cfg.TEST.PERSON_SEARCH = CN()
+    # Gallery detections below this score take no part in the search metric: 0.5 (OIM and SeqNet
+    # protocol; AlignPS and PSTR use 0.15 to 0.25, so compare with care).
+    cfg.TEST.PERSON_SEARCH.SCORE_THRESH = 0.5
+    # Detections below this score take no part in detection AP and recall: 0.5 (OIM protocol);
+    # SeqNet uses 0.01.
+    cfg.TEST.PERSON_SEARCH.DET_SCORE_THRESH = 0.5
+    # A detection is right at this IoU; small boxes need less (docs of evaluation). (OIM protocol)
+    cfg.TEST.PERSON_SEARCH.IOU_THRESH = 0.5
+    # Ranks of the reported top-k accuracies.
+    cfg.TEST.PERSON_SEARCH.TOP_K = [1, 5, 10]
+    # Search among ground-truth boxes instead of detections: re-ID quality alone.
+    cfg.TEST.PERSON_SEARCH.USE_GT_BOXES = False
+    # Write detections and embeddings beside the results, so that evaluation can run again
+    # without the model. (kd_search)
+    cfg.TEST.PERSON_SEARCH.SAVE_FEATURES = True

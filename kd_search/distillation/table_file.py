@@ -1,0 +1,131 @@
+"""The pre-computed table of teacher embeddings on disk (Munjal et al., BMVC 2019)."""
+
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Optional, Union
+
+import torch
+
+FORMAT = "kd_search.id_table"
+FORMAT_VERSION = 1
+
+
+class TableMismatchError(ValueError):
+    """A table that does not belong to the student it was given to."""
+
+
+@dataclass
+class IDTableFile:
+    """One table: what it holds, of whom, and who made it."""
+
+    #: (L, D) float32, unit length; zero where an identity had no box.
+    rows: torch.Tensor
+    #: (L,) int64: boxes behind each row; zeros for a copied table.
+    counts: torch.Tensor
+    #: (U, D) float32: embeddings of unlabelled boxes, for a queue that starts with them.
+    unlabelled: torch.Tensor
+    #: L original identities; row i belongs to ``person_ids[i]``.
+    person_ids: list = field(default_factory=list)
+    #: "mean" of ground-truth boxes, or "oim", a copy of the teacher's own table.
+    source: str = "mean"
+    #: Name of the training set.
+    dataset: str = ""
+    #: SHA-256 of the teacher's weights file.
+    teacher_sha256: str = ""
+    #: Full config of the teacher, as YAML.
+    teacher_config: str = ""
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.rows.shape[1]
+
+    def save(self, path: Union[str, os.PathLike]) -> None:
+        """Write the table; a reader sees the old file or the whole new one."""
+        folder = os.path.dirname(os.path.abspath(path))
+        os.makedirs(folder, exist_ok=True)
+        content = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                torch.save(content, f)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    @classmethod
+    def load(cls, path: Union[str, os.PathLike]) -> "IDTableFile":
+        """Read a table.
+
+        Raises:
+            FileNotFoundError: naming the tool that writes tables.
+            ValueError: if the file is torn, or no table of this format.
+        """
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"ID table {path} does not exist: write it with tools/build_id_table.py"
+            )
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"ID table {path} is torn or not a table: {error}") from error
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise ValueError(f"{path} is not an ID table: write one with tools/build_id_table.py")
+        version = content.pop("version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"ID table {path} has version {version}, not {FORMAT_VERSION}")
+        return cls(**content)
+
+    def check_fits(
+        self,
+        path: str,
+        *,
+        embedding_dim: int,
+        num_ids: Optional[int] = None,
+        person_ids: Optional[Sequence] = None,
+    ) -> None:
+        """Refuse a table that is not this student's.
+
+        Args:
+            path: named in the error.
+            embedding_dim: D of the student.
+            num_ids: L of the student, if known.
+            person_ids: original identities of the student's training set by row, if known.
+
+        Raises:
+            TableMismatchError: saying what differs.
+        """
+        if self.embedding_dim != embedding_dim:
+            raise TableMismatchError(
+                f"ID table {path} holds embeddings of {self.embedding_dim}, the student has "
+                f"MODEL.REID_HEAD.EMBEDDING_DIM {embedding_dim}"
+            )
+        rows = self.rows.shape[0]
+        if person_ids is not None:
+            num_ids = len(person_ids)
+        if num_ids is not None and rows != num_ids:
+            raise TableMismatchError(
+                f"ID table {path} has {rows} identities (of {self.dataset!r}), the student's "
+                f"training set has {num_ids}"
+            )
+        if person_ids is not None and list(self.person_ids) != list(person_ids):
+            row = next(i for i, (a, b) in enumerate(zip(self.person_ids, person_ids)) if a != b)
+            raise TableMismatchError(
+                f"ID table {path} orders identities differently: row {row} is person "
+                f"{self.person_ids[row]!r} there and {person_ids[row]!r} in the training set"
+            )
+
+
+def file_sha256(path: Union[str, os.PathLike]) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        for chunk in iter(lambda: f.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,89 @@
+"""Distillation by ID table: the teacher's embeddings are the student's classifier."""
+
+from typing import Optional
+
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from torch import nn
+
+from kd_search.distillation.table_file import IDTableFile
+from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY
+from kd_search.modeling.id_table import IDTable
+from kd_search.structures import Knowledge
+
+MODES = ("frozen", "momentum", "ema")
+QUEUES = ("student", "teacher", "off")
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class IDTableTerm(nn.Module):
+    """OIM loss against a table that a teacher filled (Munjal et al., BMVC 2019).
+
+    The abstract fixes the table being pre-computed; that it stays frozen is our reading. The
+    other modes let its rows follow the student, from the teacher's values on. Set
+    ``MODEL.OIM.ENABLED`` to False to put this table in the place of the student's own.
+    """
+
+    #: The table is all there is of the teacher: nothing has to run beside the student.
+    teacher_fields = frozenset()
+
+    @configurable
+    def __init__(self, *, table: IDTable, loss_weight: float = 1.0):
+        """
+        Args:
+            table: filled with the teacher's rows.
+            loss_weight: factor of ``loss_id_table``.
+        """
+        super().__init__()
+        self.table = table
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.DISTILLATION.ID_TABLE
+        if not node.PATH:
+            raise ValueError(
+                "DISTILLATION.ID_TABLE.PATH is empty: write a table with tools/build_id_table.py"
+            )
+        if node.MODE not in MODES:
+            raise ValueError(f"DISTILLATION.ID_TABLE.MODE {node.MODE!r} must be one of {MODES}")
+        if node.QUEUE not in QUEUES:
+            raise ValueError(f"DISTILLATION.ID_TABLE.QUEUE {node.QUEUE!r} must be one of {QUEUES}")
+        file = IDTableFile.load(node.PATH)
+        file.check_fits(
+            node.PATH,
+            embedding_dim=cfg.MODEL.REID_HEAD.EMBEDDING_DIM,
+            num_ids=cfg.MODEL.OIM.NUM_IDS or None,
+            person_ids=_training_identities(cfg),
+        )
+        queue_size = 0 if node.QUEUE == "off" else node.QUEUE_SIZE
+        table = IDTable(
+            num_ids=file.rows.shape[0],
+            queue_size=queue_size,
+            embedding_dim=file.embedding_dim,
+            temperature=node.TEMPERATURE,
+            momentum=node.EMA_MOMENTUM if node.MODE == "ema" else node.MOMENTUM,
+            frozen=node.MODE == "frozen",
+        )
+        queue = None
+        if node.QUEUE == "teacher":
+            queue = torch.zeros(queue_size, file.embedding_dim)
+            newest = file.unlabelled[-queue_size:]
+            queue[: len(newest)] = newest
+        table.load_rows(file.rows, queue)
+        return {"table": table, "loss_weight": node.LOSS_WEIGHT}
+
+    def forward(
+        self, student: Knowledge, teacher: Optional[Knowledge] = None
+    ) -> dict[str, torch.Tensor]:
+        """``{"loss_id_table": scalar}`` from ``student.embeddings`` and ``student.person_ids``."""
+        loss = self.table(student.embeddings, student.person_ids)
+        return {"loss_id_table": loss * self.loss_weight}
+
+
+def _training_identities(cfg):
+    """Original identities of the training set by row, once its metadata is loaded."""
+    if len(cfg.DATASETS.TRAIN) != 1:
+        return None
+    return MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("person_ids")

@@ -1,0 +1,25 @@
+from kd_search.modeling.backbones import (
+    build_width_resnet_backbone,
+    build_width_resnet_fpn_backbone,
+)
+from kd_search.modeling.id_table import IDTable
+from kd_search.modeling.meta_arch import PersonSearchRCNN
+from kd_search.modeling.reid_branch import ReIDBranch
+from kd_search.modeling.reid_heads import REID_HEAD_REGISTRY, EmbeddingHead, build_reid_head
+from kd_search.modeling.res5_roi_heads import PersonSearchRes5ROIHeads
+from kd_search.modeling.roi_heads import PersonSearchROIHeads
+from kd_search.modeling.rpn import DistillableRPN
+
+__all__ = [
+    "REID_HEAD_REGISTRY",
+    "DistillableRPN",
+    "EmbeddingHead",
+    "IDTable",
+    "PersonSearchRCNN",
+    "PersonSearchROIHeads",
+    "PersonSearchRes5ROIHeads",
+    "ReIDBranch",
+    "build_reid_head",
+    "build_width_resnet_backbone",
+    "build_width_resnet_fpn_backbone",
+]

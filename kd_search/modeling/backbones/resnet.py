@@ -1,0 +1,94 @@
+"""ResNets of any width: the published networks at 1.0, slim students below."""
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.resnet import (
+    BasicBlock,
+    BasicStem,
+    BottleneckBlock,
+    CNNBlockBase,
+    ResNet,
+)
+
+#: Blocks of res2, res3, res4 and res5 by depth (He et al., CVPR 2016, table 1).
+BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+def stage_channels(cfg, stage: int) -> int:
+    """Output channels of stage 2 to 5 at the configured depth and width."""
+    base = 64 if cfg.MODEL.RESNETS.DEPTH < 50 else cfg.MODEL.RESNETS.RES2_OUT_CHANNELS
+    return int(round(base * cfg.MODEL.RESNETS.WIDTH_MULTIPLIER)) * 2 ** (stage - 2)
+
+
+def stem_channels(cfg) -> int:
+    """Output channels of the stem at the configured width."""
+    return int(round(cfg.MODEL.RESNETS.STEM_OUT_CHANNELS * cfg.MODEL.RESNETS.WIDTH_MULTIPLIER))
+
+
+def resnet_stage(cfg, stage: int) -> list[CNNBlockBase]:
+    """Blocks of one stage.
+
+    Args:
+        cfg: reads ``MODEL.RESNETS``; every key of Detectron2's ``build_resnet_backbone`` but the
+            deformable and dilated variants, and ``WIDTH_MULTIPLIER``.
+        stage: 2 to 5. Stages 3 to 5 halve the resolution.
+
+    Raises:
+        ValueError: for a depth without a published layout.
+    """
+    depth = cfg.MODEL.RESNETS.DEPTH
+    if depth not in BLOCKS_PER_STAGE:
+        raise ValueError(f"MODEL.RESNETS.DEPTH {depth} must be one of {sorted(BLOCKS_PER_STAGE)}")
+    num_blocks = BLOCKS_PER_STAGE[depth][stage - 2]
+    arguments = {
+        "num_blocks": num_blocks,
+        "stride_per_block": [1 if stage == 2 else 2] + [1] * (num_blocks - 1),
+        "in_channels": stem_channels(cfg) if stage == 2 else stage_channels(cfg, stage - 1),
+        "out_channels": stage_channels(cfg, stage),
+        "norm": cfg.MODEL.RESNETS.NORM,
+    }
+    if depth < 50:
+        return ResNet.make_stage(BasicBlock, **arguments)
+    groups = cfg.MODEL.RESNETS.NUM_GROUPS
+    width = int(round(cfg.MODEL.RESNETS.WIDTH_PER_GROUP * cfg.MODEL.RESNETS.WIDTH_MULTIPLIER))
+    return ResNet.make_stage(
+        BottleneckBlock,
+        bottleneck_channels=groups * width * 2 ** (stage - 2),
+        num_groups=groups,
+        stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1,
+        **arguments,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_width_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
+    """ResNet-18, 34, 50 or 101 with every stage scaled by ``MODEL.RESNETS.WIDTH_MULTIPLIER``.
+
+    Parameter names equal those of Detectron2's ``build_resnet_backbone``, so that its weights load
+    at width 1.0.
+    """
+    stem = BasicStem(
+        in_channels=input_shape.channels,
+        out_channels=stem_channels(cfg),
+        norm=cfg.MODEL.RESNETS.NORM,
+    )
+    return ResNet(
+        stem,
+        [resnet_stage(cfg, stage) for stage in range(2, 6)],
+        out_features=cfg.MODEL.RESNETS.OUT_FEATURES,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_width_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """Feature pyramid (``MODEL.FPN``) on :func:`build_width_resnet_backbone`."""
+    return FPN(
+        bottom_up=build_width_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

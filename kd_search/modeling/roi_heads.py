@@ -1,0 +1,119 @@
+"""ROI heads of an FPN person search network: boxes and embeddings, each with its own pooling."""
+
+from typing import Optional
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
+from detectron2.structures import Boxes, ImageList, Instances
+
+from kd_search.modeling.poolers import RectangularROIPooler
+from kd_search.modeling.reid_branch import ReIDBranch, foreground_person_ids, set_embeddings
+from kd_search.structures import Knowledge
+
+
+@ROI_HEADS_REGISTRY.register()
+class PersonSearchROIHeads(StandardROIHeads):
+    """Detectron2's StandardROIHeads with a re-ID branch.
+
+    The branch pools the feature pyramid itself, at ``MODEL.REID_HEAD.POOLER_RESOLUTION``: in
+    training around the sampled foreground regions, at inference around the final boxes.
+    """
+
+    @configurable
+    def __init__(
+        self, *, reid_in_features: list[str], reid_pooler: RectangularROIPooler, reid: ReIDBranch, **kwargs
+    ):
+        """
+        Args:
+            reid_in_features: feature maps that the branch pools from, high resolution first.
+            reid_pooler: region pooling of the branch.
+            reid: head, table and loss of the branch.
+            kwargs: as ``StandardROIHeads``.
+        """
+        super().__init__(**kwargs)
+        self.reid_in_features = reid_in_features
+        self.reid_pooler = reid_pooler
+        self.reid = reid
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
+        ret = super().from_config(cfg, input_shape)
+        head = cfg.MODEL.REID_HEAD
+        names = list(head.IN_FEATURES)
+        channels = {input_shape[name].channels for name in names}
+        if len(channels) != 1:
+            raise ValueError(f"MODEL.REID_HEAD.IN_FEATURES {names} differ in channels: {channels}")
+        height, width = head.POOLER_RESOLUTION
+        ret["reid_in_features"] = names
+        ret["reid_pooler"] = RectangularROIPooler(
+            output_size=(height, width),
+            scales=tuple(1.0 / input_shape[name].stride for name in names),
+            sampling_ratio=head.POOLER_SAMPLING_RATIO,
+            pooler_type=head.POOLER_TYPE,
+        )
+        shape = ShapeSpec(channels=channels.pop(), height=height, width=width)
+        ret["reid"] = ReIDBranch(cfg, shape)
+        return ret
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: Optional[list[Instances]] = None,
+    ):
+        """As Detectron2's ROI heads: (proposals, losses) in training, (detections, {}) otherwise."""
+        if not self.training:
+            return super().forward(images, features, proposals, targets)
+        losses, knowledge = self.forward_train(features, proposals, targets)
+        return knowledge.proposals, losses
+
+    def forward_train(
+        self,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances],
+    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
+        """Sample regions, judge them, and return the losses with what was found.
+
+        Returns:
+            losses: ``loss_cls``, ``loss_box_reg``, ``loss_oim``.
+            knowledge: ``proposals``, ``region_logits``, ``region_deltas``, ``embeddings`` and
+            ``person_ids``.
+        """
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        logits, deltas = self.judge(features, [p.proposal_boxes for p in proposals])
+        losses = self.box_predictor.losses((logits, deltas), proposals)
+        foreground, _ = select_foreground_proposals(proposals, self.num_classes)
+        embeddings = self.embed(features, [p.proposal_boxes for p in foreground])
+        person_ids = foreground_person_ids(foreground, embeddings.device)
+        losses.update(self.reid.losses(embeddings, person_ids))
+        return losses, Knowledge(
+            proposals=proposals,
+            region_logits=logits,
+            region_deltas=deltas,
+            embeddings=embeddings,
+            person_ids=person_ids,
+        )
+
+    def judge(
+        self, features: dict[str, torch.Tensor], boxes: list[Boxes]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class logits (R, K + 1) and box deltas (R, 4 K) of given regions, image after image."""
+        pooled = self.box_pooler([features[name] for name in self.box_in_features], boxes)
+        return self.box_predictor(self.box_head(pooled))
+
+    def embed(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
+        """Embeddings (R, D) of given boxes, absolute pixels of the network input, XYXY."""
+        pooled = self.reid_pooler([features[name] for name in self.reid_in_features], boxes)
+        return self.reid(pooled)
+
+    def forward_with_given_boxes(
+        self, features: dict[str, torch.Tensor], instances: list[Instances]
+    ) -> list[Instances]:
+        """Add ``pred_embeddings`` to instances that have ``pred_boxes``."""
+        embeddings = self.embed(features, [x.pred_boxes for x in instances])
+        return set_embeddings(instances, embeddings)

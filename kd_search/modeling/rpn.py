@@ -1,0 +1,62 @@
+"""Detectron2's RPN, able to say what it thought of every anchor."""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import Boxes, ImageList, Instances
+
+
+@dataclass
+class AnchorKnowledge:
+    """The ``anchor_*`` fields of :class:`kd_search.structures.Knowledge`."""
+
+    anchors: list[torch.Tensor]
+    logits: list[torch.Tensor]
+    deltas: list[torch.Tensor]
+    labels: Optional[torch.Tensor] = None
+    gt_boxes: Optional[torch.Tensor] = None
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class DistillableRPN(RPN):
+    """RPN that hands out its logits, deltas and sampled labels. Weights and results are RPN's."""
+
+    _knowledge: Optional[AnchorKnowledge] = None
+
+    def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+        self._knowledge = AnchorKnowledge(
+            anchors=[a.tensor for a in anchors],
+            logits=pred_objectness_logits,
+            deltas=pred_anchor_deltas,
+            labels=torch.stack(gt_labels),
+            gt_boxes=torch.stack([b.tensor if isinstance(b, Boxes) else b for b in gt_boxes]),
+        )
+        return super().losses(
+            anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes
+        )
+
+    def forward_train(
+        self, images: ImageList, features: dict[str, torch.Tensor], targets: list[Instances]
+    ) -> tuple[list[Instances], dict[str, torch.Tensor], AnchorKnowledge]:
+        """As ``forward`` in training mode, with the knowledge about the anchors as well."""
+        proposals, losses = self(images, features, targets)
+        # Held by the caller from here on: kept, the whole graph would outlive the step.
+        knowledge, self._knowledge = self._knowledge, None
+        return proposals, losses, knowledge
+
+    @torch.no_grad()
+    def judge(self, features: dict[str, torch.Tensor]) -> AnchorKnowledge:
+        """Logits and deltas of every anchor, without proposals and their NMS: a teacher's part."""
+        maps = [features[name] for name in self.in_features]
+        logits, deltas = self.rpn_head(maps)
+        box_dim = self.anchor_generator.box_dim
+        return AnchorKnowledge(
+            anchors=[a.tensor for a in self.anchor_generator(maps)],
+            logits=[x.permute(0, 2, 3, 1).flatten(1) for x in logits],
+            deltas=[
+                x.unflatten(1, (-1, box_dim)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in deltas
+            ],
+        )

@@ -1,0 +1,33 @@
+"""Fixtures that every room's tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_fixed_seed():
+    """Two cores run the suite: one thread a test keeps results and timings steady."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def real_data():
+    """Return ``get(name) -> Path`` to a folder of real test data; skip where it is absent.
+
+    The data cannot be shipped (academic terms). Its place is ``$KD_SEARCH_TEST_DATA`` or
+    ``shared/data`` beside the checkout.
+    """
+    root = Path(os.environ.get("KD_SEARCH_TEST_DATA", REPO.parent / "shared" / "data"))
+
+    def get(name: str) -> Path:
+        if not (root / name).is_dir():
+            pytest.skip(f"real test data {name!r} is absent: set KD_SEARCH_TEST_DATA to its parent")
+        return root / name
+
+    return get

@@ -45,19 +45,7 @@ class IDTableFile:
 
     def save(self, path: Union[str, os.PathLike]) -> None:
         """Write the table; a reader sees the old file or the whole new one."""
-        folder = os.path.dirname(os.path.abspath(path))
-        os.makedirs(folder, exist_ok=True)
-        content = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as f:
-                torch.save(content, f)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        atomic_torch_save({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, path)
 
     @classmethod
     def load(cls, path: Union[str, os.PathLike]) -> "IDTableFile":
@@ -120,6 +108,22 @@ class IDTableFile:
                 f"ID table {path} orders identities differently: row {row} is person "
                 f"{self.person_ids[row]!r} there and {person_ids[row]!r} in the training set"
             )
+
+
+def atomic_torch_save(content, path: Union[str, os.PathLike]) -> None:
+    """``torch.save`` that leaves either the old file or the whole new one."""
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            torch.save(content, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def file_sha256(path: Union[str, os.PathLike]) -> str:

@@ -1,0 +1,177 @@
+"""PersonSearchRCNN, FPN and C4: losses, detections, embeddings of given boxes."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
+from tiny import NUM_IDS, SIZE, picture, tiny_cfg, training_input
+
+import kd_search.modeling  # noqa: F401  (registers)
+
+KINDS = ("fpn", "c4")
+
+
+def forward_train(model, batch):
+    with EventStorage():
+        return model.forward_train(batch)
+
+
+@pytest.fixture(params=KINDS)
+def model(request):
+    torch.manual_seed(0)
+    return build_model(tiny_cfg(request.param))
+
+
+def test_training_returns_every_loss_and_every_parameter_gets_a_gradient(model):
+    losses, _ = forward_train(model, [training_input(), training_input((1,), seed=1)])
+    assert set(losses) == {
+        "loss_rpn_cls",
+        "loss_rpn_loc",
+        "loss_cls",
+        "loss_box_reg",
+        "loss_oim",
+    }
+    assert all(torch.isfinite(v) for v in losses.values())
+    sum(losses.values()).backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+
+
+def test_an_image_without_people_trains(model):
+    losses, knowledge = forward_train(model, [training_input(())])
+    assert losses["loss_oim"] == 0
+    assert knowledge.embeddings.shape == (0, 8)
+    sum(losses.values()).backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+    assert all(torch.isfinite(b).all() for b in model.buffers())
+
+
+def test_unlabelled_people_alone_give_no_oim_loss_and_no_nan(model):
+    losses, knowledge = forward_train(model, [training_input((-1, -1))])
+    assert losses["loss_oim"] == 0
+    assert (knowledge.person_ids == -1).all() and len(knowledge.person_ids) > 0
+
+
+def test_knowledge_lines_up_with_the_sampled_regions(model):
+    _, knowledge = forward_train(model, [training_input(), training_input((1,), seed=1)])
+    regions = sum(len(p) for p in knowledge.proposals)
+    assert knowledge.region_logits.shape == (regions, 2)
+    assert knowledge.region_deltas.shape == (regions, 4)
+    expected = torch.cat([p.gt_person_ids[p.gt_classes == 0] for p in knowledge.proposals])
+    assert torch.equal(knowledge.person_ids, expected)
+    assert {0, -1, 3, 1} == set(expected.tolist())
+    norms = knowledge.embeddings.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    anchors = sum(len(a) for a in knowledge.anchors)
+    assert knowledge.anchor_labels.shape == (2, anchors)
+    assert sum(x.shape[1] for x in knowledge.anchor_logits) == anchors
+    assert [x.shape[1:] for x in knowledge.anchor_deltas] == [(len(a), 4) for a in knowledge.anchors]
+
+
+def test_detections_carry_unit_embeddings_and_original_coordinates(model):
+    model.eval()
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    height, width = SIZE
+    with torch.no_grad():
+        small = model([{"image": picture(), "height": height, "width": width}])[0]["instances"]
+        large = model([{"image": picture(), "height": 2 * height, "width": 2 * width}])[0]
+    assert len(small) > 0
+    norms = small.pred_embeddings.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    torch.testing.assert_close(
+        large["instances"].pred_boxes.tensor, 2 * small.pred_boxes.tensor, rtol=1e-4, atol=1e-3
+    )
+
+
+def test_no_detection_gives_empty_embeddings(model):
+    model.eval()
+    model.roi_heads.box_predictor.test_score_thresh = 1.1
+    with torch.no_grad():
+        found = model([{"image": picture()}])[0]["instances"]
+    assert len(found) == 0 and found.pred_embeddings.shape == (0, 8)
+
+
+def test_query_embeddings_equal_embed_and_given_gallery_boxes_replace_detection(model):
+    model.eval()
+    boxes = torch.tensor([[5.0, 10.0, 28.0, 80.0], [40.0, 12.0, 60.0, 90.0]])
+    x = {"image": picture(), "query_boxes": boxes[:1], "gallery_boxes": boxes}
+    with torch.no_grad():
+        output = model([x])[0]
+        expected = model.embed([x], [boxes])
+    torch.testing.assert_close(output["query_embeddings"], expected[:1])
+    torch.testing.assert_close(output["instances"].pred_embeddings, expected)
+    assert torch.equal(output["instances"].pred_boxes.tensor, boxes)
+    assert (output["instances"].scores == 1).all()
+
+
+def test_embeddings_do_not_depend_on_the_rest_of_the_batch(model):
+    model.eval()
+    boxes = [torch.tensor([[5.0, 10.0, 28.0, 80.0]]), torch.tensor([[40.0, 12.0, 60.0, 90.0]])]
+    inputs = [{"image": picture(0)}, {"image": picture(1)}]
+    with torch.no_grad():
+        together = model.embed(inputs, boxes)
+        apart = torch.cat([model.embed([x], [b]) for x, b in zip(inputs, boxes)])
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_judges_the_students_regions(model):
+    torch.manual_seed(1)
+    teacher = build_model(tiny_cfg("fpn")).eval()
+    batch = [training_input(), training_input((1,), seed=1)]
+    _, student = forward_train(model, batch)
+    fields = {"region_logits", "embeddings", "identity_logits", "anchor_logits"}
+    observed = teacher.observe(batch, student, fields)
+    assert observed.region_logits.shape == student.region_logits.shape
+    assert observed.embeddings.shape == student.embeddings.shape
+    assert observed.identity_logits.shape == (len(student.person_ids), NUM_IDS)
+    assert not observed.embeddings.requires_grad
+    foreground = [p.proposal_boxes[p.gt_classes == 0].tensor for p in student.proposals]
+    torch.testing.assert_close(observed.embeddings, teacher.embed(batch, foreground))
+    boxes = [Boxes(p.proposal_boxes.tensor) for p in student.proposals]
+    features = teacher.backbone(teacher.preprocess_image(batch).tensor)
+    torch.testing.assert_close(observed.region_logits, teacher.roi_heads.judge(features, boxes)[0])
+
+
+def test_ground_truth_without_identities_is_refused(model):
+    batch = [training_input()]
+    batch[0]["instances"].remove("gt_person_ids")
+    with pytest.raises(ValueError, match="PersonSearchDatasetMapper"):
+        forward_train(model, batch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_every_depth_builds(kind, depth):
+    overrides = ["MODEL.RESNETS.DEPTH", depth]
+    if depth >= 50:
+        overrides += ["MODEL.RESNETS.RES2_OUT_CHANNELS", 256]
+    model = build_model(tiny_cfg(kind, *overrides)).eval()
+    with torch.no_grad():
+        embedding = model.embed([{"image": picture()}], [torch.tensor([[5.0, 10.0, 28.0, 80.0]])])
+    assert embedding.shape == (1, 8)
+
+
+def test_half_width_has_a_quarter_of_the_backbone():
+    full = build_model(tiny_cfg("fpn", "MODEL.RESNETS.WIDTH_MULTIPLIER", 1.0)).backbone.bottom_up
+    half = build_model(tiny_cfg("fpn", "MODEL.RESNETS.WIDTH_MULTIPLIER", 0.5)).backbone.bottom_up
+    ratio = sum(p.numel() for p in half.parameters()) / sum(p.numel() for p in full.parameters())
+    assert 0.24 < ratio < 0.26
+
+
+def test_full_width_takes_the_names_and_shapes_of_detectron2s_resnet():
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling.backbone import build_resnet_backbone
+
+    from kd_search.modeling import build_width_resnet_backbone
+
+    for depth, channels in ((18, 64), (50, 256)):
+        cfg = tiny_cfg(
+            "fpn",
+            *("MODEL.RESNETS.DEPTH", depth, "MODEL.RESNETS.RES2_OUT_CHANNELS", channels),
+            *("MODEL.RESNETS.WIDTH_MULTIPLIER", 1.0),
+        )
+        ours = build_width_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
+        theirs = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
+        assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}

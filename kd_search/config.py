@@ -1,9 +1,14 @@
 """Every configuration key of kd_search, with its meaning and where its default comes from."""
 
-from detectron2.config import CfgNode as CN
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 
-def add_kd_search_config(cfg: CN) -> None:
+def add_kd_search_config(cfg: CfgNode) -> None:
     """Add the keys of kd_search to a Detectron2 config, in place.
 
     Call it on the result of ``detectron2.config.get_cfg()`` before ``merge_from_file``. Keys of
@@ -16,7 +21,7 @@ def add_kd_search_config(cfg: CN) -> None:
     _add_test(cfg)
 
 
-def _add_input(cfg: CN) -> None:
+def _add_input(cfg: CfgNode) -> None:
     # What to do with an image that is missing or cannot be decoded: "raise" stops and names the
     # file; "skip" draws another image, counts the loss and warns. (kd_search)
     cfg.INPUT.ON_IMAGE_ERROR = "raise"
@@ -27,7 +32,8 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.MAX_IMAGE_PIXELS = 50_000_000
 
 
-def _add_model(cfg: CN) -> None:
+def _add_model(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
     # Channel multiplier of every stage of build_width_resnet(_fpn)_backbone: 1.0 is the published
     # ResNet, 0.5 the half-width student of DDPS (TMM 2024). (kd_search)
     cfg.MODEL.RESNETS.WIDTH_MULTIPLIER = 1.0
@@ -81,7 +87,8 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.OIM.REFRESH_PERIOD = 0
 
 
-def _add_distillation(cfg: CN) -> None:
+def _add_distillation(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
     cfg.DISTILLATION = CN()
     # Meta-architecture of the student; MODEL.META_ARCHITECTURE is "Distiller". (kd_search)
     cfg.DISTILLATION.STUDENT_META_ARCH = "PersonSearchRCNN"
@@ -120,7 +127,7 @@ def _add_distillation(cfg: CN) -> None:
     cfg.DISTILLATION.ID_TABLE.REFRESH_PERIOD = 0
 
 
-def _add_training(cfg: CN) -> None:
+def _add_training(cfg: CfgNode) -> None:
     # Steps in a row whose loss or gradient is not finite before training stops with an error.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 3
     # Checkpoints kept on disk beside the final one; older ones are removed. (kd_search)
@@ -130,7 +137,8 @@ def _add_training(cfg: CN) -> None:
     cfg.MODEL.TRUST_PICKLE = False
 
 
-def _add_test(cfg: CN) -> None:
+def _add_test(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
     cfg.TEST.PERSON_SEARCH = CN()
     # Gallery detections below this score take no part in the search metric: 0.5 (OIM and SeqNet
     # protocol; AlignPS and PSTR use 0.15 to 0.25, so compare with care).

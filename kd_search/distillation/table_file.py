@@ -3,12 +3,13 @@
 import hashlib
 import os
 import pickle
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Optional, Union
 
 import torch
+
+from kd_search.files import atomic_write
 
 FORMAT = "kd_search.id_table"
 FORMAT_VERSION = 1
@@ -45,7 +46,8 @@ class IDTableFile:
 
     def save(self, path: Union[str, os.PathLike]) -> None:
         """Write the table; a reader sees the old file or the whole new one."""
-        atomic_torch_save({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, path)
+        with atomic_write(path) as f:
+            torch.save({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, f)
 
     @classmethod
     def load(cls, path: Union[str, os.PathLike]) -> "IDTableFile":
@@ -108,22 +110,6 @@ class IDTableFile:
                 f"ID table {path} orders identities differently: row {row} is person "
                 f"{self.person_ids[row]!r} there and {person_ids[row]!r} in the training set"
             )
-
-
-def atomic_torch_save(content, path: Union[str, os.PathLike]) -> None:
-    """``torch.save`` that leaves either the old file or the whole new one."""
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            torch.save(content, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def file_sha256(path: Union[str, os.PathLike]) -> str:

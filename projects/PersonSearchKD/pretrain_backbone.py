@@ -22,7 +22,7 @@ from tqdm import tqdm, trange
 
 from kd_search import add_kd_search_config
 from kd_search.data.image import read_image
-from kd_search.distillation.table_file import atomic_torch_save
+from kd_search.files import atomic_write
 from kd_search.modeling import build_width_resnet_backbone
 
 CROP_NAME = re.compile(r"^(-?\d+)_c(\d)")
@@ -115,7 +115,9 @@ def main() -> None:
         crops, labels = load_crops(args.crops, args.exclude_camera)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    atomic_torch_save({"model": train(cfg, crops, labels, args)}, args.output)
+    weights = train(cfg, crops, labels, args)
+    with atomic_write(args.output) as f:
+        torch.save({"model": weights}, f)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from typing import Optional
 
 import torch
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog
 from torch import nn
 
+from kd_search.data import get_id_map
 from kd_search.distillation.table_file import IDTableFile
 from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY
 from kd_search.modeling.id_table import IDTable
@@ -83,7 +83,5 @@ class IDTableTerm(nn.Module):
 
 
 def _training_identities(cfg):
-    """Original identities of the training set by row, once its metadata is loaded."""
-    if len(cfg.DATASETS.TRAIN) != 1:
-        return None
-    return MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("person_ids")
+    """Original identities of the training set by row; ``None`` where no set is named."""
+    return get_id_map(cfg.DATASETS.TRAIN).to_list() if cfg.DATASETS.TRAIN else None

@@ -1,0 +1,82 @@
+#!/usr/bin/env python
+"""Pre-compute the table of a teacher's embeddings (Munjal et al., BMVC 2019).
+
+    python tools/build_id_table.py --config-file TEACHER.yaml --weights model_final.pth \\
+        --output id_table.pth
+
+Two sources: ``mean`` runs the teacher over the ground-truth boxes of DATASETS.TRAIN and averages
+the embeddings of each identity; ``oim`` copies the table that the teacher's own OIM loss kept.
+A student uses it with DISTILLATION.TERMS ["IDTableTerm"] and DISTILLATION.ID_TABLE.PATH.
+"""
+
+import argparse
+import sys
+
+import torch
+from detectron2.utils.logger import setup_logger
+
+from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.data import build_person_search_table_loader, get_id_map
+from kd_search.distillation import IDTableFile, file_sha256
+from kd_search.engine import PersonSearchTrainer, build_config, compute_identity_means
+
+
+def build_table(cfg, weights: str, source: str = "mean") -> IDTableFile:
+    """The table of one teacher.
+
+    Args:
+        cfg: config of the teacher; ``DATASETS.TRAIN`` is what the student will train on.
+        weights: file of the teacher's weights.
+        source: "mean" or "oim".
+
+    Raises:
+        ValueError: for the source "oim", if the teacher was trained without a table.
+    """
+    model = PersonSearchTrainer.build_model(cfg).eval()
+    PersonSearchCheckpointer(model, trust_pickle=cfg.MODEL.TRUST_PICKLE).load(weights)
+    person_ids = get_id_map(cfg.DATASETS.TRAIN).to_list()
+    loader = build_person_search_table_loader(cfg, cfg.DATASETS.TRAIN)
+    means = compute_identity_means(model, loader, len(person_ids))
+    rows, counts = means.rows, means.counts
+    if source == "oim":
+        if model.id_table is None or not model.id_table.rows.any():
+            raise ValueError(f"{weights} has no OIM table of its own: use --source mean")
+        rows, counts = model.id_table.rows.cpu(), torch.zeros_like(counts)
+    return IDTableFile(
+        rows=rows,
+        counts=counts,
+        unlabelled=means.unlabelled,
+        person_ids=person_ids,
+        source=source,
+        dataset=",".join(cfg.DATASETS.TRAIN),
+        teacher_sha256=file_sha256(weights),
+        teacher_config=cfg.dump(),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="config of the teacher")
+    parser.add_argument("--weights", required=True, help="weights of the teacher")
+    parser.add_argument("--output", required=True, help="table to write (.pth)")
+    parser.add_argument("--source", choices=("mean", "oim"), default="mean")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides")
+    args = parser.parse_args()
+    setup_logger(name="kd_search")
+    try:
+        cfg = build_config(args.config_file, args.opts)
+        table = build_table(cfg, args.weights, args.source)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    table.save(args.output)
+    print(
+        f"wrote {args.output}: {len(table.person_ids)} identities of {table.dataset}, "
+        f"{table.embedding_dim} numbers each, {len(table.unlabelled)} unlabelled boxes"
+    )
+
+
+if __name__ == "__main__":
+    main()

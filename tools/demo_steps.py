@@ -1,0 +1,256 @@
+"""The steps of the demo. Each can be interrupted anywhere and run again."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import detectron2
+import numpy as np
+import torch
+import torchvision
+from build_id_table import build_table
+from detectron2.data import DatasetCatalog
+
+import kd_search
+from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.data import build_person_search_test_loader
+from kd_search.data.synthesis import PRESETS, generate_dataset
+from kd_search.engine import PersonSearchTrainer, build_config
+from kd_search.files import write_json
+from kd_search.export import export_torchscript
+from kd_search.visualization import (
+    choose_queries,
+    draw_search_results,
+    gap_statement,
+    load_search_results,
+    write_report,
+)
+
+DEFAULT_SEED = 1
+MODELS = ("teacher", "student", "student_distilled")
+CONFIGS = {
+    "teacher": "configs/generated/teacher_r18_fpn.yaml",
+    "student": "configs/generated/student_r18w50_fpn.yaml",
+    "student_distilled": "projects/PersonSearchKD/configs/generated/"
+    "student_r18w50_fpn_id_table.yaml",
+}
+#: Overrides that make every network and schedule small enough for a test.
+TINY = (
+    *("SOLVER.MAX_ITER", 6, "SOLVER.STEPS", (4,), "SOLVER.CHECKPOINT_PERIOD", 2),
+    *("MODEL.RESNETS.WIDTH_MULTIPLIER", 0.25, "MODEL.FPN.OUT_CHANNELS", 16),
+    *("MODEL.REID_HEAD.CONV_DIM", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 16),
+)
+SHOWN_QUERIES = 6
+TIMED_IMAGES = 30
+
+
+class Demo:
+    """One run of the demo in one folder."""
+
+    def __init__(self, output: Path, seed: int = DEFAULT_SEED, preset: str = "demo"):
+        """
+        Args:
+            output: folder of this run, made if absent.
+            seed: everything follows from it.
+            preset: "demo", or "tiny" for tests.
+
+        Raises:
+            ValueError: the folder holds a run with other settings.
+        """
+        self.output = output
+        self.seed = seed
+        self.preset = preset
+        settings = {"seed": seed, "preset": preset, "kd_search": kd_search.__version__}
+        known = self._read("settings.json")
+        if known not in (None, settings):
+            raise ValueError(
+                f"{output} holds a run with {known}, not {settings}: remove it or name another "
+                "folder with --output"
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "settings.json", settings)
+        os.environ["KD_SEARCH_GENERATED"] = str(output / "data")
+
+    def is_done(self, step: str) -> bool:
+        return (self.output / "done" / step).exists()
+
+    def run(self, step: str) -> None:
+        """Run one step to its end, or until it is interrupted."""
+        with self._timed(step):
+            getattr(self, f"_{step}")()
+        (self.output / "done").mkdir(exist_ok=True)
+        (self.output / "done" / step).touch()
+
+    # ------------------------------------------------------------------------------------- steps
+
+    def _data(self) -> None:
+        workers = os.cpu_count() or 1
+        generate_dataset(
+            self.output / "data", PRESETS[self.preset], seed=self.seed, workers=workers
+        )
+
+    def _teacher(self) -> None:
+        self._train("teacher")
+
+    def _table(self) -> None:
+        weights = self._folder("teacher") / "model_final.pth"
+        table = build_table(self._config("teacher"), str(weights), "mean")
+        table.save(self._table_path)
+
+    def _student(self) -> None:
+        self._train("student")
+
+    def _student_distilled(self) -> None:
+        self._train("student_distilled")
+
+    def _evaluate(self) -> None:
+        for name in MODELS:
+            if self._read(f"{name}/evaluation.json") is None:
+                print(f"evaluating {name}", flush=True)
+                write_json(self._folder(name) / "evaluation.json", self._measure(name))
+
+    def _export(self) -> None:
+        cfg = self._config("student_distilled", eval_only=True)
+        model = self._load("student_distilled", cfg)
+        loader = build_person_search_test_loader(cfg, cfg.DATASETS.TEST[0])
+        images = [batch[0]["image"] for batch, _ in zip(loader, range(4))]
+        # Nobody is in a flat picture; another size shows that none is baked in.
+        images += [torch.full_like(images[0], 114), images[0][:, :150, :250].contiguous()]
+        report = export_torchscript(
+            model, self.output / "student_distilled.ts", cfg=cfg, check_images=images
+        )
+        write_json(self.output / "export_parity.json", report)
+        print(f"largest difference: {report['max_difference']}", flush=True)
+
+    def _report(self) -> None:
+        metrics = {name: self._read(f"{name}/evaluation.json") for name in MODELS}
+        metrics["seconds"] = {k: round(v, 1) for k, v in self._read("seconds.json").items()}
+        metrics["versions"] = _versions()
+        metrics["seed"] = self.seed
+        write_json(self.output / "metrics.json", metrics)
+        write_report(
+            self.output / "report.html",
+            "Person search: distillation by ID table",
+            metrics,
+            runs={name: self._folder(name) / "metrics.json" for name in MODELS},
+            result_pictures=self._pictures(),
+            intro="A teacher, a small student, and the same student taught by the teacher's table "
+            "of identities (Munjal et al., BMVC 2019), on generated street scenes.",
+            settings={
+                "data": f"generated, preset {self.preset}",
+                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            },
+        )
+
+    # ----------------------------------------------------------------------------------- helpers
+
+    def summary(self) -> str:
+        metrics = self._read("metrics.json")
+        columns = ("mAP", "top1", "top5", "top10", "det_AP", "det_recall")
+        lines = [" " * 18 + "".join(f"{c:>11}" for c in (*columns, "params", "ms"))]
+        for name in MODELS:
+            row = metrics[name]
+            values = "".join(f"{row[c]:>11.1f}" for c in columns)
+            lines.append(f"{name:18}{values}{row['params']:>11,}{row['latency_ms']:>11.1f}")
+        lines += [gap_statement(metrics), f"report: {self.output / 'report.html'}"]
+        return "\n".join(lines)
+
+    @property
+    def _table_path(self) -> str:
+        return str(self.output / "id_table.pth")
+
+    def _folder(self, name: str) -> Path:
+        return self.output / name
+
+    def _config(self, name: str, eval_only: bool = False):
+        overrides = ["OUTPUT_DIR", str(self._folder(name)), "SEED", self.seed]
+        if name == "student_distilled":
+            overrides += ["DISTILLATION.ID_TABLE.PATH", self._table_path]
+        if self.preset == "tiny":
+            overrides += TINY
+        return build_config(CONFIGS[name], overrides, eval_only=eval_only)
+
+    def _train(self, name: str) -> None:
+        cfg = self._config(name)
+        cfg.defrost()
+        # Evaluation is a step of its own.
+        cfg.DATASETS.TEST = ()
+        cfg.freeze()
+        self._folder(name).mkdir(exist_ok=True)
+        trainer = PersonSearchTrainer(cfg)
+        trainer.resume_or_load(resume=True)
+        trainer.train()
+
+    def _load(self, name: str, cfg) -> torch.nn.Module:
+        model = PersonSearchTrainer.build_model(cfg).eval()
+        PersonSearchCheckpointer(model).load(str(self._folder(name) / "model_final.pth"))
+        return model
+
+    def _measure(self, name: str) -> dict:
+        cfg = self._config(name, eval_only=True)
+        model = self._load(name, cfg)
+        results = PersonSearchTrainer.test(cfg, model)
+        search, detection = results["person_search"], results["detection"]
+        return {
+            **{key: search[key] for key in ("mAP", "top1", "top5", "top10")},
+            "det_AP": detection["AP"],
+            "det_recall": detection["recall"],
+            "params": sum(p.numel() for p in model.parameters()),
+            "latency_ms": _latency_ms(model, cfg),
+        }
+
+    def _pictures(self) -> dict[str, np.ndarray]:
+        test_set = self._config("teacher").DATASETS.TEST[0]
+        dicts = DatasetCatalog.get(test_set)
+        results = {
+            name: load_search_results(self._folder(name) / "inference" / test_set)["queries"]
+            for name in MODELS
+        }
+        chosen = choose_queries(results["student_distilled"], SHOWN_QUERIES)
+        return {name: draw_search_results(r, dicts, chosen) for name, r in results.items()}
+
+    def _read(self, name: str):
+        path = self.output / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        """Add the time of this step to seconds.json, that of an interrupted attempt too."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self._read("seconds.json") or {}
+            seconds[step] = seconds.get(step, 0.0) + time.monotonic() - start
+            write_json(self.output / "seconds.json", seconds)
+
+
+def _latency_ms(model: torch.nn.Module, cfg) -> float:
+    """Median time to search one test image, in milliseconds, after a few to warm up."""
+    loader = build_person_search_test_loader(cfg, cfg.DATASETS.TEST[0])
+    times = []
+    with torch.no_grad():
+        for batch, _ in zip(loader, range(TIMED_IMAGES)):
+            inputs = [{k: v for k, v in x.items() if k != "query_boxes"} for x in batch]
+            start = time.perf_counter()
+            model(inputs)
+            times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[min(3, len(times) - 1) :])
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "kd_search": kd_search.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "detectron2": detectron2.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+    }

@@ -1,0 +1,82 @@
+# Everything a newcomer runs. `make` alone lists the targets.
+#
+# The environment is .venv, made on first use, unless the active one (virtualenv or conda) already
+# holds every version that requirements-dev.txt pins. `make PYTHON=/path/to/python3.11` chooses the
+# Python that .venv is made with.
+
+VENV := .venv
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+
+ACTIVE := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CONDA_PREFIX))
+ifneq ($(ACTIVE),)
+ifneq ($(realpath $(ACTIVE)),$(realpath $(VENV)))
+ACTIVE_FITS := $(shell "$(ACTIVE)/bin/python" tools/check_environment.py --quiet && echo yes)
+endif
+endif
+
+ifeq ($(ACTIVE_FITS),yes)
+ENV_PYTHON := $(ACTIVE)/bin/python
+# Checked anew each time: who knows what happened to somebody else's environment.
+ENV_READY := active-environment
+else
+ENV_PYTHON := $(VENV)/bin/python
+ENV_READY := $(VENV)/.kd_search_ready
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint format hooks active-environment
+
+help:
+	@echo "make demo    set up, then the main job: data, teacher, students, evaluation, report"
+	@echo "make test    set up, then the whole test suite"
+	@echo "make lint    set up, then ruff: rules and formatting, changing nothing"
+	@echo "make format  set up, then ruff: mend what can be mended"
+	@echo "make hooks   set up, then run the linter before each git commit"
+	@echo "make setup   only the set-up"
+
+setup: $(ENV_READY)
+
+demo: $(ENV_READY)
+	"$(ENV_PYTHON)" tools/demo.py $(ARGS)
+
+test: $(ENV_READY)
+	"$(ENV_PYTHON)" -m pytest $(ARGS)
+
+lint: $(ENV_READY)
+	"$(ENV_PYTHON)" -m ruff check .
+	"$(ENV_PYTHON)" -m ruff format --check .
+
+format: $(ENV_READY)
+	"$(ENV_PYTHON)" -m ruff check --fix .
+	"$(ENV_PYTHON)" -m ruff format .
+
+hooks: $(ENV_READY)
+	"$(ENV_PYTHON)" -m pre_commit install
+
+# setuptools warns at length that an editable package can be shadowed by a folder of its name.
+define install_detectron2_and_project
+	"$(ENV_PYTHON)" tools/install_detectron2.py
+	PYTHONWARNINGS=ignore "$(ENV_PYTHON)" -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --editable .
+endef
+
+active-environment:
+	@echo "==> set-up: the active environment has every pinned version: $(ACTIVE)"
+	$(install_detectron2_and_project)
+
+$(VENV)/.kd_search_ready: requirements.txt requirements-dev.txt setup.py pyproject.toml \
+		tools/check_environment.py tools/install_detectron2.py tools/detectron2_patches.py
+	@rm -f $@
+	@echo "==> set-up 1 of 4: $(VENV), with $(PYTHON)"
+	$(if $(PYTHON),,$(error no Python found: install Python 3.11 or name one with PYTHON=...))
+	@$(PYTHON) tools/check_environment.py --python-only
+	@"$(ENV_PYTHON)" -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || \
+		{ echo "make: $(PYTHON) cannot make $(VENV); on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "==> set-up 2 of 4: pinned packages (torch is several GB: this takes some minutes)"
+	"$(ENV_PYTHON)" -m pip install --disable-pip-version-check --requirement requirements-dev.txt
+	@echo "==> set-up 3 of 4: Detectron2;  4 of 4: kd_search"
+	$(install_detectron2_and_project)
+	@"$(ENV_PYTHON)" tools/check_environment.py
+	@touch $@
+	@echo "==> set-up done"

@@ -66,12 +66,8 @@ class IDTableTerm(nn.Module):
             momentum=node.EMA_MOMENTUM if node.MODE == "ema" else node.MOMENTUM,
             frozen=node.MODE == "frozen",
         )
-        queue = None
-        if node.QUEUE == "teacher":
-            queue = torch.zeros(queue_size, file.embedding_dim)
-            newest = file.unlabelled[-queue_size:]
-            queue[: len(newest)] = newest
-        table.load_rows(file.rows, queue)
+        fill = node.QUEUE == "teacher" and queue_size > 0
+        table.load_rows(file.rows, file.unlabelled[-queue_size:] if fill else None)
         return {"table": table, "loss_weight": node.LOSS_WEIGHT}
 
     def forward(

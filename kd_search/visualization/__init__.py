@@ -1,0 +1,19 @@
+from .curves import draw_loss_curves, loss_terms, read_metrics
+from .drawing import write_picture
+from .report import gap_statement, write_report
+from .results_page import write_results_page
+from .search_results import CHOICE, choose_queries, draw_search_results, load_search_results
+
+__all__ = [
+    "CHOICE",
+    "choose_queries",
+    "draw_loss_curves",
+    "draw_search_results",
+    "gap_statement",
+    "load_search_results",
+    "loss_terms",
+    "read_metrics",
+    "write_picture",
+    "write_report",
+    "write_results_page",
+]

@@ -1,0 +1,72 @@
+"""The result of a search in somebody's own pictures, of which nobody knows what is right."""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from . import page
+from .drawing import PAPER, write_file
+from .tiles import Tile, framed_person, render_tile, scene_with_boxes, tile_size
+
+
+def write_own_search_page(
+    path: str, title: str, query: Tile, hits: Sequence[Tile], facts: Sequence[str]
+) -> None:
+    """Write one self-contained HTML file with the wanted person and the people found.
+
+    Args:
+        path: HTML file; readers see the old one or the whole new one.
+        title: plain text, as all text here.
+        query: the wanted person.
+        hits: the people found, best first.
+        facts: what was done, a paragraph each.
+    """
+    found = "".join(_item(hit) for hit in hits) or "<li>Nobody was found.</li>\n"
+    sections = [
+        f"<header><h1>{escape(title)}</h1>"
+        f"{''.join(page.paragraph(fact, 'faint') for fact in facts)}</header>\n",
+        page.section("Wanted", f'<ul class="hits">\n{_item(query)}</ul>\n'),
+        page.section(
+            "Found, most similar first",
+            page.paragraph(
+                "Similarity is the cosine between the embeddings of the wanted and the found "
+                "person, at most 1. The score says how sure the detector is that this is a person. "
+                "Whether it is the wanted one is for you to see.",
+                "faint",
+            ),
+            f'<ol class="hits">\n{found}</ol>\n',
+        ),
+    ]
+    write_file(path, page.page(title, sections).encode("utf-8"))
+
+
+def draw_own_search(query: Tile, hits: Sequence[Tile], columns: int = 5) -> np.ndarray:
+    """The same as one picture: the wanted person, then the people found.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    width, height = tile_size(300)
+    tiles = [query, *hits]
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    canvas = Image.new("RGB", (columns * (width + 10) + 10, rows * (height + 10) + 10), PAPER)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        place = (10 + column * (width + 10), 10 + row * (height + 10))
+        canvas.paste(render_tile(tile, width), place)
+    return np.asarray(canvas)
+
+
+def _item(tile: Tile) -> str:
+    parts = []
+    if tile.scene is not None:
+        scene = np.asarray(scene_with_boxes(tile, 560, 420))
+        parts.append(page.photo(scene, f"{tile.title}: the scene"))
+    person = framed_person(tile, 120, 200)
+    if person is not None:
+        parts.append(page.photo(np.asarray(person), f"{tile.title}: the person"))
+    lines = "".join(f"<span>{escape(text)}</span>" for text, _ in tile.lines)
+    return f"<li>{''.join(parts)}<div><b>{escape(tile.title)}</b>{lines}</div></li>\n"

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Draw the ranked results of a finished evaluation, for one model or several side by side.
+
+    python tools/visualize_search.py output/student/inference --output results.png
+    python tools/visualize_search.py Teacher=output/teacher/inference \\
+        Student=output/student/inference --output results.html --queries 8
+
+The queries are chosen by a rule, from the worst to the best average precision of the last model
+named, or given by --query-ids.
+
+Exit status: 0 drawn, 2 the input cannot be used.
+"""
+
+import argparse
+import os
+import sys
+from typing import Optional
+
+from kd_search.data import get_person_search_dicts
+from kd_search.visualization import (
+    CHOICE,
+    choose_queries,
+    draw_search_results,
+    load_search_results,
+    write_picture,
+    write_results_page,
+)
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+_PAGES = (".html", ".htm")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "results",
+        nargs="+",
+        metavar="[LABEL=]FOLDER",
+        help="output folder of an evaluation, or its person_search_results.json",
+    )
+    parser.add_argument("--output", metavar="FILE", required=True, help=".html, .png or .jpg")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="registered test set (default: as the results say)"
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--queries", type=int, default=6, metavar="N", help="rows (default: 6)")
+    chosen.add_argument("--query-ids", type=int, nargs="+", metavar="ID", help="these queries")
+    parser.add_argument(
+        "--top-k", type=int, default=5, metavar="K", help="results per row, at most 10 (default: 5)"
+    )
+    return parser
+
+
+def main(argv: Optional[list] = None) -> int:
+    args = get_parser().parse_args(argv)
+    try:
+        _draw(args)
+    except (OSError, ValueError) as error:
+        print(f"visualize_search: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _draw(args: argparse.Namespace) -> None:
+    suffix = os.path.splitext(args.output)[1].lower()
+    if suffix not in _PICTURES + _PAGES:
+        raise ValueError(f"{args.output}: the name must end in {', '.join(_PAGES + _PICTURES)}")
+    if args.queries < 1 or args.top_k < 1:
+        raise ValueError("--queries and --top-k must be 1 or more")
+    documents = {}
+    for entry in args.results:
+        label, path = _split_label(entry)
+        if label in documents:
+            raise ValueError(f"the label {label!r} is given twice")
+        documents[label] = load_search_results(path)
+    if suffix in _PICTURES and len(documents) > 1:
+        raise ValueError(f"{args.output}: several models need an .html file")
+    names = {args.dataset} if args.dataset else {d.get("dataset") for d in documents.values()}
+    if len(names) > 1:
+        raise ValueError(f"the results are of different data sets: {', '.join(map(str, names))}")
+    (name,) = names
+    dicts, _ = get_person_search_dicts(name)
+    # Python keeps the order of the labels: the last is the one that the others are compared with.
+    chooser = list(documents)[-1]
+    query_ids = args.query_ids or choose_queries(documents[chooser]["queries"], args.queries)
+    pictures = {
+        label: draw_search_results(document["queries"], dicts, query_ids, args.top_k)
+        for label, document in documents.items()
+    }
+    if suffix in _PICTURES:
+        write_picture(args.output, *pictures.values())
+    else:
+        note = "These queries were asked for." if args.query_ids else CHOICE
+        if len(documents) > 1 and not args.query_ids:
+            note += f" The average precision is that of {chooser!r}."
+        write_results_page(args.output, f"Person search on {name}", pictures, documents, note)
+    print(f"wrote {args.output}: {len(query_ids)} queries ({', '.join(map(str, query_ids))})")
+
+
+def _split_label(entry: str) -> tuple[str, str]:
+    """``LABEL=FOLDER``, or a folder that names itself."""
+    label, separator, path = entry.partition("=")
+    if separator and not os.path.exists(entry):
+        return label, path
+    return entry, entry
+
+
+if __name__ == "__main__":
+    sys.exit(main())

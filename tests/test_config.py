@@ -46,3 +46,26 @@ def test_shipped_config_merges(path):
     add_kd_search_config(cfg)
     cfg.merge_from_file(str(path))
     assert cfg.MODEL.META_ARCHITECTURE in ("PersonSearchRCNN", "Distiller")
+
+
+def test_configuration_reference_is_current():
+    import make_config_reference as reference
+
+    keys = reference.read_keys(reference.SOURCE.read_text())
+    assert reference.TARGET.read_text() == reference.render(keys)
+
+
+def test_configuration_reference_names_every_key():
+    import make_config_reference as reference
+
+    plain, ours = get_cfg(), get_cfg()
+    add_kd_search_config(ours)
+
+    def leaves(node, prefix=""):
+        for key, value in node.items():
+            yield from leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+
+    added = set(leaves(ours)) - set(leaves(plain))
+    described = {key: text for key, _, text in reference.read_keys(reference.SOURCE.read_text())}
+    assert set(described) == added
+    assert all(described.values())

@@ -1,0 +1,121 @@
+"""The whole path on a tiny set: run, killed and run again, and what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import pytest
+from tiny import REPO
+
+pytestmark = pytest.mark.e2e
+MODELS = ("teacher", "student", "student_distilled")
+TIMED = ("latency_ms",)
+
+
+def start(folder) -> subprocess.Popen:
+    command = [sys.executable, "-u", str(REPO / "tools/demo.py"), "--preset", "tiny"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, "--output", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def run(folder) -> str:
+    process = start(folder)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def interrupt(folder, line: str, sent: int, after: float) -> int:
+    """Send a signal some seconds after a line was printed; the exit status."""
+    process = start(folder)
+    for printed in process.stdout:
+        if line in printed:
+            time.sleep(after)
+            process.send_signal(sent)
+            break
+    process.communicate(timeout=120)
+    return process.returncode
+
+
+def numbers(folder) -> dict:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {m: {k: v for k, v in metrics[m].items() if k not in TIMED} for m in MODELS}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "straight"
+    return folder, run(folder)
+
+
+def test_metrics_hold_what_is_promised(straight):
+    folder, output = straight
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for model in MODELS:
+        assert set(metrics[model]) == {
+            *("mAP", "top1", "top5", "top10", "det_AP", "det_recall"),
+            *("params", "latency_ms"),
+        }
+        for key in ("mAP", "top1", "top5", "top10", "det_AP", "det_recall"):
+            assert 0 <= metrics[model][key] <= 100
+    assert metrics["student"]["params"] == metrics["student_distilled"]["params"]
+    assert metrics["seed"] == 1 and "torch" in metrics["versions"]
+    assert set(metrics["seconds"]) >= {"data", "teacher", "table", "student", "evaluate", "export"}
+    for step in range(1, 9):
+        assert f"[{step}/8]" in output
+    assert "eta:" in output and "loss_id_table" in output
+
+
+def test_report_is_whole_and_needs_nothing_else(straight):
+    folder, _ = straight
+    text = (folder / "report.html").read_text()
+    HTMLParser().feed(text)
+    assert "http://" not in text and "https://" not in text
+    assert text.count("data:image/") >= 4
+
+
+def test_both_students_start_from_the_same_weights(straight):
+    folder, _ = straight
+    first = {}
+    for name in ("student", "student_distilled"):
+        for line in (folder / name / "metrics.json").read_text().splitlines():
+            row = json.loads(line)
+            if "loss_rpn_cls" in row:
+                first[name] = row
+                break
+    # The first loss that both share, before any step could tell them apart.
+    assert first["student"]["iteration"] == first["student_distilled"]["iteration"]
+
+
+def test_a_second_run_does_nothing_twice(straight):
+    folder, _ = straight
+    before = numbers(folder)
+    output = run(folder)
+    assert output.count("done before") == 8
+    assert numbers(folder) == before
+
+
+def test_interrupted_runs_go_on_and_end_with_the_same_numbers(straight, tmp_path):
+    folder = tmp_path / "interrupted"
+    assert interrupt(folder, "[2/8]", signal.SIGINT, 6.0) in (130, 0)
+    assert interrupt(folder, "[4/8]", signal.SIGKILL, 2.0) in (-signal.SIGKILL, 0)
+    run(folder)
+    assert numbers(folder) == numbers(straight[0])
+
+
+def test_other_settings_are_refused(straight):
+    folder, _ = straight
+    command = [sys.executable, str(REPO / "tools/demo.py"), "--preset", "tiny", "--seed", "7"]
+    done = subprocess.run([*command, "--output", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--output" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Export a trained network to one TorchScript file that runs without Detectron2.
+
+    python tools/export_model.py --config-file CONFIG --weights model_final.pth --output student.ts
+    python tools/export_model.py --config-file CONFIG --output student.ts MODEL.WEIGHTS last.pth
+
+The network is traced, reloaded and compared with the model on real and made-up images; only if
+both give the same is the file written. Of a distilled network the student is exported.
+
+Exit status: 0 exported, 2 not exported.
+"""
+
+import argparse
+import os
+import sys
+from typing import Any, Optional
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+
+import kd_search.modeling  # noqa: F401  registers the networks
+from kd_search.data import PersonSearchDatasetMapper
+from kd_search.distillation import file_sha256
+from kd_search.engine import PersonSearchCheckpointer, build_config
+from kd_search.export import ExportParityError, export_torchscript, probe_images
+
+_PROBE_SIZES = ((128, 96), (97, 161), (256, 320))
+_DEFAULT_CHECK_IMAGES = 4
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", metavar="FILE", required=True, help="of the network")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint; default MODEL.WEIGHTS")
+    parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
+    parser.add_argument("--device", default="cpu", help="where the file will run (default: cpu)")
+    parser.add_argument(
+        "--check-images",
+        metavar="N",
+        type=int,
+        help=f"images of the first DATASETS.TEST to compare on (default: {_DEFAULT_CHECK_IMAGES}, "
+        "or none where the data set is absent); made-up images are always compared too",
+    )
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="default: 1e-5, relative")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    return parser
+
+
+def main(argv: Optional[list] = None) -> int:
+    args = get_parser().parse_args(argv)
+    try:
+        _export(args)
+    except (OSError, ValueError, ExportParityError) as error:
+        print(f"export_model: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    # Neither the size of the ID table nor the files of teachers and terms have to be known.
+    fixed = ["MODEL.OIM.ENABLED", "False", "MODEL.OIM.NUM_IDS", "1", "MODEL.DEVICE", args.device]
+    cfg = build_config(args.config_file, [*args.opts, *fixed], eval_only=True)
+    if cfg.MODEL.DEVICE != args.device:
+        raise ValueError(f"--device {args.device} cannot be used on this machine")
+    weights = args.weights or cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ValueError("no weights to export: give --weights FILE or MODEL.WEIGHTS")
+    model = build_model(cfg)
+    _CompleteCheckpointer(model, trust_pickle=cfg.MODEL.TRUST_PICKLE).load(
+        weights, checkpointables=[]
+    )
+    names = [f"made up {i}" for i in range(len(_PROBE_SIZES))]
+    images = probe_images(_PROBE_SIZES)
+    for name, image in _dataset_images(cfg, args.check_images):
+        names.append(name)
+        images.append(image)
+    report = export_torchscript(
+        model,
+        args.output,
+        cfg=cfg,
+        check_images=images,
+        tolerance=args.tolerance,
+        source_sha256=file_sha256(weights) if os.path.isfile(weights) else "",
+    )
+    print(format_report(report, names))
+    size = os.path.getsize(args.output) / 2**20
+    print(f"wrote {args.output} ({size:.1f} MiB)")
+
+
+class _CompleteCheckpointer(PersonSearchCheckpointer):
+    """Refuses weights that leave a part of the network at random."""
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        state = {k: v for k, v in checkpoint["model"].items() if ".id_table." not in k}
+        incompatible = super()._load_model({**checkpoint, "model": state})
+        missing = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
+        # Made from the config; only some versions of Detectron2 save them.
+        missing = sorted(key for key in missing if "cell_anchors" not in key)
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise ValueError(
+                "the weights are not of this config: they lack, or have in another shape, "
+                + ", ".join(missing[:3])
+                + more
+            )
+        return incompatible
+
+
+def _dataset_images(cfg: CfgNode, wanted: Optional[int]) -> list[tuple[str, torch.Tensor]]:
+    """(name, network input) of images spread over the first test set."""
+    count = _DEFAULT_CHECK_IMAGES if wanted is None else wanted
+    if count <= 0:
+        return []
+    try:
+        if not cfg.DATASETS.TEST:
+            raise ValueError("DATASETS.TEST names no data set")
+        name = cfg.DATASETS.TEST[0]
+        if name not in DatasetCatalog.list():
+            raise ValueError(f"the data set {name!r} of DATASETS.TEST is not registered")
+        dicts = DatasetCatalog.get(name)
+        mapper = PersonSearchDatasetMapper(cfg, is_train=False)
+        chosen = dicts[:: max(len(dicts) // count, 1)][:count]
+        return [(os.path.basename(d["file_name"]), mapper(d)["image"]) for d in chosen]
+    except (OSError, ValueError) as error:
+        if wanted is not None:
+            raise
+        print(f"compared on made-up images only: {error}")
+        return []
+
+
+def format_report(report: dict[str, Any], names: list[str]) -> str:
+    """The report of ``check_parity`` as a table for people."""
+    fields = list(report["max_difference"])
+    lines = [f"{'image':<24} {'size':>10} {'people':>7}" + "".join(f" {f:>17}" for f in fields)]
+    for name, row in zip(names, report["images"]):
+        height, width = row["size"]
+        values = "".join(f" {row[f]:>17.2e}" for f in fields)
+        lines.append(f"{name[-24:]:<24} {f'{height}x{width}':>10} {row['detections']:>7}{values}")
+    values = "".join(f" {report['max_difference'][f]:>17.2e}" for f in fields)
+    lines.append(f"{'largest difference':<24} {'':>10} {'':>7}{values}")
+    lines.append(f"all within {report['tolerance']:g}")
+    if not report["zero_detections"]:
+        lines.append("note: people were found in every image, so an empty result was not compared")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

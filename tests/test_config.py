@@ -10,9 +10,7 @@ from kd_search import add_kd_search_config
 
 REPO = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(
-    path
-    for folder in ("configs", "projects")
-    for path in (REPO / folder).rglob("*.yaml")
+    path for folder in ("configs", "projects") for path in (REPO / folder).rglob("*.yaml")
 )
 
 
@@ -35,7 +33,8 @@ def test_every_key_has_a_comment():
     bare = [
         line
         for before, line in zip(lines, lines[1:])
-        if re.match(r"\s+cfg\.[A-Z0-9_.]+ = (?!CN\(\))", line) and not before.strip().startswith("#")
+        if re.match(r"\s+cfg\.[A-Z0-9_.]+ = (?!CN\(\))", line)
+        and not before.strip().startswith("#")
     ]
     assert bare == []
 
@@ -63,7 +62,9 @@ def test_configuration_reference_names_every_key():
 
     def leaves(node, prefix=""):
         for key, value in node.items():
-            yield from leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+            yield from (
+                leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+            )
 
     added = set(leaves(ours)) - set(leaves(plain))
     described = {key: text for key, _, text in reference.read_keys(reference.SOURCE.read_text())}

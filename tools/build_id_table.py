@@ -15,7 +15,7 @@ import sys
 import torch
 from detectron2.utils.logger import setup_logger
 
-from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.checkpoint import load_trained
 from kd_search.data import build_person_search_table_loader, get_id_map
 from kd_search.distillation import IDTableFile, file_sha256
 from kd_search.engine import PersonSearchTrainer, build_config, compute_identity_means
@@ -33,7 +33,7 @@ def build_table(cfg, weights: str, source: str = "mean") -> IDTableFile:
         ValueError: for the source "oim", if the teacher was trained without a table.
     """
     model = PersonSearchTrainer.build_model(cfg).eval()
-    PersonSearchCheckpointer(model, trust_pickle=cfg.MODEL.TRUST_PICKLE).load(weights)
+    load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
     person_ids = get_id_map(cfg.DATASETS.TRAIN).to_list()
     loader = build_person_search_table_loader(cfg, cfg.DATASETS.TRAIN)
     means = compute_identity_means(model, loader, len(person_ids))

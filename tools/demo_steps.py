@@ -18,13 +18,14 @@ from build_id_table import build_table
 from detectron2.data import DatasetCatalog
 
 import kd_search
-from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.checkpoint import load_trained
 from kd_search.data import build_person_search_test_loader
 from kd_search.data.synthesis import PRESETS, generate_dataset
 from kd_search.engine import PersonSearchTrainer, build_config
-from kd_search.files import write_json
 from kd_search.export import export_torchscript
+from kd_search.files import write_json
 from kd_search.visualization import (
+    CHOICE,
     choose_queries,
     draw_search_results,
     gap_statement,
@@ -90,10 +91,7 @@ class Demo:
     # ------------------------------------------------------------------------------------- steps
 
     def _data(self) -> None:
-        workers = os.cpu_count() or 1
-        generate_dataset(
-            self.output / "data", PRESETS[self.preset], seed=self.seed, workers=workers
-        )
+        generate_dataset(self.output / "data", PRESETS[self.preset], seed=self.seed)
 
     def _teacher(self) -> None:
         self._train("teacher")
@@ -142,6 +140,7 @@ class Demo:
             result_pictures=self._pictures(),
             intro="A teacher, a small student, and the same student taught by the teacher's table "
             "of identities (Munjal et al., BMVC 2019), on generated street scenes.",
+            picture_note=f"{CHOICE} The average precision is that of the distilled student.",
             settings={
                 "data": f"generated, preset {self.preset}",
                 "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -189,7 +188,7 @@ class Demo:
 
     def _load(self, name: str, cfg) -> torch.nn.Module:
         model = PersonSearchTrainer.build_model(cfg).eval()
-        PersonSearchCheckpointer(model).load(str(self._folder(name) / "model_final.pth"))
+        load_trained(model, str(self._folder(name) / "model_final.pth"))
         return model
 
     def _measure(self, name: str) -> dict:

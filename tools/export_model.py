@@ -21,9 +21,10 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 import kd_search.modeling  # noqa: F401  registers the networks
+from kd_search.checkpoint import load_trained
 from kd_search.data import PersonSearchDatasetMapper
 from kd_search.distillation import file_sha256
-from kd_search.engine import PersonSearchCheckpointer, build_config
+from kd_search.engine import build_config
 from kd_search.export import ExportParityError, export_torchscript, probe_images
 
 _PROBE_SIZES = ((128, 96), (97, 161), (256, 320))
@@ -70,9 +71,7 @@ def _export(args: argparse.Namespace) -> None:
     if not weights:
         raise ValueError("no weights to export: give --weights FILE or MODEL.WEIGHTS")
     model = build_model(cfg)
-    _CompleteCheckpointer(model, trust_pickle=cfg.MODEL.TRUST_PICKLE).load(
-        weights, checkpointables=[]
-    )
+    load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
     names = [f"made up {i}" for i in range(len(_PROBE_SIZES))]
     images = probe_images(_PROBE_SIZES)
     for name, image in _dataset_images(cfg, args.check_images):
@@ -89,25 +88,6 @@ def _export(args: argparse.Namespace) -> None:
     print(format_report(report, names))
     size = os.path.getsize(args.output) / 2**20
     print(f"wrote {args.output} ({size:.1f} MiB)")
-
-
-class _CompleteCheckpointer(PersonSearchCheckpointer):
-    """Refuses weights that leave a part of the network at random."""
-
-    def _load_model(self, checkpoint: dict[str, Any]):
-        state = {k: v for k, v in checkpoint["model"].items() if ".id_table." not in k}
-        incompatible = super()._load_model({**checkpoint, "model": state})
-        missing = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
-        # Made from the config; only some versions of Detectron2 save them.
-        missing = sorted(key for key in missing if "cell_anchors" not in key)
-        if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise ValueError(
-                "the weights are not of this config: they lack, or have in another shape, "
-                + ", ".join(missing[:3])
-                + more
-            )
-        return incompatible
 
 
 def _dataset_images(cfg: CfgNode, wanted: Optional[int]) -> list[tuple[str, torch.Tensor]]:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Write docs/configuration.md from the comments of kd_search/config.py.
 
-    python tools/make_config_reference.py           # write
-    python tools/make_config_reference.py --check   # exit 1 if the file is not current
+python tools/make_config_reference.py           # write
+python tools/make_config_reference.py --check   # exit 1 if the file is not current
 """
 
 import argparse

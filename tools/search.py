@@ -28,8 +28,9 @@ from detectron2.modeling import build_model
 from tqdm import tqdm
 
 import kd_search.modeling  # noqa: F401  registers the networks
+from kd_search.checkpoint import load_trained
 from kd_search.data import ImageError, PersonSearchDatasetMapper, read_image
-from kd_search.engine import PersonSearchCheckpointer, build_config
+from kd_search.engine import build_config
 from kd_search.visualization import write_picture
 from kd_search.visualization.drawing import FAINT_INK, INK, PANEL, write_file
 from kd_search.visualization.own_search_page import draw_own_search, write_own_search_page
@@ -151,9 +152,7 @@ class PersonSearcher:
         if not weights:
             raise ValueError("no weights: give --weights FILE or MODEL.WEIGHTS")
         self._model = build_model(cfg).eval()
-        _CompleteCheckpointer(self._model, trust_pickle=cfg.MODEL.TRUST_PICKLE).load(
-            weights, checkpointables=[]
-        )
+        load_trained(self._model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
         self._mapper = PersonSearchDatasetMapper(cfg, is_train=False)
         self._score_thresh = cfg.TEST.PERSON_SEARCH.SCORE_THRESH
 
@@ -222,24 +221,6 @@ class PersonSearcher:
         found = found[found.scores >= self._score_thresh]
         embeddings = _finite(found.pred_embeddings.float().numpy(), record["file_name"])
         return found.pred_boxes.tensor.numpy(), found.scores.numpy(), embeddings
-
-
-class _CompleteCheckpointer(PersonSearchCheckpointer):
-    """Refuses weights that leave a part of the network at random."""
-
-    def _load_model(self, checkpoint: dict[str, Any]):
-        state = {k: v for k, v in checkpoint["model"].items() if ".id_table." not in k}
-        incompatible = super()._load_model({**checkpoint, "model": state})
-        missing = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
-        # Made from the config; only some versions of Detectron2 save them.
-        missing = sorted(key for key in missing if "cell_anchors" not in key)
-        if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise ValueError(
-                "the weights are not of this config: they lack, or have in another shape, "
-                f"{', '.join(missing[:3])}{more}"
-            )
-        return incompatible
 
 
 def find_images(folder: str) -> list[str]:

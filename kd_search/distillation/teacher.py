@@ -7,7 +7,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.checkpoint import load_trained
 from kd_search.config import add_kd_search_config
 from kd_search.structures import Knowledge
 
@@ -69,7 +69,6 @@ def build_teacher(cfg, fields: Iterable[str]) -> Teacher:
         raise ValueError(f"{name} of {node.CONFIG_FILE} has no observe(): it cannot be a teacher")
     weights = node.WEIGHTS or teacher_cfg.MODEL.WEIGHTS
     if not weights:
-        raise ValueError("DISTILLATION.TEACHER.WEIGHTS is empty: an untrained teacher teaches noise")
-    checkpointer = PersonSearchCheckpointer(model, trust_pickle=cfg.MODEL.TRUST_PICKLE)
-    checkpointer.load(weights)
+        raise ValueError("DISTILLATION.TEACHER.WEIGHTS is empty: name the weights of the teacher")
+    load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
     return Teacher(model.to(cfg.MODEL.DEVICE), fields)

@@ -56,9 +56,7 @@ class ReIDBranch(nn.Module):
         """(R, C, H, W) region features to (R, D) L2-normalised embeddings."""
         return self.head(regions)
 
-    def losses(
-        self, embeddings: torch.Tensor, person_ids: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def losses(self, embeddings: torch.Tensor, person_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
             embeddings: (P, D) embeddings of foreground regions.

@@ -61,7 +61,9 @@ class EmbeddingHead(nn.Module):
         if pool not in ("avg", "max"):
             raise ValueError(f'MODEL.REID_HEAD.POOL {pool!r} must be "avg" or "max"')
         if embedding_norm not in ("", "BN"):
-            raise ValueError(f'MODEL.REID_HEAD.EMBEDDING_NORM {embedding_norm!r} must be "" or "BN"')
+            raise ValueError(
+                f'MODEL.REID_HEAD.EMBEDDING_NORM {embedding_norm!r} must be "" or "BN"'
+            )
         self.embedding_dim = embedding_dim
         self.pool = pool
         self.num_stripes = num_stripes

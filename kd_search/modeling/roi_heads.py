@@ -24,7 +24,12 @@ class PersonSearchROIHeads(StandardROIHeads):
 
     @configurable
     def __init__(
-        self, *, reid_in_features: list[str], reid_pooler: RectangularROIPooler, reid: ReIDBranch, **kwargs
+        self,
+        *,
+        reid_in_features: list[str],
+        reid_pooler: RectangularROIPooler,
+        reid: ReIDBranch,
+        **kwargs,
     ):
         """
         Args:

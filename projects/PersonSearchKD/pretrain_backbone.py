@@ -51,9 +51,7 @@ def augment(crops: torch.Tensor) -> torch.Tensor:
     crops = torch.where(flip[:, None, None, None], crops.flip(3), crops)
     padded = F.pad(crops, (PAD,) * 4)
     top, left = torch.randint(0, 2 * PAD + 1, (2, len(crops)))
-    return torch.stack(
-        [p[:, y : y + HEIGHT, x : x + WIDTH] for p, y, x in zip(padded, top, left)]
-    )
+    return torch.stack([p[:, y : y + HEIGHT, x : x + WIDTH] for p, y, x in zip(padded, top, left)])
 
 
 def train(cfg, crops: torch.Tensor, labels: torch.Tensor, args) -> dict[str, torch.Tensor]:

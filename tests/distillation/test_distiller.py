@@ -68,9 +68,7 @@ def test_losses_are_the_students_and_the_terms(tmp_path):
 def test_a_frozen_table_does_not_move_and_a_momentum_table_does(tmp_path):
     file = write_table(tmp_path / "table.pth")
     for mode, moves in (("frozen", False), ("momentum", True), ("ema", True)):
-        model = build_model(
-            table_cfg(tmp_path / "table.pth", "DISTILLATION.ID_TABLE.MODE", mode)
-        )
+        model = build_model(table_cfg(tmp_path / "table.pth", "DISTILLATION.ID_TABLE.MODE", mode))
         table = model.terms["IDTableTerm"].table
         assert torch.equal(table.rows, file.rows)
         with EventStorage():

@@ -19,9 +19,7 @@ TINY = (
     *("MODEL.REID_HEAD.EMBEDDING_DIM", 8),
 )
 TEACHER = str(REPO / "configs/generated/teacher_r18_fpn.yaml")
-STUDENT = str(
-    REPO / "projects/PersonSearchKD/configs/generated/student_r18w50_fpn_id_table.yaml"
-)
+STUDENT = str(REPO / "projects/PersonSearchKD/configs/generated/student_r18w50_fpn_id_table.yaml")
 
 
 @pytest.fixture(scope="module")

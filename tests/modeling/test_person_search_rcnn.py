@@ -67,7 +67,9 @@ def test_knowledge_lines_up_with_the_sampled_regions(model):
     anchors = sum(len(a) for a in knowledge.anchors)
     assert knowledge.anchor_labels.shape == (2, anchors)
     assert sum(x.shape[1] for x in knowledge.anchor_logits) == anchors
-    assert [x.shape[1:] for x in knowledge.anchor_deltas] == [(len(a), 4) for a in knowledge.anchors]
+    assert [x.shape[1:] for x in knowledge.anchor_deltas] == [
+        (len(a), 4) for a in knowledge.anchors
+    ]
 
 
 def test_detections_carry_unit_embeddings_and_original_coordinates(model):

@@ -38,7 +38,9 @@ class PersonSearchRCNN(GeneralizedRCNN):
             return self.inference(batched_inputs)
         return self.forward_train(batched_inputs)[0]
 
-    def forward_train(self, batched_inputs: list[dict]) -> tuple[dict[str, torch.Tensor], Knowledge]:
+    def forward_train(
+        self, batched_inputs: list[dict]
+    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
         """Losses of a training batch and what the network knows of it."""
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]

@@ -1,0 +1,307 @@
+"""Detectron2's checkpointer, made to survive interruptions and to distrust files."""
+
+import logging
+import os
+import pickle
+import re
+import zipfile
+from typing import Any, Optional
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kd_search.checkpoint.plain import to_plain
+from kd_search.checkpoint.safe_pickle import load_arrays_pickle
+from kd_search.checkpoint.torchvision_names import is_torchvision_resnet, rename_torchvision_resnet
+from kd_search.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+_LAST = "last_checkpoint"
+_PERIODIC = re.compile(r"model_\d+\.pth")
+_HEURISTICS = "?matching_heuristics=True"
+
+
+class PersonSearchCheckpointer(DetectionCheckpointer):
+    """Saves and loads models in Detectron2's format, the same on Detectron2 0.5 and main.
+
+    - A checkpoint holds ``model``, what else the checkpointer was given (``optimizer``, ...), and
+      plain types only. Of a :class:`Distiller`, ``model`` is the student and the distillation terms
+      are apart in ``terms``, so that the result loads into a plain config; the teacher is not kept.
+    - Files are written to a temporary file and renamed: a reader sees the old or the whole new one.
+    - :meth:`resume_or_load` falls back from a checkpoint that is torn or gone to the one before.
+    - ``.pth`` and ``.pyth`` files are read with ``weights_only``. ``.pkl`` files may hold arrays
+      and plain containers; others are refused, unless ``trust_pickle``.
+    - Weights with torchvision's ResNet names are renamed to Detectron2's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: Optional[bool] = None,
+        trust_pickle: bool = False,
+        max_to_keep: Optional[int] = None,
+        **checkpointables: Any,
+    ):
+        """
+        Args:
+            model: may be wrapped for DDP.
+            save_dir: local folder of the checkpoints.
+            save_to_disk: defaults to the main process only.
+            trust_pickle: execute ``.pkl`` files (``MODEL.TRUST_PICKLE``).
+            max_to_keep: so many ``model_<iteration>.pth`` are kept, the newest; ``None`` keeps all.
+            checkpointables: what else to save: objects with ``state_dict`` and ``load_state_dict``.
+        """
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        student, terms = getattr(model, "student", None), getattr(model, "terms", None)
+        if isinstance(student, nn.Module):
+            model = student
+            if isinstance(terms, nn.Module):
+                checkpointables["terms"] = terms
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.trust_pickle = trust_pickle
+        self.max_to_keep = max_to_keep
+        #: Iteration of the last checkpoint written by this process; ``None`` before the first.
+        self.last_iteration: Optional[int] = None
+
+    # ------------------------------------------------------------------------------------- saving
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<name>.pth`` with the model, the checkpointables and ``kwargs``, on rank 0.
+
+        It becomes the last checkpoint, unless it is named ``model_best...``: training goes on from
+        the last iteration, not from the best.
+
+        Raises:
+            TypeError: something to save is neither a tensor nor of a plain type.
+            OSError: as of the file system; earlier checkpoints are untouched.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update((key, obj.state_dict()) for key, obj in self.checkpointables.items())
+        data.update(kwargs)
+        data = to_plain(data)
+        file = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", file)
+        with atomic_write(file) as f:
+            torch.save(data, f)
+        if not name.startswith("model_best"):
+            self.tag_last_checkpoint(os.path.basename(file))
+            self._remove_old()
+            self.last_iteration = kwargs.get("iteration")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Make a file of the folder the last checkpoint."""
+        with atomic_write(os.path.join(self.save_dir, _LAST)) as f:
+            f.write(last_filename_basename.encode())
+
+    def _remove_old(self) -> None:
+        if self.max_to_keep is None:
+            return
+        periodic = [f for f in self._by_age() if _PERIODIC.fullmatch(os.path.basename(f))]
+        for file in periodic[max(self.max_to_keep, 1) :]:
+            os.remove(file)
+
+    def _by_age(self) -> list[str]:
+        """All ``model_*.pth`` of the folder, newest first."""
+        # By time and not by iteration: the folder may hold files of a longer, older training.
+        files = [
+            os.path.join(self.save_dir, name)
+            for name in os.listdir(self.save_dir)
+            if re.fullmatch(r"model_(?!best).*\.pth", name)
+        ]
+        return sorted(files, key=lambda f: (os.stat(f).st_mtime_ns, f), reverse=True)
+
+    # ------------------------------------------------------------------------------------ loading
+
+    def load(self, path: str, checkpointables: Optional[list[str]] = None) -> dict[str, Any]:
+        """Load a file; keys that are missing or unexpected in the model are logged.
+
+        Args:
+            path: a file, or what Detectron2 resolves (``detectron2://...``, ``https://...``).
+                ``?matching_heuristics=True`` behind it matches names as for Caffe2 models. Empty:
+                nothing is loaded.
+            checkpointables: names of what to load beside the model; ``None`` for all there is.
+
+        Returns:
+            what else the file holds.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is torn, refused, or no checkpoint.
+        """
+        if not path:
+            logger.info("No weights given: the model keeps its random initial weights")
+            return {}
+        return self._apply(self._read(path), path, checkpointables)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Go on from the last readable checkpoint of ``save_dir``; without one, load ``path``.
+
+        A collective call: rank 0 chooses the checkpoint for all ranks.
+
+        Returns:
+            what the file holds beside the model and, if resumed, the checkpointables. ``resumed``
+            is the checkpoint's name, or ``""``.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`load`; no checkpoint can be read; or a
+                checkpoint is of another model.
+        """
+        if not (resume and comm.all_gather(self.has_checkpoint())[0]):
+            return {**self.load(path, checkpointables=[]), "resumed": ""}
+        checkpoint, problem = None, ""
+        if comm.is_main_process():
+            checkpoint, path, problem = self._newest_readable()
+        path, problem = comm.all_gather((path, problem))[0]
+        if problem:
+            raise ValueError(problem)
+        if checkpoint is None:
+            checkpoint = self._read(path)
+        return {**self._apply(checkpoint, path, strict=True), "resumed": path}
+
+    def _newest_readable(self) -> tuple[Optional[dict], str, str]:
+        """(checkpoint, its path, "") or (None, "", what is wrong)."""
+        last = self.get_checkpoint_file()
+        files = [last, *(f for f in self._by_age() if f != last)]
+        problems = []
+        for i, file in enumerate(files):
+            try:
+                checkpoint = self._read(file)
+                if "iteration" not in checkpoint:
+                    raise ValueError(f"{file} holds weights, but no training state")
+                return checkpoint, file, ""
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+                if i + 1 < len(files):
+                    logger.warning(
+                        "Checkpoint %s cannot be used (%s). Falling back to %s",
+                        *(file, error, files[i + 1]),
+                    )
+        return (
+            None,
+            "",
+            f"no checkpoint in {self.save_dir} can be resumed: {'; '.join(problems)}. To start "
+            "again, train without --resume",
+        )
+
+    def _read(self, path: str) -> dict[str, Any]:
+        by_heuristics = path.endswith(_HEURISTICS)
+        file = path[: -len(_HEURISTICS)] if by_heuristics else path
+        try:
+            file = self.path_manager.get_local_path(file)
+        except Exception as error:  # whatever the handler of this kind of path raises
+            raise FileNotFoundError(f"weights {path} cannot be fetched: {error}") from error
+        if not os.path.isfile(file):
+            raise FileNotFoundError(f"weights {path} do not exist")
+        checkpoint = self._load_file(file)
+        if by_heuristics:
+            checkpoint["matching_heuristics"] = True
+        return checkpoint
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".pkl"):
+            return self._load_pickle(filename)
+        try:
+            _check_sums(filename)
+            loaded = torch.load(filename, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            asked = re.search(r"GLOBAL (\S+)", str(error))
+            if asked is None:
+                raise ValueError(f"{filename} is torn or no checkpoint") from error
+            raise ValueError(
+                f"{filename} is refused: it asks for {asked[1]}, and only tensors and plain types "
+                "are read from checkpoints"
+            ) from None
+        except Exception as error:  # a torn file fails in whatever way its next byte says
+            raise ValueError(f"{filename} is torn or no checkpoint: {error}") from error
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{filename} holds a {type(loaded).__name__} and no weights by name")
+        if filename.endswith(".pyth"):
+            # From pycls, as in Detectron2.
+            state = loaded.get("model_state", {})
+            state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+            return {"model": state, "__author__": "pycls", "matching_heuristics": True}
+        if "model" not in loaded:
+            loaded = {"model": loaded.get("state_dict", loaded)}
+        return loaded
+
+    def _load_pickle(self, filename: str) -> dict[str, Any]:
+        if self.trust_pickle:
+            with open(filename, "rb") as f:
+                data = pickle.load(f, encoding="latin1")
+        else:
+            data = load_arrays_pickle(filename)
+        if not isinstance(data, dict):
+            raise ValueError(f"{filename} holds a {type(data).__name__} and no weights by name")
+        if "model" in data and "__author__" in data:
+            return data
+        # As in Detectron2: a file of Caffe2 or Detectron, where detectors have "blobs".
+        data = data.get("blobs", data)
+        data = {k: v for k, v in data.items() if not k.endswith("_momentum")}
+        return {"model": data, "__author__": "Caffe2", "matching_heuristics": True}
+
+    def _apply(
+        self,
+        checkpoint: dict[str, Any],
+        path: str,
+        checkpointables: Optional[list[str]] = None,
+        strict: bool = False,
+    ) -> dict[str, Any]:
+        if is_torchvision_resnet(checkpoint["model"]):
+            renamed, left = rename_torchvision_resnet(checkpoint["model"], self.model.state_dict())
+            checkpoint["model"] = renamed
+            logger.info(
+                "Renamed torchvision's ResNet weights of %s; not used: %s. They expect "
+                "MODEL.RESNETS.STRIDE_IN_1X1 False, RGB input and torchvision's mean and std",
+                *(path, ", ".join(left) or "none"),
+            )
+        incompatible = self._load_model(checkpoint)
+        if strict and any(incompatible):
+            raise ValueError(
+                f"checkpoint {path} is of another model: {_differences(incompatible)}. To start "
+                "again, train without --resume"
+            )
+        self._log_incompatible_keys(incompatible)
+        names = list(self.checkpointables) if checkpointables is None else checkpointables
+        for name in names:
+            if name not in checkpoint:
+                logger.warning("%s holds no %s: it starts anew", path, name)
+                continue
+            try:
+                self.checkpointables[name].load_state_dict(checkpoint.pop(name))
+            except (RuntimeError, ValueError, KeyError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(f"{name} of checkpoint {path} does not fit: {reason}") from error
+        return checkpoint
+
+
+def _check_sums(filename: str) -> None:
+    """torch writes checksums, but does not look at them: a flipped bit would go unnoticed."""
+    if not zipfile.is_zipfile(filename):
+        return  # torch's old format, which has none
+    with zipfile.ZipFile(filename) as archive:
+        harmed = archive.testzip()
+    if harmed is not None:
+        raise ValueError(f"the checksum of {harmed} in it is wrong")
+
+
+def _differences(incompatible) -> str:
+    shapes = [f"{k} is {there} there and {here} here" for k, there, here in incompatible[2]]
+    parts = [
+        ("missing there", incompatible.missing_keys),
+        ("unknown here", incompatible.unexpected_keys),
+        ("of another shape", shapes),
+    ]
+    return "; ".join(
+        f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if names[3:] else "")
+        for what, names in parts
+        if names
+    )

@@ -1,0 +1,24 @@
+"""Data sets, mapper and loaders of person search."""
+
+from kd_search.data.datasets import get_id_map, get_person_search_dicts, register_person_search_coco
+from kd_search.data.id_map import IDMap
+from kd_search.data.image import ImageError, read_image
+from kd_search.data.loader import (
+    build_person_search_table_loader,
+    build_person_search_test_loader,
+    build_person_search_train_loader,
+)
+from kd_search.data.mapper import PersonSearchDatasetMapper
+
+__all__ = [
+    "IDMap",
+    "ImageError",
+    "PersonSearchDatasetMapper",
+    "build_person_search_table_loader",
+    "build_person_search_test_loader",
+    "build_person_search_train_loader",
+    "get_id_map",
+    "get_person_search_dicts",
+    "read_image",
+    "register_person_search_coco",
+]

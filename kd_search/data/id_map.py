@@ -1,0 +1,99 @@
+"""The one place where the identities of a data set become contiguous rows of the ID table."""
+
+import re
+from collections.abc import Iterable
+from typing import Optional, Union
+
+#: What a data set may use to name a person.
+OriginalID = Union[int, str]
+
+_NEGATIVE = re.compile(r"-\d+")
+
+
+def is_labelled(original: Optional[OriginalID]) -> bool:
+    """Whether an original ``person_id`` names a person.
+
+    ``None``, the empty string and every negative number (PRW writes -2, others -1), as a number or
+    as a string, mean "a person whose identity is not known".
+    """
+    if original is None:
+        return False
+    if isinstance(original, str):
+        return original != "" and not _NEGATIVE.fullmatch(original)
+    return original >= 0
+
+
+class IDMap:
+    """Two-way map between the original ids of one split and rows ``0 .. len - 1``.
+
+    Rows follow the ascending order of the original ids (numbers as numbers, strings as strings),
+    so that the same set of ids gives the same rows on every machine and in every run.
+
+    Args:
+        original_ids: ids of the split in any order, repeats allowed; unlabelled ones (``None``,
+            negative) are left out.
+
+    Raises:
+        ValueError: an id is neither an integer nor a string, or both kinds are mixed.
+    """
+
+    def __init__(self, original_ids: Iterable[Optional[OriginalID]] = ()) -> None:
+        ids = {_checked(original) for original in original_ids} - {None}
+        if len({type(original) for original in ids}) > 1:
+            number = next(i for i in ids if isinstance(i, int))
+            text = next(i for i in ids if isinstance(i, str))
+            raise ValueError(
+                f"person ids mix numbers and strings (such as {number} and {text!r}); use one kind"
+            )
+        self._originals: tuple[OriginalID, ...] = tuple(sorted(ids))
+        self._rows: dict[OriginalID, int] = {o: row for row, o in enumerate(self._originals)}
+
+    def row(self, original: Optional[OriginalID]) -> int:
+        """Row of an original id; -1 where it is unlabelled or not in the map."""
+        if not is_labelled(original):
+            return -1
+        return self._rows.get(original, -1)
+
+    def original(self, row: int) -> OriginalID:
+        """Original id of a row.
+
+        Raises:
+            IndexError: there is no such row (-1 included: unlabelled people have no original id).
+        """
+        if not 0 <= row < len(self._originals):
+            raise IndexError(f"row {row} is not in this id map of {len(self._originals)} ids")
+        return self._originals[row]
+
+    def to_list(self) -> list[OriginalID]:
+        """Original ids in row order; ``IDMap(m.to_list()) == m``."""
+        return list(self._originals)
+
+    def __len__(self) -> int:
+        return len(self._originals)
+
+    def __contains__(self, original: object) -> bool:
+        return original in self._rows
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IDMap):
+            return NotImplemented
+        return self._originals == other._originals
+
+    def __hash__(self) -> int:
+        return hash(self._originals)
+
+    def __repr__(self) -> str:
+        if not self._originals:
+            return "IDMap(0 ids)"
+        return f"IDMap({len(self)} ids, {self._originals[0]!r} .. {self._originals[-1]!r})"
+
+
+def _checked(original: Optional[OriginalID]) -> Optional[OriginalID]:
+    """The id as a plain int or str; ``None`` where it is unlabelled."""
+    if isinstance(original, bool) or not (
+        original is None or isinstance(original, str) or hasattr(original, "__index__")
+    ):
+        raise ValueError(f"person id {original!r} is neither an integer nor a string")
+    if not is_labelled(original):
+        return None
+    return original if isinstance(original, str) else int(original)

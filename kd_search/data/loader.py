@@ -1,0 +1,336 @@
+"""Loaders for training, testing and building ID tables."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable, Optional, Union
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, build_detection_test_loader
+from detectron2.data.samplers import InferenceSampler
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from kd_search.data.datasets.register import get_person_search_dicts
+from kd_search.data.image import ImageError
+from kd_search.data.mapper import PersonSearchDatasetMapper
+from kd_search.data.sampler import Draw, DrawOrder, PositionBatchSampler, seeded
+
+logger = logging.getLogger(__name__)
+
+#: Key of a sample that stands in for unreadable images: the list of their file names.
+SKIPPED_KEY = "skipped_images"
+
+#: Unreadable images in a row after which a single draw gives up.
+_MAX_ATTEMPTS = 10
+
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class TooManySkippedImagesError(RuntimeError):
+    """More images could not be read than ``INPUT.MAX_SKIPPED_FRACTION`` allows."""
+
+
+class SkipCounter:
+    """Counts unreadable images, warns of each, and stops when they become too many.
+
+    The fraction is taken of what was drawn, and of ``expected`` before that many were drawn, so
+    that one bad file among the first ones does not end a run that it would not end later.
+
+    Args:
+        max_fraction: allowed fraction of images.
+        expected: images of one epoch of this process.
+    """
+
+    def __init__(self, max_fraction: float, expected: float) -> None:
+        self.max_fraction = max_fraction
+        self.expected = expected
+        self.num_drawn = 0
+        self.num_skipped = 0
+
+    def count(self, drawn: int, skipped: Sequence[str]) -> None:
+        """Add what was drawn (the skipped ones included).
+
+        Raises:
+            TooManySkippedImagesError: the allowed fraction is exceeded.
+        """
+        self.num_drawn += drawn
+        self.num_skipped += len(skipped)
+        for name in skipped:
+            logger.warning("Skipped unreadable image %s (%d so far)", name, self.num_skipped)
+        if self.num_skipped > self.max_fraction * max(self.num_drawn, self.expected):
+            raise TooManySkippedImagesError(
+                f"{self.num_skipped} of {self.num_drawn} images could not be read, more than the "
+                f"fraction {self.max_fraction} of INPUT.MAX_SKIPPED_FRACTION allows; "
+                f"the last one: {skipped[-1] if skipped else 'see the warnings above'}"
+            )
+
+
+class PersonSearchTrainLoader:
+    """Endless training batches whose content depends on the seed and the position alone.
+
+    Iterating gives lists of mapped samples, this rank's share of each global batch, from
+    ``start_iter`` on: exactly what a loader started at 0 gives after ``start_iter`` batches. Each
+    sample's augmentation is seeded from the seed and its place in the stream, so neither the
+    number of workers nor an interruption changes a single pixel.
+
+    Args:
+        dataset: dataset dicts.
+        mapper: dataset dict -> sample.
+        batch_size: images of a batch over all ranks.
+        seed: source of the order and of the augmentations; equal on all ranks, not negative.
+        start_iter: batches to pass over.
+        num_workers: worker processes; 0 loads in the training process.
+        aspect_ratio_grouping: batches of only tall or only wide images, as Detectron2 does.
+        skip_bad_images: put another image of the same shape group in place of an unreadable one;
+            such a sample names the lost files under ``skipped_images``.
+        max_skipped_fraction: see :class:`SkipCounter`.
+        rank, world_size: default to those of the process group.
+
+    Raises:
+        ImageError: an image is unreadable and is not to be skipped, or ten in a row are. While
+            iterating; the message names the file.
+        TooManySkippedImagesError: while iterating.
+        ValueError: no images, or a batch size that the ranks cannot share evenly.
+    """
+
+    def __init__(
+        self,
+        dataset: list[dict[str, Any]],
+        *,
+        mapper: Mapper,
+        batch_size: int,
+        seed: int,
+        start_iter: int = 0,
+        num_workers: int = 0,
+        aspect_ratio_grouping: bool = True,
+        skip_bad_images: bool = False,
+        max_skipped_fraction: float = 0.01,
+        rank: Optional[int] = None,
+        world_size: Optional[int] = None,
+    ) -> None:
+        rank = comm.get_rank() if rank is None else rank
+        world_size = comm.get_world_size() if world_size is None else world_size
+        wide = [int(d["width"] > d["height"]) if aspect_ratio_grouping else 0 for d in dataset]
+        self.order = DrawOrder(wide, batch_size, seed)
+        self.batch_sampler = PositionBatchSampler(self.order, start_iter, rank, world_size)
+        self.dataset = _DrawnSamples(dataset, mapper, self.order, seed, skip_bad_images)
+        self.num_workers = num_workers
+        #: Counts of this process since it was started.
+        self.skips = SkipCounter(max_skipped_fraction, len(dataset) / world_size)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=self.batch_sampler,
+            num_workers=self.num_workers,
+            collate_fn=_as_list,
+            # Without its own generator, the loader would draw from the one of the training.
+            generator=torch.Generator().manual_seed(self.order.seed % 2**63),
+        )
+        batches = iter(loader)
+        try:
+            for batch in batches:
+                skipped = [name for sample in batch for name in sample.get(SKIPPED_KEY, ())]
+                self.skips.count(len(batch) + len(skipped), skipped)
+                yield batch
+        finally:
+            # An exception of a worker ties the iterator into a reference cycle; left to the garbage
+            # collector, whose order of clean-up cuts its queues first, every worker is waited for
+            # in vain for seconds.
+            getattr(batches, "_shutdown_workers", lambda: None)()
+
+
+class _DrawnSamples(Dataset):
+    """Maps the image of a :class:`Draw`, or of the draws that stand in for it."""
+
+    def __init__(
+        self,
+        dataset: list[dict[str, Any]],
+        mapper: Mapper,
+        order: DrawOrder,
+        seed: int,
+        skip_bad_images: bool,
+    ) -> None:
+        # Detectron2's list keeps the dicts serialised: worker processes then share the memory.
+        self.dicts = DatasetFromList(dataset, copy=False)
+        self.mapper = mapper
+        self.order = order
+        self.seed = seed
+        self.skip_bad_images = skip_bad_images
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        failed: dict[int, str] = {}
+        index = draw.index
+        while True:
+            record = self.dicts[index]
+            try:
+                with seeded(self.seed, draw.position, len(failed)):
+                    sample = self.mapper(record)
+            except ImageError:
+                if not self.skip_bad_images:
+                    raise
+                failed[index] = record["file_name"]
+            else:
+                return {**sample, SKIPPED_KEY: list(failed.values())} if failed else sample
+            index = self._replacement(draw, failed)
+
+    def _replacement(self, draw: Draw, failed: dict[int, str]) -> int:
+        for candidates in (self.order.peers(draw.index), np.arange(len(self.dicts))):
+            candidates = np.setdiff1d(candidates, list(failed))
+            if len(candidates) and len(failed) < _MAX_ATTEMPTS:
+                entropy = [self.seed, draw.position, len(failed)]
+                generator = np.random.Generator(np.random.PCG64(entropy))
+                return int(candidates[generator.integers(len(candidates))])
+        raise ImageError(
+            f"{len(failed)} images drawn one after the other cannot be read: "
+            + ", ".join(failed.values())
+        )
+
+
+class _ReadableSamples:
+    """Test-order loader without the images that cannot be read; ``len`` counts them still."""
+
+    def __init__(self, loader: DataLoader, skips: SkipCounter) -> None:
+        self.loader = loader
+        self.skips = skips
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in self.loader:
+            skipped = [name for sample in batch for name in sample.get(SKIPPED_KEY, ())]
+            self.skips.count(len(batch), skipped)
+            batch = [sample for sample in batch if SKIPPED_KEY not in sample]
+            if batch:
+                yield batch
+
+
+class _SkipUnreadable:
+    """Mapper that gives ``{"skipped_images": [file]}`` for an image that cannot be read."""
+
+    def __init__(self, mapper: Mapper) -> None:
+        self.mapper = mapper
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self.mapper(record)
+        except ImageError:
+            return {SKIPPED_KEY: [record["file_name"]]}
+
+
+def build_person_search_train_loader(
+    cfg: CfgNode,
+    start_iter: int = 0,
+    mapper: Optional[Mapper] = None,
+    dataset: Optional[list[dict[str, Any]]] = None,
+) -> PersonSearchTrainLoader:
+    """Training loader of ``DATASETS.TRAIN``; see :class:`PersonSearchTrainLoader`.
+
+    The sequence of global batches is a pure function of ``cfg.SEED``, ``SOLVER.IMS_PER_BATCH`` and
+    the data set. A negative seed is replaced by a random one that the ranks agree on; such a run
+    cannot be resumed in the same order.
+
+    Args:
+        cfg: config with the keys of kd_search.
+        start_iter: first iteration.
+        mapper: replaces :class:`PersonSearchDatasetMapper`.
+        dataset: replaces the dataset dicts of ``DATASETS.TRAIN``.
+    """
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN!r} is not supported; "
+            "use 'TrainingSampler'"
+        )
+    if dataset is None:
+        dataset = get_person_search_dicts(cfg.DATASETS.TRAIN)[0]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        dataset = _with_people(dataset)
+    if not dataset:
+        raise ValueError(f"no image with people in DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}")
+    return PersonSearchTrainLoader(
+        dataset,
+        mapper=mapper or PersonSearchDatasetMapper(cfg, True),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+        start_iter=start_iter,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        skip_bad_images=_skips_bad_images(cfg),
+        max_skipped_fraction=cfg.INPUT.MAX_SKIPPED_FRACTION,
+    )
+
+
+def build_person_search_test_loader(
+    cfg: CfgNode, dataset_name: str, mapper: Optional[Mapper] = None
+) -> DataLoader:
+    """Test loader of one registered set: one image a batch, the set split over the ranks.
+
+    An unreadable image always raises: leaving it out would change the metric.
+
+    Args:
+        cfg: config; ``TEST.PERSON_SEARCH.USE_GT_BOXES`` adds ``gallery_boxes`` to the samples.
+        dataset_name: registered name.
+        mapper: replaces :class:`PersonSearchDatasetMapper`.
+    """
+    if mapper is None:
+        use_gt_boxes = cfg.TEST.PERSON_SEARCH.USE_GT_BOXES
+        mapper = PersonSearchDatasetMapper(cfg, False, with_gt_boxes=use_gt_boxes)
+    return _test_loader(cfg, get_person_search_dicts(dataset_name)[0], mapper)
+
+
+def build_person_search_table_loader(
+    cfg: CfgNode, dataset_name: Union[str, Sequence[str]]
+) -> Union[DataLoader, _ReadableSamples]:
+    """Training images with their ground truth as the test sees them, for building ID tables.
+
+    One image a batch, resized as in testing, not augmented, each image once, the set split over
+    the ranks; images without people are left out. Samples hold ``instances`` with ``gt_boxes`` and
+    ``gt_person_ids``, in pixels of the transformed image. ``INPUT.ON_IMAGE_ERROR`` "skip" leaves
+    unreadable images out, counted as in training.
+
+    Args:
+        cfg: config.
+        dataset_name: registered name, or several (``DATASETS.TRAIN``), joined as in training.
+    """
+    dicts = _with_people(get_person_search_dicts(dataset_name)[0])
+    mapper: Mapper = PersonSearchDatasetMapper(cfg, False, with_instances=True)
+    if not _skips_bad_images(cfg):
+        return _test_loader(cfg, dicts, mapper)
+    loader = _test_loader(cfg, dicts, _SkipUnreadable(mapper))
+    return _ReadableSamples(loader, SkipCounter(cfg.INPUT.MAX_SKIPPED_FRACTION, len(loader)))
+
+
+def _test_loader(cfg: CfgNode, dicts: list[dict[str, Any]], mapper: Mapper) -> DataLoader:
+    if not dicts:
+        raise ValueError("the data set holds no image to load")
+    return build_detection_test_loader(
+        dataset=dicts,
+        mapper=mapper,
+        sampler=InferenceSampler(len(dicts)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _with_people(dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept = [d for d in dicts if any(not a.get("iscrowd", 0) for a in d["annotations"])]
+    if len(kept) < len(dicts):
+        logger.info("Left out %d of %d images without people", len(dicts) - len(kept), len(dicts))
+    return kept
+
+
+def _skips_bad_images(cfg: CfgNode) -> bool:
+    if cfg.INPUT.ON_IMAGE_ERROR not in ("raise", "skip"):
+        raise ValueError(
+            f"INPUT.ON_IMAGE_ERROR {cfg.INPUT.ON_IMAGE_ERROR!r}: use 'raise' or 'skip'"
+        )
+    return cfg.INPUT.ON_IMAGE_ERROR == "skip"
+
+
+def _as_list(batch: list[Any]) -> list[Any]:
+    return batch

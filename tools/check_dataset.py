@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Print the counts of a person search data set and every defect found in it.
+
+    python tools/check_dataset.py --dataset prw_train
+    python tools/check_dataset.py --json train.json --images photos/ --test-json test.json
+    python tools/check_dataset.py --json test.json --images photos/ --query-info query_info.txt
+
+Exit status: 0 no defect, 1 defects found, 2 the input cannot be used.
+"""
+
+import argparse
+import json
+import os
+import sys
+from typing import Optional
+
+from detectron2.data import DatasetCatalog
+
+from kd_search.data.check import DatasetReport, Split, check_split
+from kd_search.data.datasets import SplitFiles
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", metavar="NAME", help="a registered data set")
+    source.add_argument("--json", metavar="FILE", help="COCO-JSON with person_id")
+    parser.add_argument("--images", metavar="DIR", help="image folder of --json")
+    parser.add_argument("--query-info", metavar="FILE", help="queries of --json, as PRW has them")
+    partner = parser.add_mutually_exclusive_group()
+    partner.add_argument(
+        "--test-dataset",
+        metavar="NAME",
+        help="registered data set to look for the same ids and images in; with --dataset X_train "
+        "it is X_test by itself, and the other way round",
+    )
+    partner.add_argument("--test-json", metavar="FILE", help="the same, as COCO-JSON")
+    parser.add_argument("--test-images", metavar="DIR", help="image folder of --test-json")
+    parser.add_argument("--max-pixels", type=int, default=50_000_000, help="refuse larger images")
+    parser.add_argument("--no-decode", action="store_true", help="do not decode the images")
+    parser.add_argument("--json-report", metavar="FILE", help="write counts and defects there")
+    return parser
+
+
+def main(argv: Optional[list] = None) -> int:
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.json and not args.images:
+        parser.error("--json needs --images DIR")
+    if args.dataset and (args.images or args.query_info):
+        parser.error("--images and --query-info belong to --json")
+    if args.test_images and not args.test_json:
+        parser.error("--test-images belongs to --test-json")
+    try:
+        report = _check(args)
+        print(report)
+        if args.json_report:
+            _write_json(args.json_report, report)
+    except (OSError, ValueError) as error:
+        print(f"check_dataset: {error}", file=sys.stderr)
+        return 2
+    return 0 if report.ok else 1
+
+
+def _check(args: argparse.Namespace) -> DatasetReport:
+    if args.dataset:
+        split = Split.from_name(args.dataset)
+    else:
+        split = Split.from_files(args.json, _files(args.json, args.images, args.query_info))
+    if not split.dicts:
+        raise ValueError(f"{split.name}: holds no image")
+    partner, note = None, None
+    if args.test_dataset:
+        partner = Split.from_name(args.test_dataset)
+    elif args.test_json:
+        files = _files(args.test_json, args.test_images or args.images)
+        partner = Split.from_files(args.test_json, files)
+    elif args.dataset:
+        partner, note = _usual_partner(args.dataset)
+    report = check_split(
+        split, partner=partner, decode=not args.no_decode, max_pixels=args.max_pixels
+    )
+    if partner is None:
+        report.notes.append(note or "overlap of train and test not checked: see --test-dataset")
+    return report
+
+
+def _files(json_file: str, images: str, query_info: Optional[str] = None) -> SplitFiles:
+    if not images:
+        raise ValueError(f"{json_file}: name its image folder with --test-images")
+    if not os.path.isdir(images):
+        raise FileNotFoundError(f"{images}: no such image folder")
+    return SplitFiles(json_file, images, query_info)
+
+
+def _usual_partner(name: str) -> tuple[Optional[Split], Optional[str]]:
+    """The test set of a training set by its name, or the other way round; or why there is none."""
+    for end, other in (("_train", "_test"), ("_test", "_train")):
+        partner = name[: -len(end)] + other
+        if name.endswith(end) and partner in DatasetCatalog.list():
+            try:
+                return Split.from_name(partner), None
+            except (OSError, ValueError) as error:
+                return None, f"overlap with {partner} not checked: {error}"
+    return None, None
+
+
+def _write_json(path: str, report: DatasetReport) -> None:
+    unfinished = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(unfinished, "w", encoding="utf-8") as stream:
+            json.dump(report.to_dict(), stream, indent=2, ensure_ascii=False)
+        os.replace(unfinished, path)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

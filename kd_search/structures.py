@@ -1,7 +1,7 @@
 """The few dataclasses that the rooms of kd_search hand to each other."""
 
 from dataclasses import dataclass
-from typing import Dict, List, Optional
+from typing import Optional
 
 import torch
 from detectron2.structures import ImageList, Instances
@@ -18,20 +18,20 @@ class Knowledge:
     #: Normalised, padded input batch that everything below was computed from.
     images: Optional[ImageList] = None
     #: Backbone features by name, each (N, C, H, W).
-    features: Optional[Dict[str, torch.Tensor]] = None
+    features: Optional[dict[str, torch.Tensor]] = None
     #: Anchors per level, each (A_l, 4), absolute pixels of the padded input, XYXY.
-    anchors: Optional[List[torch.Tensor]] = None
+    anchors: Optional[list[torch.Tensor]] = None
     #: Objectness (or class) logits per level, each (N, A_l) or (N, A_l, K).
-    anchor_logits: Optional[List[torch.Tensor]] = None
+    anchor_logits: Optional[list[torch.Tensor]] = None
     #: Box deltas per level, each (N, A_l, 4), in the scale of the anchor box transform.
-    anchor_deltas: Optional[List[torch.Tensor]] = None
+    anchor_deltas: Optional[list[torch.Tensor]] = None
     #: (N, sum A_l) int8: 1 positive, 0 negative, -1 not sampled; the student's own sampling.
     anchor_labels: Optional[torch.Tensor] = None
     #: (N, sum A_l, 4) boxes matched to the anchors, absolute pixels, XYXY.
     anchor_gt_boxes: Optional[torch.Tensor] = None
     #: Sampled regions per image with ``proposal_boxes``, ``gt_classes``, ``gt_boxes`` and
     #: ``gt_person_ids``; absolute pixels of the network input, XYXY.
-    proposals: Optional[List[Instances]] = None
+    proposals: Optional[list[Instances]] = None
     #: (R, K + 1) class logits of the regions, background last as in Detectron2.
     region_logits: Optional[torch.Tensor] = None
     #: (R, 4) or (R, 4 K) box deltas, in the scale of the region box transform.

@@ -70,7 +70,7 @@ class PersonSearchROIHeads(StandardROIHeads):
         proposals: list[Instances],
         targets: Optional[list[Instances]] = None,
     ):
-        """As Detectron2's ROI heads: (proposals, losses) in training, (detections, {}) otherwise."""
+        """As Detectron2's: (proposals, losses) in training, (detections, {}) otherwise."""
         if not self.training:
             return super().forward(images, features, proposals, targets)
         losses, knowledge = self.forward_train(features, proposals, targets)

@@ -9,7 +9,6 @@ Exit status: 0 no defect, 1 defects found, 2 the input cannot be used.
 """
 
 import argparse
-import json
 import os
 import sys
 from typing import Optional
@@ -18,6 +17,7 @@ from detectron2.data import DatasetCatalog
 
 from kd_search.data.check import DatasetReport, Split, check_split
 from kd_search.data.datasets import SplitFiles
+from kd_search.files import write_json
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def main(argv: Optional[list] = None) -> int:
         report = _check(args)
         print(report)
         if args.json_report:
-            _write_json(args.json_report, report)
+            write_json(args.json_report, report.to_dict())
     except (OSError, ValueError) as error:
         print(f"check_dataset: {error}", file=sys.stderr)
         return 2
@@ -105,17 +105,6 @@ def _usual_partner(name: str) -> tuple[Optional[Split], Optional[str]]:
             except (OSError, ValueError) as error:
                 return None, f"overlap with {partner} not checked: {error}"
     return None, None
-
-
-def _write_json(path: str, report: DatasetReport) -> None:
-    unfinished = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(unfinished, "w", encoding="utf-8") as stream:
-            json.dump(report.to_dict(), stream, indent=2, ensure_ascii=False)
-        os.replace(unfinished, path)
-    finally:
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,27 @@
+from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.engine.defaults import build_config, setup
+from kd_search.engine.hooks import (
+    IDTableAgreementHook,
+    IDTableRefreshHook,
+    IDTableStatisticsHook,
+    build_hooks,
+)
+from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
+from kd_search.engine.launch import launch
+from kd_search.engine.train_step import TrainStep
+from kd_search.engine.trainer import PersonSearchTrainer
+
+__all__ = [
+    "IDTableAgreementHook",
+    "IDTableRefreshHook",
+    "IDTableStatisticsHook",
+    "IdentityMeans",
+    "PersonSearchCheckpointer",
+    "PersonSearchTrainer",
+    "TrainStep",
+    "build_config",
+    "build_hooks",
+    "compute_identity_means",
+    "launch",
+    "setup",
+]

@@ -1,0 +1,144 @@
+"""From the command line to a config, with errors that a user can act on."""
+
+import difflib
+import logging
+import os
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from kd_search.config import add_kd_search_config
+from kd_search.data import get_id_map
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args: Namespace) -> CfgNode:
+    """The frozen config of a run, with Detectron2's usual set-up (logs, ``config.yaml``) done.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`build_config`.
+    """
+    cfg = build_config(args.config_file, args.opts or (), eval_only=args.eval_only)
+    if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
+        raise ValueError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume")
+    # Before Detectron2's own set-up, so that what it says reaches the log file as well.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kd_search")
+    default_setup(cfg, args)
+    return cfg
+
+
+def build_config(
+    config_file: str = "", opts: Sequence[str] = (), *, eval_only: bool = False
+) -> CfgNode:
+    """Merge defaults, a config file and overrides, and resolve what depends on data and machine.
+
+    - ``MODEL.OIM.NUM_IDS`` 0 becomes the number of identities of ``DATASETS.TRAIN``.
+    - ``MODEL.DEVICE`` becomes "cpu" where no GPU can be used.
+    - To evaluate a distilled student, its plain architecture is built, without a teacher.
+
+    Args:
+        config_file: YAML, may be empty.
+        opts: keys and values in turn.
+        eval_only: nothing is going to be trained.
+
+    Returns:
+        the frozen config.
+
+    Raises:
+        FileNotFoundError: the config file, or the training set if it is needed, is not there.
+        ValueError: naming an unknown key, a value of the wrong type, or what else is wrong.
+    """
+    cfg = get_cfg()
+    add_kd_search_config(cfg)
+    if config_file:
+        _merge_file(cfg, config_file)
+    _merge_opts(cfg, list(opts))
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("No GPU can be used: MODEL.DEVICE is cpu")
+        cfg.MODEL.DEVICE = "cpu"
+    if eval_only and cfg.MODEL.META_ARCHITECTURE == "Distiller":
+        cfg.MODEL.META_ARCHITECTURE = cfg.DISTILLATION.STUDENT_META_ARCH
+    if cfg.MODEL.OIM.NUM_IDS == 0:
+        cfg.MODEL.OIM.NUM_IDS = _count_identities(cfg, eval_only)
+    cfg.freeze()
+    return cfg
+
+
+def _merge_file(cfg: CfgNode, config_file: str) -> None:
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(f"config file {config_file} does not exist")
+    try:
+        # Detectron2's default would run code that a config file asks for.
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"_BASE_ of config file {config_file}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"config file {config_file} is not plain YAML: {_line(error)}") from error
+    except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+        raise ValueError(f"config file {config_file}: {_explain(error, cfg)}") from error
+
+
+def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
+    if len(opts) % 2:
+        raise ValueError(f"overrides must be pairs KEY VALUE, got {' '.join(map(str, opts))}")
+    for key, value in zip(opts[::2], opts[1::2]):
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+            reason = _unknown_key(key, cfg) if key not in _keys(cfg) else _line(error)
+            raise ValueError(f"override {key} {value}: {reason}") from error
+
+
+def _explain(error: Exception, cfg: CfgNode) -> str:
+    found = re.search(r"Non-existent config key: ([\w.]+)", str(error))
+    return _unknown_key(found[1], cfg) if found else _line(error)
+
+
+def _unknown_key(key: str, cfg: CfgNode) -> str:
+    close = difflib.get_close_matches(key.upper(), _keys(cfg), n=1)
+    return f"there is no key {key}" + (f", did you mean {close[0]}?" if close else "")
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    return list(_iterate_keys(node, prefix))
+
+
+def _iterate_keys(node: CfgNode, prefix: str) -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _iterate_keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _count_identities(cfg: CfgNode, eval_only: bool) -> int:
+    try:
+        count = len(get_id_map(cfg.DATASETS.TRAIN))
+    except (FileNotFoundError, ValueError) as error:
+        if not eval_only:
+            raise
+        # The table takes no part in inference; Detectron2 skips weights of another shape.
+        logger.warning("The ID table has one row: it is not needed to evaluate (%s)", error)
+        return 1
+    if count == 0:
+        raise ValueError(
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has no person with an identity: there is "
+            "nobody to learn to tell apart"
+        )
+    logger.info("MODEL.OIM.NUM_IDS is %d, from %s", count, tuple(cfg.DATASETS.TRAIN))
+    return count

@@ -1,0 +1,221 @@
+"""Hooks of a training run: those of Detectron2 and those of the ID tables."""
+
+import logging
+from collections.abc import Callable
+from typing import Optional
+
+import torch
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
+
+from kd_search.data.loader import build_person_search_table_loader
+from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
+from kd_search.engine.parallel import id_tables
+from kd_search.modeling.id_table import IDTable
+
+logger = logging.getLogger(__name__)
+
+_TERMS = "terms."
+_WRITE_EVERY = 20
+_COMPARE_EVERY = 1000
+_BEST_METRIC = "person_search/mAP"
+
+
+def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase]]:
+    """The hooks of :class:`PersonSearchTrainer`, in order.
+
+    What changes the state of training comes before the checkpoint, evaluation after it.
+
+    Args:
+        trainer: not yet training.
+        evaluate: returns the nested results of an evaluation.
+    """
+    cfg = trainer.cfg
+    tables = id_tables(trainer.model)
+    labelled = {_label(name): table for name, table in tables.items()}
+    result = [hooks.IterationTimer(), hooks.LRScheduler(), _precise_bn(trainer)]
+    result += _refresh_hooks(trainer, tables)
+    if comm.get_world_size() > 1:
+        result.append(IDTableAgreementHook(tables, _COMPARE_EVERY))
+    main = comm.is_main_process()
+    if main:
+        result.append(IDTableStatisticsHook(labelled, _WRITE_EVERY))
+        period = cfg.SOLVER.CHECKPOINT_PERIOD
+        # Without a period, only the final checkpoint.
+        period = period if period > 0 else trainer.max_iter + 1
+        result.append(hooks.PeriodicCheckpointer(trainer.checkpointer, period))
+    result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
+    if main:
+        result.append(_best_checkpointer(trainer))
+        result.append(hooks.PeriodicWriter(trainer.build_writers(), period=_WRITE_EVERY))
+    return result
+
+
+def _precise_bn(trainer) -> Optional[HookBase]:
+    cfg = trainer.cfg
+    if not (cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(trainer.model)):
+        return None
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SEED = trainer.seed
+    loader = trainer.build_train_loader(cfg)
+    num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
+    return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, trainer.model, loader, num_iter)
+
+
+def _refresh_hooks(trainer, tables: dict[str, IDTable]) -> list[HookBase]:
+    cfg = trainer.cfg
+    periods = {True: cfg.DISTILLATION.ID_TABLE.REFRESH_PERIOD, False: cfg.MODEL.OIM.REFRESH_PERIOD}
+    groups: dict[int, dict[str, IDTable]] = {}
+    for name, table in tables.items():
+        groups.setdefault(periods[name.startswith(_TERMS)], {})[_label(name)] = table
+
+    def build_rows(num_ids: int) -> IdentityMeans:
+        loader = build_person_search_table_loader(cfg, cfg.DATASETS.TRAIN)
+        return compute_identity_means(trainer.model, loader, num_ids, keep_unlabelled=False)
+
+    return [
+        IDTableRefreshHook(period, group, build_rows)
+        for period, group in groups.items()
+        if period > 0
+    ]
+
+
+def _best_checkpointer(trainer) -> Optional[HookBase]:
+    """Keeps the best checkpoint too, on versions of Detectron2 that can."""
+    base = getattr(hooks, "BestCheckpointer", None)
+    period = trainer.cfg.TEST.EVAL_PERIOD
+    if base is None or period <= 0 or len(trainer.cfg.DATASETS.TEST) != 1:
+        return None
+
+    class BestCheckpointer(base):
+        """With a memory: a resumed run must not replace the best one by the first it sees."""
+
+        def state_dict(self) -> dict:
+            return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+
+        def load_state_dict(self, state: dict) -> None:
+            self.best_metric, self.best_iter = state["best_metric"], state["best_iter"]
+
+    return BestCheckpointer(period, trainer.checkpointer, _BEST_METRIC)
+
+
+def _label(name: str) -> str:
+    """Prefix of a table's scalars: "id_table" of the network, "id_table/<term>" of a term."""
+    return f"id_table/{name.split('.')[1]}" if name.startswith(_TERMS) else "id_table"
+
+
+class IDTableRefreshHook(HookBase):
+    """Recomputes ID tables from ground-truth boxes every so many iterations.
+
+    A table that follows the student embedding by embedding lags behind it; this one jumps to where
+    the student is now. The queue stays. Rows of identities without a box stay too. How far the
+    rows moved, as cosine distance, goes to ``<label>/moved_mean`` and ``<label>/moved_max``.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        tables: dict[str, IDTable],
+        build_rows: Callable[[int], IdentityMeans],
+    ):
+        """
+        Args:
+            period: iterations between two refreshes.
+            tables: label to table.
+            build_rows: number of identities to their means; called by all ranks together.
+        """
+        self._period = period
+        self._tables = tables
+        self._build_rows = build_rows
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self._period:
+            return
+        means: dict[int, IdentityMeans] = {}
+        for label, table in self._tables.items():
+            if table.num_ids not in means:
+                means[table.num_ids] = self._build_rows(table.num_ids)
+            mean, largest = refresh_rows(table, means[table.num_ids])
+            self.trainer.storage.put_scalar(f"{label}/moved_mean", mean, smoothing_hint=False)
+            self.trainer.storage.put_scalar(f"{label}/moved_max", largest, smoothing_hint=False)
+            logger.info(
+                "Refreshed %s at iteration %d: rows moved by %.4f on average, %.4f at most",
+                *(label, self.trainer.iter, mean, largest),
+            )
+
+
+@torch.no_grad()
+def refresh_rows(table: IDTable, means: IdentityMeans) -> tuple[float, float]:
+    """Put means into a table where there are any.
+
+    Returns:
+        mean and largest cosine distance that a row moved by, among rows that were not empty.
+    """
+    old = table.rows.to("cpu", copy=True)
+    seen = means.counts > 0
+    table.load_rows(torch.where(seen[:, None], means.rows, old).to(table.rows.device))
+    compared = seen & old.any(dim=1)
+    if not compared.any():
+        return 0.0, 0.0
+    cosine = (old[compared].double() * means.rows[compared].double()).sum(dim=1)
+    # Rounding takes an unmoved row a little past 1.
+    moved = (1 - cosine).clamp(min=0)
+    return float(moved.mean()), float(moved.max())
+
+
+class IDTableStatisticsHook(HookBase):
+    """Writes how full tables and queues are, as fractions, and how many embeddings were dropped."""
+
+    def __init__(self, tables: dict[str, IDTable], period: int = _WRITE_EVERY):
+        """
+        Args:
+            tables: label to table.
+            period: iterations between two readings.
+        """
+        self._tables = tables
+        self._period = period
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self._period:
+            return
+        for label, table in self._tables.items():
+            scalars = {"rows_seen": table.rows.any(dim=1).float().mean()}
+            if table.queue_size:
+                scalars["queue_fill"] = table.queue.any(dim=1).float().mean()
+            scalars["non_finite"] = table.num_non_finite
+            for name, value in scalars.items():
+                key = f"{label}/{name}"
+                self.trainer.storage.put_scalar(key, float(value), smoothing_hint=False)
+
+
+class IDTableAgreementHook(HookBase):
+    """Stops the training if the ranks' ID tables differ: they are updated alike everywhere."""
+
+    def __init__(self, tables: dict[str, IDTable], period: int = _COMPARE_EVERY):
+        """
+        Args:
+            tables: name to table.
+            period: iterations between two comparisons.
+        """
+        self._tables = tables
+        self._period = period
+
+    def after_step(self) -> None:
+        """
+        Raises:
+            RuntimeError: on all ranks, naming table and ranks.
+        """
+        if (self.trainer.iter + 1) % self._period:
+            return
+        own = {name: table.fingerprint() for name, table in self._tables.items()}
+        ranks = comm.all_gather(own)
+        for name in own:
+            other = [i for i, prints in enumerate(ranks) if prints[name] != ranks[0][name]]
+            if other:
+                raise RuntimeError(
+                    f"ID table {name} of ranks {other} differs from that of rank 0 after iteration "
+                    f"{self.trainer.iter}: something else than its commit() writes to it"
+                )

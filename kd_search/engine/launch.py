@@ -1,0 +1,181 @@
+"""Starts a training script: alone, as processes of one or more machines, or under torchrun."""
+
+import dis
+import logging
+import os
+import signal
+import socket
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Optional
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch as detectron2_launch
+from detectron2.utils import comm
+from torch import multiprocessing as mp
+
+logger = logging.getLogger(__name__)
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_TIMEOUT = timedelta(minutes=30)
+#: Exit status for bad input, which is told in one line.
+BAD_INPUT = 2
+
+
+def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
+    """Run ``main(args)`` in as many processes as the arguments or torchrun say.
+
+    Args:
+        main: at the top level of a module, so that it can be sent to other processes.
+        args: of Detectron2's ``default_argument_parser``: ``num_gpus``, ``num_machines``,
+            ``machine_rank``, ``dist_url`` ("auto" picks a free port). Under torchrun its own
+            numbers count. Without a GPU, ``num_gpus`` is the number of CPU processes.
+
+    Returns:
+        what ``main`` returned, where it ran in this process.
+
+    Raises:
+        SystemExit: 2 for bad input found by kd_search itself, after one line on stderr; 130 and
+            143 after SIGINT and SIGTERM.
+    """
+    if all(name in os.environ for name in _TORCHRUN):
+        return _run_under_torchrun(main, args)
+    if args.num_gpus * args.num_machines <= 1:
+        return _run(main, args)
+    try:
+        if torch.cuda.is_available():
+            detectron2_launch(
+                _run,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, args),
+            )
+        else:
+            _spawn_on_cpu(main, args)
+    except mp.ProcessExitedException as error:
+        # The process has said why: bad input, or it was asked to stop.
+        if error.exit_code not in (BAD_INPUT, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+            raise
+        sys.exit(error.exit_code)
+
+
+def _run(main: Callable[[Namespace], Any], args: Namespace) -> Any:
+    try:
+        return main(args)
+    except KeyboardInterrupt:
+        # A spawned process that ends by it would look like one that succeeded.
+        sys.exit(128 + signal.SIGINT)
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        if not _raised_by_us(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether a ``raise`` of kd_search made it; anything else may be a bug and needs its trace."""
+    *_, last = _steps(error.__traceback__)
+    code = last.tb_frame.f_code.co_code
+    is_raise = code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return is_raise and last.tb_frame.f_globals.get("__name__", "").startswith("kd_search.")
+
+
+def _steps(tb: Optional[TracebackType]) -> Iterator[TracebackType]:
+    while tb is not None:
+        yield tb
+        tb = tb.tb_next
+
+
+def _run_under_torchrun(main: Callable[[Namespace], Any], args: Namespace) -> Any:
+    if args.num_gpus > 1 or args.num_machines > 1:
+        logger.warning("Running under torchrun: --num-gpus and --num-machines are ignored")
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        return _run(main, args)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    return _with_process_group(
+        main, args, "env://", local_rank, int(os.environ["LOCAL_WORLD_SIZE"])
+    )
+
+
+def _spawn_on_cpu(main: Callable[[Namespace], Any], args: Namespace) -> None:
+    """Detectron2 0.5 starts several processes only with GPUs."""
+    url = args.dist_url
+    if url == "auto":
+        if args.num_machines > 1:
+            raise ValueError("--dist-url auto works on one machine only: name one, tcp://HOST:PORT")
+        url = f"tcp://127.0.0.1:{_free_port()}"
+    logger.warning("No GPU: --num-gpus %d starts as many CPU processes", args.num_gpus)
+    context = mp.start_processes(
+        _cpu_worker, args=(main, args, url), nprocs=args.num_gpus, join=False
+    )
+
+    def forward(number: int, frame) -> None:
+        # Ctrl-C reaches the processes by itself as well: a SIGTERM behind it does no harm, a second
+        # SIGINT would stop them before they have saved.
+        for process in context.processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+
+    previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not context.join():
+            pass
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _cpu_worker(local_rank: int, main: Callable[[Namespace], Any], args: Namespace, url: str):
+    if "OMP_NUM_THREADS" not in os.environ:
+        # As many processes as asked for share the cores; more threads than cores slow all down.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))
+    rank = args.machine_rank * args.num_gpus + local_rank
+    world_size = args.num_gpus * args.num_machines
+    _with_process_group(
+        main, args, url, local_rank, args.num_gpus, rank=rank, world_size=world_size
+    )
+
+
+def _with_process_group(
+    main: Callable[[Namespace], Any],
+    args: Namespace,
+    url: str,
+    local_rank: int,
+    local_size: int,
+    **rank_and_size: int,
+) -> Any:
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, init_method=url, timeout=_TIMEOUT, **rank_and_size)
+    _create_local_process_group(local_size)
+    comm.synchronize()
+    result = _run(main, args)
+    # No process may take the group down while another one still uses it.
+    comm.synchronize()
+    dist.destroy_process_group()
+    return result
+
+
+def _create_local_process_group(local_size: int) -> None:
+    """Tell Detectron2 which ranks share a machine; 0.5 has no function for it."""
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(local_size)
+        return
+    for first in range(0, dist.get_world_size(), local_size):
+        group = dist.new_group(list(range(first, first + local_size)))
+        if first <= dist.get_rank() < first + local_size:
+            comm._LOCAL_PROCESS_GROUP = group
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

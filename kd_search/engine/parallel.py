@@ -1,0 +1,45 @@
+"""Small pieces for several ranks: the DDP wrap, joint decisions, and the tables all ranks share."""
+
+import inspect
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kd_search.modeling.id_table import IDTable
+
+
+def wrap_model(model: nn.Module) -> nn.Module:
+    """Wrap a model for data-parallel training where there are several ranks, on GPU or CPU.
+
+    Detectron2's ``create_ddp_model`` names a GPU even for a model on the CPU. Buffers are not sent
+    around: ID tables are updated alike on all ranks, and batch-norm statistics are per rank, as in
+    Detectron2.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    # torch is replacing one argument by the other.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    keep = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    device_ids = None if device.type == "cpu" else [device.index]
+    return DistributedDataParallel(model, device_ids=device_ids, **{keep: False})
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """The model inside a DDP wrap, or the model itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor of the same shape over all ranks, in place; every rank must call it."""
+    if comm.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def id_tables(model: nn.Module) -> dict[str, IDTable]:
+    """Every ID table of a model by its name, in the same order on all ranks."""
+    return {n: m for n, m in unwrap_model(model).named_modules() if isinstance(m, IDTable)}

@@ -1,0 +1,186 @@
+"""One optimisation step in which all ranks agree before anything is changed."""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Optional
+
+import torch
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+from kd_search.engine.norm_statistics import NormStatistics
+from kd_search.engine.parallel import id_tables, sum_over_ranks, unwrap_model
+from kd_search.engine.seeding import seed_everything
+
+logger = logging.getLogger(__name__)
+
+# Under AMP steps with infinite gradients are normal: the scaler halves its scale and goes on. From
+# its start at 65536 it gets below this only after 30 such steps more than it recovered from.
+_LOWEST_SCALE = 1e-4
+_CHECK_SCALE_EVERY = 20
+
+
+class TrainStep:
+    """Forward, joint decision, backward, update, and commit of the ID tables.
+
+    Every rank must call :meth:`run` equally often. After the forward pass all ranks learn whether
+    all losses are finite, and after the backward pass whether all gradients are. If not, no rank
+    changes anything: the staged rows of every ID table are dropped, running statistics of
+    normalisation layers are put back, and the step is counted and logged with the names of the
+    images. A loss is never replaced by another number.
+
+    Attributes:
+        skipped_steps: steps skipped so far.
+        skipped_in_row: of these, the ones since the last good step.
+        stop_signals: after a step, how many ranks had been asked to stop when it ran, by kind;
+            the same on all ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        max_skipped_steps: int = 3,
+        grad_scaler: Optional[torch.amp.GradScaler] = None,
+        stop_requests: Callable[[], tuple[bool, bool]] = lambda: (False, False),
+    ):
+        """
+        Args:
+            model: takes a batch and returns a dict of scalar losses; wrapped for DDP where there
+                are several ranks. It is put in training mode.
+            optimizer: of the model's parameters.
+            seed: the same on all ranks.
+            max_skipped_steps: so many skipped steps in a row end the training with an error.
+            grad_scaler: turns on mixed precision (CUDA only).
+            stop_requests: whether this rank was asked to stop, by (interrupt, termination). Shared
+                over ranks together with the losses, so that all stop after the same step.
+        """
+        model.train()
+        self.model = model
+        self.optimizer = optimizer
+        self.grad_scaler = grad_scaler
+        self.seed = seed
+        self.max_skipped_steps = max_skipped_steps
+        self.skipped_steps = 0
+        self.skipped_in_row = 0
+        self.stop_signals = (0, 0)
+        self._stop_requests = stop_requests
+        self._tables = list(id_tables(model).values())
+        self._statistics = NormStatistics(unwrap_model(model))
+        self._offenders: list[str] = []
+
+    def run(self, batch: list[dict], iteration: int, data_time: float = 0.0) -> bool:
+        """Make one step; an ``EventStorage`` must be open.
+
+        Args:
+            batch: this rank's inputs.
+            iteration: from 0; seeds the randomness of the step together with seed and rank.
+            data_time: seconds waited for the batch, for the log.
+
+        Returns:
+            whether the step was taken (True) or skipped (False), the same on all ranks.
+
+        Raises:
+            FloatingPointError: naming the images, after ``max_skipped_steps`` skipped in a row.
+        """
+        if not self.model.training:
+            raise RuntimeError("the model was left in evaluation mode: a hook must restore it")
+        seed_everything(self.seed, iteration + 1, comm.get_rank())
+        self._statistics.take()
+        with torch.autocast("cuda", torch.float16) if self.grad_scaler else nullcontext():
+            losses = self.model(batch)
+            if isinstance(losses, torch.Tensor):
+                losses = {"loss": losses}
+            total = sum(losses.values())
+        finite = bool(torch.isfinite(total.detach()).all())
+        means, all_finite = self._agree(losses, finite, data_time)
+        if not all_finite:
+            self._skip(iteration, batch, "loss", finite)
+            return False
+        self.optimizer.zero_grad()
+        if self.grad_scaler:
+            self._step_scaled(total, iteration)
+        else:
+            total.backward()
+            if not self._gradients_are_finite():
+                # The reduction of DDP spread them: nobody can say from which rank they came.
+                self._skip(iteration, batch, "gradient", False)
+                return False
+            self.optimizer.step()
+        for table in self._tables:
+            table.commit()
+        self.skipped_in_row = 0
+        self._offenders.clear()
+        self._log(means)
+        return True
+
+    def _agree(self, losses, finite: bool, data_time: float):
+        """One reduction for all that ranks tell each other: problems, stop requests, losses."""
+        names = sorted(losses)
+        values = torch.stack([losses[name].detach().double().reshape(()) for name in names])
+        interrupt, terminate = self._stop_requests()
+        facts = values.new_tensor([not finite, interrupt, terminate, data_time])
+        facts = sum_over_ranks(torch.cat([facts, values])).tolist()
+        self.stop_signals = (int(facts[1]), int(facts[2]))
+        means = [x / comm.get_world_size() for x in facts[3:]]
+        return dict(zip(["data_time", *names], means)), facts[0] == 0
+
+    def _gradients_are_finite(self) -> bool:
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"]]
+        gradients = [g for g in gradients if g is not None]
+        # The largest magnitude, which hands NaN on, unlike a 2-norm cannot overflow.
+        largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
+        bad = sum_over_ranks((~torch.isfinite(largest)).to(torch.int32).reshape(1))
+        return not bad.item()
+
+    def _step_scaled(self, total: torch.Tensor, iteration: int) -> None:
+        self.grad_scaler.scale(total).backward()
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        if iteration % _CHECK_SCALE_EVERY == 0 and self.grad_scaler.get_scale() < _LOWEST_SCALE:
+            raise FloatingPointError(
+                f"mixed precision: the gradients are not finite at any scale, down to "
+                f"{self.grad_scaler.get_scale():g} (iteration {iteration})"
+            )
+
+    def _skip(self, iteration: int, batch: list[dict], what: str, finite: bool) -> None:
+        for table in self._tables:
+            table.discard()
+        self._statistics.restore()
+        self.optimizer.zero_grad()
+        self.skipped_steps += 1
+        self.skipped_in_row += 1
+        names = comm.all_gather([] if finite else _image_names(batch))
+        images = "; ".join(
+            f"rank {rank}: " + ", ".join(part) for rank, part in enumerate(names) if part
+        )
+        self._offenders.append(f"iteration {iteration}: {images}")
+        logger.warning(
+            "Skipped iteration %d on all ranks: the %s is not finite (%d in a row, %d in all). "
+            "Images of %s",
+            *(iteration, what, self.skipped_in_row, self.skipped_steps, images),
+        )
+        get_event_storage().put_scalar("skipped_steps", self.skipped_steps, smoothing_hint=False)
+        if self.skipped_in_row >= self.max_skipped_steps:
+            raise FloatingPointError(
+                f"the loss or gradient was not finite in {self.skipped_in_row} steps in a row. "
+                "Images of " + " | ".join(self._offenders)
+            )
+
+    def _log(self, means: dict[str, float]) -> None:
+        if not comm.is_main_process():
+            return
+        storage = get_event_storage()
+        storage.put_scalar("data_time", means.pop("data_time"))
+        storage.put_scalar("total_loss", sum(means.values()))
+        if len(means) > 1:
+            storage.put_scalars(**means)
+
+
+def _image_names(batch) -> list[str]:
+    return [str(x.get("file_name", x.get("image_id", "?"))) for x in batch]

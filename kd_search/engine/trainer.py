@@ -1,0 +1,253 @@
+"""The trainer of person search: Detectron2's DefaultTrainer, made to survive."""
+
+import logging
+import os
+import signal
+import time
+import weakref
+from collections import OrderedDict
+from typing import Optional
+
+import torch
+from detectron2.engine import DefaultTrainer, TrainerBase
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+import kd_search.distillation
+import kd_search.modeling  # noqa: F401  both register what configs name
+from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.data.loader import (
+    build_person_search_test_loader,
+    build_person_search_train_loader,
+)
+from kd_search.engine.hooks import build_hooks
+from kd_search.engine.parallel import wrap_model
+from kd_search.engine.seeding import draw_seed, seed_everything
+from kd_search.engine.signals import StopSignals, stop_error
+from kd_search.engine.solver import build_optimizer
+from kd_search.engine.train_step import TrainStep
+from kd_search.engine.writers import build_writers, cut_metrics
+from kd_search.evaluation import PersonSearchEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+class PersonSearchTrainer(DefaultTrainer):
+    """Trains what a config describes; override its ``build_*`` methods as Detectron2's.
+
+    Beyond ``DefaultTrainer``, and alike on Detectron2 0.5 and main:
+
+    - A resumed run goes on as if it had never stopped: model, ID tables, optimizer, scheduler,
+      gradient scaler, seed and data order. Randomness comes from seed, iteration and rank alone.
+    - Losses and gradients are checked in every step by all ranks together, see :class:`TrainStep`.
+    - SIGINT and SIGTERM end it after the running step, with a checkpoint.
+    - Several ranks work on the CPU too.
+
+    Example::
+
+        trainer = PersonSearchTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+    """
+
+    def __init__(self, cfg):
+        """
+        Args:
+            cfg: see :func:`kd_search.engine.setup`.
+
+        Raises:
+            ValueError: mixed precision was asked for on the CPU.
+        """
+        TrainerBase.__init__(self)
+        for name in ("detectron2", "kd_search"):
+            if not logging.getLogger(name).isEnabledFor(logging.INFO):
+                setup_logger(distributed_rank=comm.get_rank(), name=name)
+        if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+            raise ValueError(
+                f"SOLVER.AMP.ENABLED needs a CUDA GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE}: set "
+                "SOLVER.AMP.ENABLED False"
+            )
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        seed = draw_seed(cfg.SEED)
+        # All ranks build the same initial weights, and a student the same with terms and without.
+        seed_everything(seed, 0)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._signals = StopSignals()
+        self._trainer = TrainStep(
+            model=wrap_model(model),
+            optimizer=optimizer,
+            seed=seed,
+            max_skipped_steps=cfg.SOLVER.MAX_SKIPPED_STEPS,
+            grad_scaler=torch.amp.GradScaler("cuda") if cfg.SOLVER.AMP.ENABLED else None,
+            stop_requests=self._signals.requests,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = self._build_checkpointer()
+        self._data_loader = None
+        self._data_iterator = None
+        self._stopping = False
+        self.register_hooks(self.build_hooks())
+
+    def _build_checkpointer(self) -> PersonSearchCheckpointer:
+        scaler = self._trainer.grad_scaler
+        return PersonSearchCheckpointer(
+            self.model,
+            self.cfg.OUTPUT_DIR,
+            trust_pickle=self.cfg.MODEL.TRUST_PICKLE,
+            max_to_keep=self.cfg.SOLVER.CHECKPOINTS_TO_KEEP,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            trainer=weakref.proxy(self),
+            **({"grad_scaler": scaler} if scaler else {}),
+        )
+
+    # ------------------------------------------------------------------------------------ running
+
+    @property
+    def seed(self) -> int:
+        """What all randomness comes from: ``cfg.SEED``, or drawn, or read from a checkpoint."""
+        return self._trainer.seed
+
+    @property
+    def data_loader(self):
+        """The training loader, from ``start_iter`` on; built when first asked for."""
+        if self._data_loader is None:
+            cfg = self.cfg.clone()
+            cfg.defrost()
+            cfg.SEED = self.seed
+            self._data_loader = self.build_train_loader(cfg, self.start_iter)
+        return self._data_loader
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`PersonSearchCheckpointer.resume_or_load`.
+        """
+        extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if extra["resumed"]:
+            # The checkpoint holds the iteration that was just finished.
+            self.start_iter = extra["iteration"] + 1
+            logger.info("Resuming %s at iteration %d", extra["resumed"], self.start_iter)
+        if resume and comm.is_main_process():
+            cut_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
+        self._data_loader = self._data_iterator = None
+
+    def train(self) -> Optional[OrderedDict]:
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``.
+
+        Returns:
+            results of the last evaluation, if there was one.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: after SIGINT, SIGTERM; a checkpoint was written.
+            FloatingPointError: too many steps in a row were skipped.
+        """
+        with self._signals:
+            super().train()
+        return getattr(self, "_last_eval_results", None)
+
+    def run_step(self) -> None:
+        if self._data_iterator is None:
+            self._data_iterator = iter(self.data_loader)
+        start = time.perf_counter()
+        batch = next(self._data_iterator)
+        self._trainer.run(batch, self.iter, time.perf_counter() - start)
+
+    def after_step(self) -> None:
+        self._stopping = any(self._trainer.stop_signals)
+        super().after_step()
+        if self._stopping:
+            self._save_now()
+            # No rank leaves before rank 0 has written: its exit would make launchers kill the rest.
+            comm.synchronize()
+            interrupted = self._trainer.stop_signals[0] > 0
+            raise stop_error(signal.SIGINT if interrupted else signal.SIGTERM)
+
+    def _save_now(self) -> None:
+        """Write a checkpoint of the iteration that was just finished, if there is none yet."""
+        if self.checkpointer.last_iteration != self.iter:
+            with self._signals.held():
+                self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+
+    def _evaluate(self) -> dict:
+        if self._stopping:
+            return {}
+        try:
+            with self._signals.at_once():
+                self._last_eval_results = self.test(self.cfg, self.model)
+        except (KeyboardInterrupt, SystemExit):
+            if self.iter < self.max_iter:
+                self._save_now()
+            raise
+        return self._last_eval_results
+
+    # ------------------------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict:
+        """Iteration, seed, counters, and the states of hooks."""
+        state = TrainerBase.state_dict(self)
+        state["seed"] = self.seed
+        state["skipped_steps"] = self._trainer.skipped_steps
+        state["skipped_in_row"] = self._trainer.skipped_in_row
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        TrainerBase.load_state_dict(self, state)
+        seed = state.get("seed", self.seed)
+        if self.cfg.SEED >= 0 and seed != self.cfg.SEED:
+            logger.warning("SEED %d is ignored: resuming with %d", self.cfg.SEED, seed)
+        self._trainer.seed = seed
+        self._trainer.skipped_steps = state.get("skipped_steps", 0)
+        self._trainer.skipped_in_row = state.get("skipped_in_row", 0)
+
+    # ---------------------------------------------------------------------------------- builders
+
+    def build_hooks(self) -> list:
+        """See :func:`kd_search.engine.hooks.build_hooks`."""
+        return build_hooks(self, self._evaluate)
+
+    def build_writers(self) -> list:
+        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+
+    @classmethod
+    def build_model(cls, cfg) -> nn.Module:
+        """The meta-architecture of the config, on ``MODEL.DEVICE``.
+
+        Raises:
+            ValueError: ``MODEL.META_ARCHITECTURE`` is not registered, or as the architecture says.
+        """
+        name = cfg.MODEL.META_ARCHITECTURE
+        if name not in META_ARCH_REGISTRY:
+            known = ", ".join(sorted(known for known, _ in META_ARCH_REGISTRY))
+            raise ValueError(f"MODEL.META_ARCHITECTURE {name!r} is none of {known}")
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
+        """See :func:`kd_search.engine.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg, start_iter: int = 0):
+        """Batches of ``DATASETS.TRAIN``, from the batch of iteration ``start_iter`` on."""
+        return build_person_search_train_loader(cfg, start_iter=start_iter)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name: str):
+        """Every image of a test set once, with its queries."""
+        return build_person_search_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name: str):
+        """Search and detection metrics; files go to ``OUTPUT_DIR/inference/<dataset_name>``."""
+        output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return PersonSearchEvaluator(cfg, dataset_name, output_dir=output_dir)

@@ -1,0 +1,31 @@
+"""Person-search evaluation: the protocol on flat arrays, and Detectron2's interface to it."""
+
+from .annotations import Annotations, flatten_annotations
+from .average_precision import average_precision
+from .detection_metric import DetectionResult, evaluate_detection
+from .detection_set import DetectionSet
+from .detections_file import evaluate_detections_file, load_detections, save_detections
+from .flat_arrays import Detections, GroundTruth, Queries
+from .person_search_evaluator import PersonSearchEvaluator
+from .protocol import Protocol, evaluate_detection_set
+from .search_metric import SearchResult, evaluate_search
+
+__all__ = [
+    "Annotations",
+    "DetectionResult",
+    "DetectionSet",
+    "Detections",
+    "GroundTruth",
+    "PersonSearchEvaluator",
+    "Protocol",
+    "Queries",
+    "SearchResult",
+    "average_precision",
+    "evaluate_detection",
+    "evaluate_detection_set",
+    "evaluate_detections_file",
+    "evaluate_search",
+    "flatten_annotations",
+    "load_detections",
+    "save_detections",
+]

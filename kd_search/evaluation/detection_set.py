@@ -1,0 +1,88 @@
+"""What a model found in a test set: the whole input of an evaluation besides the annotations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Union
+
+import numpy as np
+
+from .flat_arrays import check_floats, check_integers, check_unit_rows
+
+ImageId = Union[int, str]
+
+
+@dataclass
+class DetectionSet:
+    """Detections of G images, image after image, and the embeddings of Q queries.
+
+    Boxes are absolute pixels, XYXY, in the original image. Raises ValueError, naming the array,
+    where something does not fit.
+    """
+
+    image_ids: list[ImageId]  # G, each once; all int or all str
+    offsets: np.ndarray  # (G + 1,) int; rows offsets[i]:offsets[i + 1] belong to image i
+    boxes: np.ndarray  # (N, 4) float32
+    scores: np.ndarray  # (N,) float32
+    embeddings: np.ndarray  # (N, D) float32, unit length
+    query_ids: np.ndarray  # (Q,) int, each once
+    query_embeddings: np.ndarray  # (Q, D) float32, unit length
+
+    def __post_init__(self):
+        self.image_ids = list(self.image_ids)
+        self.offsets = check_integers("offsets", self.offsets, (len(self.image_ids) + 1,))
+        self.boxes = check_floats("boxes", self.boxes, (None, 4))
+        count = len(self.boxes)
+        if self.offsets[0] != 0 or self.offsets[-1] != count or (np.diff(self.offsets) < 0).any():
+            raise ValueError(f"offsets must ascend from 0 to {count}, the number of boxes")
+        self.scores = check_floats("scores", self.scores, (count,))
+        self.embeddings = check_unit_rows("embeddings", self.embeddings, count)
+        self.query_embeddings = check_unit_rows("query_embeddings", self.query_embeddings, None)
+        self.query_ids = check_integers("query_ids", self.query_ids, (len(self.query_embeddings),))
+        if len(set(self.image_ids)) != len(self.image_ids):
+            raise ValueError("image_ids holds an id twice")
+        if len(np.unique(self.query_ids)) != len(self.query_ids):
+            raise ValueError("query_ids holds an id twice")
+
+    @property
+    def image_index(self) -> np.ndarray:
+        """(N,) position in ``image_ids`` of the image of each detection."""
+        return np.repeat(np.arange(len(self.image_ids)), np.diff(self.offsets))
+
+
+@dataclass
+class ImageDetections:
+    """What a model found in one image, and the embeddings of the queries in it, if any."""
+
+    image_id: ImageId
+    boxes: np.ndarray  # (n, 4) float32
+    scores: np.ndarray  # (n,) float32
+    embeddings: np.ndarray  # (n, D) float32
+    query_ids: list[int]
+    query_embeddings: np.ndarray  # (q, D) float32, in the order of query_ids
+
+
+def collect(images: Sequence[ImageDetections]) -> DetectionSet:
+    """Put images together, in the given order; an image that comes again is ignored.
+
+    Samplers that pad the last batch of a rank hand out some images twice.
+    """
+    unique = {}
+    for image in images:
+        unique.setdefault(image.image_id, image)
+    images = list(unique.values())
+    counts = [len(image.boxes) for image in images]
+    return DetectionSet(
+        image_ids=[image.image_id for image in images],
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        boxes=_stack([image.boxes for image in images], 4),
+        scores=np.concatenate([np.zeros(0, np.float32)] + [image.scores for image in images]),
+        embeddings=_stack([image.embeddings for image in images]),
+        query_ids=np.array([i for image in images for i in image.query_ids], dtype=np.int64),
+        query_embeddings=_stack([image.query_embeddings for image in images]),
+    )
+
+
+def _stack(arrays: list[np.ndarray], columns: int = 0) -> np.ndarray:
+    """Concatenate rows; an array without rows need not know its number of columns."""
+    filled = [array for array in arrays if len(array)]
+    return np.concatenate(filled) if filled else np.zeros((0, columns), np.float32)

@@ -1,0 +1,130 @@
+"""The inputs of the metrics: flat arrays over all images, with the image of each row beside it.
+
+Images are numbered 0, 1, 2, ... by the caller, the same way in all three classes. Boxes are
+absolute pixels, XYXY with real-valued edges (width = x1 - x0), in the original image.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+
+# Rows of embeddings must have this length within this tolerance; half precision stays inside it.
+UNIT_LENGTH_TOLERANCE = 1e-2
+
+
+@dataclass
+class Detections:
+    """N detections of all gallery images, in any order; equal similarities keep this order.
+
+    Raises ValueError, naming the array, where shapes do not fit or a number is not finite.
+    """
+
+    boxes: np.ndarray  # (N, 4)
+    scores: np.ndarray  # (N,) confidence
+    image_index: np.ndarray  # (N,) int
+    embeddings: Optional[np.ndarray] = None  # (N, D), unit length; the detection metric needs none
+
+    def __post_init__(self):
+        self.boxes = check_floats("boxes", self.boxes, (None, 4))
+        self.scores = check_floats("scores", self.scores, (len(self.boxes),))
+        self.image_index = _check_image_index(self.image_index, len(self.boxes))
+        if self.embeddings is not None:
+            self.embeddings = check_unit_rows("embeddings", self.embeddings, len(self.boxes))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, rows: np.ndarray) -> "Detections":
+        """The detections of these rows (mask or indices), in that order."""
+        embeddings = None if self.embeddings is None else self.embeddings[rows]
+        return Detections(self.boxes[rows], self.scores[rows], self.image_index[rows], embeddings)
+
+
+@dataclass
+class GroundTruth:
+    """M annotated boxes of all gallery images, unlabelled people included."""
+
+    boxes: np.ndarray  # (M, 4)
+    person_ids: np.ndarray  # (M,) int, negative where the person is not labelled
+    image_index: np.ndarray  # (M,) int
+
+    def __post_init__(self):
+        self.boxes = check_floats("boxes", self.boxes, (None, 4))
+        self.person_ids = check_integers("person_ids", self.person_ids, (len(self.boxes),))
+        self.image_index = _check_image_index(self.image_index, len(self.boxes))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass
+class Queries:
+    """Q people to search for."""
+
+    embeddings: np.ndarray  # (Q, D), unit length
+    person_ids: np.ndarray  # (Q,) int; a negative id is in no gallery image
+    image_index: np.ndarray  # (Q,) int, the query's own image, which it never searches; -1: none
+
+    def __post_init__(self):
+        self.embeddings = check_unit_rows("query embeddings", self.embeddings, None)
+        count = (len(self.embeddings),)
+        self.person_ids = check_integers("query person_ids", self.person_ids, count)
+        self.image_index = check_integers("query image_index", self.image_index, count)
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+def check_floats(name: str, array: np.ndarray, shape: tuple) -> np.ndarray:
+    """Return ``array`` if it is real-valued, finite and of this shape; None is any length."""
+    array = np.asarray(array)
+    _check_shape(name, array, shape)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} has type {array.dtype}; expected real numbers")
+    bad = array.size - int(np.isfinite(array).sum())
+    if bad:
+        raise ValueError(f"{name} has {bad} of {array.size} numbers that are not finite")
+    return array
+
+
+def check_integers(name: str, array: np.ndarray, shape: tuple) -> np.ndarray:
+    """Return ``array`` as int64 if it holds integers in this shape."""
+    array = np.asarray(array)
+    # An empty list becomes a float array; there is nothing wrong in it.
+    if array.dtype.kind not in "iu" and array.size:
+        raise ValueError(f"{name} has type {array.dtype}; expected integers")
+    _check_shape(name, array, shape)
+    return array.astype(np.int64, copy=False)
+
+
+def check_unit_rows(name: str, array: np.ndarray, count: Optional[int]) -> np.ndarray:
+    """Return ``array`` (count, D) if each row has unit length; all-zero rows pass too.
+
+    The metric takes the dot product as the cosine. A zero row (no direction at all, similarity 0
+    to everything) is what L2 normalisation makes of a zero vector.
+    """
+    array = check_floats(name, array, (count, None))
+    length = np.sqrt(np.einsum("nd,nd->n", array, array, dtype=np.float64))
+    bad = int(((np.abs(length - 1) > UNIT_LENGTH_TOLERANCE) & (length != 0)).sum())
+    if bad:
+        raise ValueError(
+            f"{name} has {bad} of {len(array)} rows that are not of unit length; L2-normalise them"
+        )
+    return array
+
+
+def _check_image_index(array: np.ndarray, count: int) -> np.ndarray:
+    array = check_integers("image_index", array, (count,))
+    if count and array.min() < 0:
+        raise ValueError(f"image_index has a negative entry, {array.min()}")
+    return array
+
+
+def _check_shape(name: str, array: np.ndarray, shape: tuple) -> None:
+    fits = array.ndim == len(shape) and all(
+        want is None or have == want for have, want in zip(array.shape, shape)
+    )
+    if not fits:
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name} has shape {array.shape}; expected ({wanted})")

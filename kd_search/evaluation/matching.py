@@ -1,0 +1,86 @@
+"""Which detections overlap which annotated boxes, for all images at once."""
+
+import numpy as np
+
+# Pairs of one chunk; bounds the memory of the overlap computation to some tens of megabytes.
+PAIRS_PER_CHUNK = 1 << 18
+
+
+def iou_of_pairs(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
+    """Intersection over union of row i of one with row i of the other.
+
+    Args:
+        boxes_a, boxes_b: (P, 4), absolute pixels, XYXY.
+
+    Returns:
+        (P,) float64; 0 where a box has no area.
+    """
+    a = np.asarray(boxes_a, dtype=np.float64)
+    b = np.asarray(boxes_b, dtype=np.float64)
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    intersection = sides.clip(min=0).prod(axis=1)
+    union = _area(a) + _area(b) - intersection
+    return np.divide(intersection, union, out=np.zeros(len(a)), where=union > 0)
+
+
+def search_iou_threshold(boxes: np.ndarray, iou_thresh: float = 0.5) -> np.ndarray:
+    """IoU that a detection needs with each annotated box to count as found.
+
+    min(iou_thresh, w h / ((w + 10) (h + 10))): a small box gets some pixels of slack, as in the
+    protocol of CUHK-SYSU and PRW (Xiao et al., CVPR 2017).
+
+    Args:
+        boxes: (M, 4), absolute pixels, XYXY.
+
+    Returns:
+        (M,) float64.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64)
+    width, height = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).T
+    return np.minimum(iou_thresh, width * height / ((width + 10) * (height + 10)))
+
+
+def overlapping_pairs(
+    gt_boxes: np.ndarray,
+    gt_image_index: np.ndarray,
+    thresholds: np.ndarray,
+    boxes: np.ndarray,
+    image_index: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of annotated box and detection of one image with IoU at or above a threshold.
+
+    Args:
+        gt_boxes: (M, 4) annotated boxes; gt_image_index: (M,) their images.
+        thresholds: (M,) IoU that each annotated box demands. Boxes that do not touch are no pair
+            even where it is 0.
+        boxes: (N, 4) detections; image_index: (N,) their images.
+
+    Returns:
+        (P,) rows of the annotated boxes, (P,) rows of the detections, (P,) their IoU; sorted by
+        annotated box, then detection.
+    """
+    by_image = np.argsort(image_index, kind="stable")
+    sorted_images = image_index[by_image]
+    start = np.searchsorted(sorted_images, gt_image_index, side="left")
+    count = np.searchsorted(sorted_images, gt_image_index, side="right") - start
+    chunk = np.cumsum(count) // PAIRS_PER_CHUNK
+    gt_parts, detection_parts, iou_parts = [], [], []
+    for part in np.split(np.arange(len(gt_boxes)), np.flatnonzero(np.diff(chunk)) + 1):
+        gt = np.repeat(part, count[part])
+        detection = by_image[expand_ranges(start[part], count[part])]
+        iou = iou_of_pairs(gt_boxes[gt], boxes[detection])
+        keep = (iou >= thresholds[gt]) & (iou > 0)
+        gt_parts.append(gt[keep])
+        detection_parts.append(detection[keep])
+        iou_parts.append(iou[keep])
+    return np.concatenate(gt_parts), np.concatenate(detection_parts), np.concatenate(iou_parts)
+
+
+def expand_ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Concatenate the ranges start[i], ..., start[i] + count[i] - 1, without a loop."""
+    before = np.cumsum(count) - count
+    return np.repeat(start - before, count) + np.arange(int(count.sum()))
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)

@@ -1,0 +1,279 @@
+"""What PersonSearchCheckpointer reads and refuses, and how it writes."""
+
+import collections
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kd_search.checkpoint import PersonSearchCheckpointer, load_arrays_pickle, to_plain
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.mark,))
+
+
+class Block(nn.Module):
+    """The part of Detectron2's ResNet that names are about."""
+
+    def __init__(self, where_res5_is):
+        super().__init__()
+        self.backbone = nn.Module()
+        body = self.backbone
+        if where_res5_is == "fpn":
+            body = self.backbone.bottom_up = nn.Module()
+        body.stem = nn.Module()
+        body.stem.conv1 = conv_norm(3, 4)
+        body.res2 = nn.Sequential(bottleneck())
+        home = body
+        if where_res5_is == "roi_heads":
+            home = self.roi_heads = nn.Module()
+        home.res5 = nn.Sequential(bottleneck())
+        self.head = nn.Linear(4, 2)
+
+
+def conv_norm(inputs, outputs):
+    conv = nn.Conv2d(inputs, outputs, 1, bias=False)
+    conv.norm = nn.BatchNorm2d(outputs)
+    return conv
+
+
+def bottleneck():
+    block = nn.Module()
+    block.conv1 = conv_norm(4, 4)
+    block.shortcut = conv_norm(4, 4)
+    return block
+
+
+def caffe2_weights():
+    """Names as in Detectron2's MSRA/R-50.pkl, values that tell the places apart."""
+    generator = np.random.default_rng(0)
+
+    def array(*shape):
+        return generator.random(shape, dtype=np.float32)
+
+    weights = {"conv1_w": array(4, 3, 1, 1), "res_conv1_bn_s": array(4)}
+    for stage in (2, 5):
+        weights[f"res{stage}_0_branch2a_w"] = array(4, 4, 1, 1)
+        weights[f"res{stage}_0_branch2a_bn_b"] = array(4)
+        weights[f"res{stage}_0_branch1_w"] = array(4, 4, 1, 1)
+    return weights
+
+
+def torchvision_weights():
+    names = {"conv1.weight": (4, 3, 1, 1), "fc.weight": (9, 4), "fc.bias": (9,)}
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        names[f"bn1.{name}"] = (4,)
+    for stage in (1, 4):
+        names[f"layer{stage}.0.conv1.weight"] = (4, 4, 1, 1)
+        names[f"layer{stage}.0.bn1.running_mean"] = (4,)
+        names[f"layer{stage}.0.downsample.0.weight"] = (4, 4, 1, 1)
+        names[f"layer{stage}.0.downsample.1.running_var"] = (4,)
+    state = {name: torch.rand(shape) for name, shape in names.items()}
+    state["bn1.num_batches_tracked"] = torch.tensor(5)
+    return collections.OrderedDict(state)
+
+
+def load(network, path, **kwargs):
+    return PersonSearchCheckpointer(network, **kwargs).load(str(path))
+
+
+# ------------------------------------------------------------------------------------------ .pkl
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("place", ["fpn", "roi_heads"])
+def test_weights_in_the_format_of_the_model_zoo_load(tmp_path, protocol, place):
+    weights = caffe2_weights()
+    path = tmp_path / "R-50.pkl"
+    with open(path, "wb") as f:
+        pickle.dump(weights, f, protocol=protocol)
+    network = Block(place)
+    load(network, path)
+    body = network.backbone.bottom_up if place == "fpn" else network.backbone
+    home = network.roi_heads if place == "roi_heads" else body
+    pairs = {
+        "conv1_w": body.stem.conv1.weight,
+        "res_conv1_bn_s": body.stem.conv1.norm.weight,
+        "res2_0_branch2a_w": body.res2[0].conv1.weight,
+        "res5_0_branch2a_w": home.res5[0].conv1.weight,
+        "res5_0_branch1_w": home.res5[0].shortcut.weight,
+    }
+    for name, weight in pairs.items():
+        assert np.array_equal(weights[name], weight.detach().numpy()), name
+
+
+def test_detectron2_zoo_pickle_with_scalars_and_author_loads(tmp_path):
+    network = nn.Linear(2, 1)
+    model = {"weight": np.ones((1, 2), np.float32), "bias": np.zeros(1, np.float32)}
+    content = {"model": model, "__author__": "Detectron2 Model Zoo", "step": np.float64(3)}
+    path = tmp_path / "model.pkl"
+    with open(path, "wb") as f:
+        pickle.dump(content, f)
+    assert load(network, path)["step"] == 3
+    assert torch.equal(network.weight, torch.ones(1, 2))
+
+
+def test_hostile_pickle_is_refused_without_running_it(tmp_path):
+    mark = tmp_path / "was_here"
+    path = tmp_path / "stranger.pkl"
+    with open(path, "wb") as f:
+        pickle.dump({"model": {"weight": Bomb(mark)}, "__author__": "me"}, f)
+    with pytest.raises(ValueError, match=r"stranger.pkl is refused: .*mkdir.*MODEL.TRUST_PICKLE"):
+        load(nn.Linear(2, 1), path)
+    assert not mark.exists()
+    # The bomb is a real one: with the user's word it goes off.
+    with pytest.raises(ValueError):
+        load(nn.Linear(2, 1), path, trust_pickle=True)
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.array([{"a": 1}], dtype=object),
+        {"w": collections.Counter("aab")},
+        {"w": np.ma.masked_array([1.0])},
+    ],
+)
+def test_objects_inside_a_pickle_are_refused(tmp_path, content):
+    path = tmp_path / "odd.pkl"
+    with open(path, "wb") as f:
+        pickle.dump(content, f)
+    with pytest.raises(ValueError, match="odd.pkl is refused"):
+        load_arrays_pickle(path)
+
+
+def test_text_codecs_cannot_be_reached_through_a_pickle(tmp_path):
+    path = tmp_path / "codec.pkl"
+    path.write_bytes(b"c_codecs\nencode\n(Vabc\nVzlib_codec\ntR.")
+    with pytest.raises(ValueError, match="text encoding zlib_codec"):
+        load_arrays_pickle(path)
+    path.write_bytes(b"c_codecs\nencode\n(Vabc\nVlatin1\ntR.")
+    assert load_arrays_pickle(path) == b"abc"
+
+
+def test_torn_pickle_is_named(tmp_path):
+    path = tmp_path / "torn.pkl"
+    content = pickle.dumps(caffe2_weights())
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="torn.pkl is torn"):
+        load(nn.Linear(2, 1), path)
+
+
+# ------------------------------------------------------------------------------------------ .pth
+
+
+def test_hostile_pth_is_refused_without_running_it(tmp_path):
+    mark = tmp_path / "was_here"
+    path = tmp_path / "stranger.pth"
+    torch.save({"model": Bomb(mark)}, path)
+    with pytest.raises(ValueError, match=r"stranger.pth is refused: it asks for \S*mkdir"):
+        load(nn.Linear(2, 1), path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("place", ["backbone", "fpn", "roi_heads"])
+def test_torchvision_names_find_their_place(tmp_path, place):
+    weights = torchvision_weights()
+    torch.save(weights, tmp_path / "resnet.pth")
+    network = Block(place)
+    load(network, tmp_path / "resnet.pth")
+    body = network.backbone.bottom_up if place == "fpn" else network.backbone
+    home = network.roi_heads if place == "roi_heads" else body
+    pairs = {
+        "conv1.weight": body.stem.conv1.weight,
+        "bn1.running_mean": body.stem.conv1.norm.running_mean,
+        "bn1.num_batches_tracked": body.stem.conv1.norm.num_batches_tracked,
+        "layer1.0.conv1.weight": body.res2[0].conv1.weight,
+        "layer1.0.bn1.running_mean": body.res2[0].conv1.norm.running_mean,
+        "layer4.0.downsample.0.weight": home.res5[0].shortcut.weight,
+        "layer4.0.downsample.1.running_var": home.res5[0].shortcut.norm.running_var,
+    }
+    for name, weight in pairs.items():
+        assert torch.equal(weights[name], weight), name
+
+
+def test_missing_and_unexpected_keys_are_logged_as_by_detectron2(tmp_path, caplog):
+    torch.save(
+        {"model": {"weight": torch.ones(1, 2), "other.x": torch.ones(1)}}, tmp_path / "a.pth"
+    )
+    load(nn.Linear(2, 1), tmp_path / "a.pth")
+    assert "bias" in caplog.text and "other.x" in caplog.text
+
+
+def test_absent_weights_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="weights .*nowhere.pth do not exist"):
+        load(nn.Linear(2, 1), tmp_path / "nowhere.pth")
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+class State:
+    def __init__(self, state):
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+def test_numpy_scalars_and_arrays_are_saved_as_plain_types(tmp_path):
+    best = State({"best": np.float64(0.5), "steps": [np.int64(3)], "curve": np.arange(3)})
+    checkpointer = PersonSearchCheckpointer(nn.Linear(2, 1), str(tmp_path), best=best)
+    checkpointer.save("model_0000000", iteration=0)
+    best.state = None
+    checkpointer.resume_or_load("", resume=True)
+    assert type(best.state["best"]) is float and best.state["steps"] == [3]
+    assert best.state["curve"].tolist() == [0, 1, 2]
+
+
+def test_what_is_not_plain_is_refused_by_name_and_leaves_the_old_file(tmp_path):
+    best = State({"ok": 1})
+    checkpointer = PersonSearchCheckpointer(nn.Linear(2, 1), str(tmp_path), best=best)
+    checkpointer.save("model_0000000", iteration=0)
+    best.state = {"deep": {"thing": object()}}
+    with pytest.raises(TypeError, match="checkpoint.best.deep.thing is a object"):
+        checkpointer.save("model_0000000", iteration=0)
+    checkpointer.resume_or_load("", resume=True)
+    assert best.state == {"ok": 1}
+
+
+def test_failure_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    checkpointer = PersonSearchCheckpointer(nn.Linear(2, 1), str(tmp_path))
+    checkpointer.save("model_0000000", iteration=0)
+    old = (tmp_path / "model_0000000.pth").read_bytes()
+
+    def full_disk(data, f):
+        f.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        checkpointer.save("model_0000000", iteration=1)
+    assert (tmp_path / "model_0000000.pth").read_bytes() == old
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000000.pth"]
+
+
+def test_best_checkpoint_is_not_what_training_goes_on_from(tmp_path):
+    checkpointer = PersonSearchCheckpointer(nn.Linear(2, 1), str(tmp_path))
+    checkpointer.save("model_0000003", iteration=3)
+    checkpointer.save("model_best", iteration=3)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+
+
+def test_layout_versions_of_modules_survive_plain_types():
+    state = to_plain(nn.BatchNorm2d(2).state_dict())
+    assert state._metadata[""]["version"] == 2

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Optional
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NOTICE = b"\nStopping after this iteration, with a checkpoint. Ctrl-C again: at once.\n"
 
 
 class StopSignals:
@@ -59,16 +60,33 @@ class StopSignals:
 
     def _handle(self, number: int, frame) -> None:
         if os.getpid() != self._pid:
-            # A forked loader worker got the Ctrl-C meant for all: the trainer still needs it.
-            return
-        again = self.received is not None and number == signal.SIGINT
+            return  # in a forked process, which inherited the handler but not the duty
+        first = self.received is None
         self.received = self.received or number
         if self._held:
             return
-        if again or self._at_once:
+        if self._at_once or (not first and number == signal.SIGINT):
             raise stop_error(number)
-        # Logging is not safe inside a signal handler: it may interrupt a logging call.
-        os.write(2, b"\nStopping after this iteration, with a checkpoint. Ctrl-C again: at once.\n")
+        if first:
+            # Logging is not safe inside a signal handler: it may interrupt a logging call.
+            os.write(2, _NOTICE)
+
+
+@contextmanager
+def interrupts_blocked():
+    """Inside, processes are started that no Ctrl-C reaches; one for this process comes after.
+
+    A terminal sends Ctrl-C to every process of a run. Loader workers must outlive it: the step that
+    is to be finished may need them. A blocked signal is inherited, whatever way they are started.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield  # Windows
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop_error(number: int) -> BaseException:

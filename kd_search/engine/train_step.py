@@ -92,14 +92,10 @@ class TrainStep:
             raise RuntimeError("the model was left in evaluation mode: a hook must restore it")
         seed_everything(self.seed, iteration + 1, comm.get_rank())
         self._statistics.take()
-        with torch.autocast("cuda", torch.float16) if self.grad_scaler else nullcontext():
-            losses = self.model(batch)
-            if isinstance(losses, torch.Tensor):
-                losses = {"loss": losses}
-            total = sum(losses.values())
-        finite = bool(torch.isfinite(total.detach()).all())
-        means, all_finite = self._agree(losses, finite, data_time)
-        if not all_finite:
+        losses = self._forward(batch)
+        total = sum(losses.values())
+        finite = bool(losses) and bool(torch.isfinite(total.detach()).all())
+        if not self._agree(finite):
             self._skip(iteration, batch, "loss", finite)
             return False
         self.optimizer.zero_grad()
@@ -116,19 +112,28 @@ class TrainStep:
             table.commit()
         self.skipped_in_row = 0
         self._offenders.clear()
-        self._log(means)
+        self._log(losses, data_time)
         return True
 
-    def _agree(self, losses, finite: bool, data_time: float):
-        """One reduction for all that ranks tell each other: problems, stop requests, losses."""
-        names = sorted(losses)
-        values = torch.stack([losses[name].detach().double().reshape(()) for name in names])
-        interrupt, terminate = self._stop_requests()
-        facts = values.new_tensor([not finite, interrupt, terminate, data_time])
-        facts = sum_over_ranks(torch.cat([facts, values])).tolist()
-        self.stop_signals = (int(facts[1]), int(facts[2]))
-        means = [x / comm.get_world_size() for x in facts[3:]]
-        return dict(zip(["data_time", *names], means)), facts[0] == 0
+    def _forward(self, batch: list[dict]) -> dict[str, torch.Tensor]:
+        """The losses of the batch; none where a part of the network refused to go on."""
+        with torch.autocast("cuda", torch.float16) if self.grad_scaler else nullcontext():
+            try:
+                losses = self.model(batch)
+            except FloatingPointError as error:
+                # Detectron2's RPN raises it on proposals that are not finite. Let out here, it
+                # would end this rank and leave the others waiting.
+                logger.warning("The forward pass stopped: %s", " ".join(str(error).split()))
+                return {}
+        return {"loss": losses} if isinstance(losses, torch.Tensor) else losses
+
+    def _agree(self, finite: bool) -> bool:
+        """Whether the losses of all ranks are finite; stop requests travel along."""
+        facts = torch.tensor([not finite, *self._stop_requests()], dtype=torch.int64)
+        device = next(self.model.parameters()).device
+        problems, interrupt, terminate = sum_over_ranks(facts.to(device)).tolist()
+        self.stop_signals = (interrupt, terminate)
+        return problems == 0
 
     def _gradients_are_finite(self) -> bool:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"]]
@@ -172,14 +177,18 @@ class TrainStep:
                 "Images of " + " | ".join(self._offenders)
             )
 
-    def _log(self, means: dict[str, float]) -> None:
+    def _log(self, losses: dict[str, torch.Tensor], data_time: float) -> None:
+        names = sorted(losses)
+        values = torch.stack([losses[name].detach().double().reshape(()) for name in names])
+        values = torch.cat([values, values.new_tensor([data_time])])
+        means = (sum_over_ranks(values) / comm.get_world_size()).tolist()
         if not comm.is_main_process():
             return
         storage = get_event_storage()
-        storage.put_scalar("data_time", means.pop("data_time"))
-        storage.put_scalar("total_loss", sum(means.values()))
+        storage.put_scalar("data_time", means.pop())
+        storage.put_scalar("total_loss", sum(means))
         if len(means) > 1:
-            storage.put_scalars(**means)
+            storage.put_scalars(**dict(zip(names, means)))
 
 
 def _image_names(batch) -> list[str]:

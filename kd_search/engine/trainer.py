@@ -25,7 +25,7 @@ from kd_search.data.loader import (
 from kd_search.engine.hooks import build_hooks
 from kd_search.engine.parallel import wrap_model
 from kd_search.engine.seeding import draw_seed, seed_everything
-from kd_search.engine.signals import StopSignals, stop_error
+from kd_search.engine.signals import StopSignals, interrupts_blocked, stop_error
 from kd_search.engine.solver import build_optimizer
 from kd_search.engine.train_step import TrainStep
 from kd_search.engine.writers import build_writers, cut_metrics
@@ -154,27 +154,41 @@ class PersonSearchTrainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
     def run_step(self) -> None:
-        if self._data_iterator is None:
-            self._data_iterator = iter(self.data_loader)
         start = time.perf_counter()
-        batch = next(self._data_iterator)
+        batch = self._next_batch()
         self._trainer.run(batch, self.iter, time.perf_counter() - start)
+
+    def _next_batch(self) -> list:
+        if self._data_iterator is None:
+            # Loaders start their workers with the iterator or with the first batch.
+            with interrupts_blocked():
+                self._data_iterator = iter(self.data_loader)
+                return next(self._data_iterator)
+        try:
+            return next(self._data_iterator)
+        except Exception as error:
+            if self._signals.received is None or self.iter == self.start_iter:
+                raise
+            # Who stops a job may have told every process of it: the workers are gone.
+            logger.warning("No more data after the signal to stop: %s", error)
+            self._save_now(self.iter - 1)
+            raise stop_error(self._signals.received) from None
 
     def after_step(self) -> None:
         self._stopping = any(self._trainer.stop_signals)
         super().after_step()
         if self._stopping:
-            self._save_now()
+            self._save_now(self.iter)
             # No rank leaves before rank 0 has written: its exit would make launchers kill the rest.
             comm.synchronize()
             interrupted = self._trainer.stop_signals[0] > 0
             raise stop_error(signal.SIGINT if interrupted else signal.SIGTERM)
 
-    def _save_now(self) -> None:
-        """Write a checkpoint of the iteration that was just finished, if there is none yet."""
-        if self.checkpointer.last_iteration != self.iter:
+    def _save_now(self, finished: int) -> None:
+        """Write a checkpoint of the last finished iteration, if there is none yet."""
+        if self.checkpointer.last_iteration != finished:
             with self._signals.held():
-                self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+                self.checkpointer.save(f"model_{finished:07d}", iteration=finished)
 
     def _evaluate(self) -> dict:
         if self._stopping:
@@ -184,7 +198,7 @@ class PersonSearchTrainer(DefaultTrainer):
                 self._last_eval_results = self.test(self.cfg, self.model)
         except (KeyboardInterrupt, SystemExit):
             if self.iter < self.max_iter:
-                self._save_now()
+                self._save_now(self.iter)
             raise
         return self._last_eval_results
 

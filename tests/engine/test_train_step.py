@@ -5,7 +5,9 @@ import logging
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from tiny import tiny_cfg, training_input
 from torch import nn
 
 from kd_search.engine import TrainStep
@@ -78,6 +80,24 @@ def test_batch_norm_statistics_would_be_poisoned_without_restoring(storage):
     before = state_of(network)
     assert not make_step(network).run(batch, 0)
     assert changed(before, network) == set()
+
+
+def test_a_refusal_inside_the_network_is_a_skipped_step_too(storage, caplog):
+    """Detectron2's RPN raises on proposals that are not finite, before there is any loss."""
+    torch.manual_seed(0)
+    network = build_model(tiny_cfg())
+    step = make_step(network)
+    good, bad = [training_input()], [training_input(seed=1)]
+    bad[0]["image"] = bad[0]["image"].float()
+    bad[0]["image"][:, 40, 40] = float("nan")
+    assert step.run(good, 0)
+    before = state_of(network)
+    with caplog.at_level(logging.WARNING):
+        assert not step.run(bad, 1)
+    assert changed(before, network) == set()
+    assert "The forward pass stopped" in caplog.text and "picture1.jpg" in caplog.text
+    assert step.run(good, 2)
+    assert all(torch.isfinite(v).all() for v in network.state_dict().values())
 
 
 class RootAtZero(nn.Module):

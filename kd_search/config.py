@@ -15,6 +15,7 @@ def add_kd_search_config(cfg: CfgNode) -> None:
     Detectron2 keep their meaning; everything new lives under the nodes below.
     """
     _add_input(cfg)
+    _add_datasets(cfg)
     _add_model(cfg)
     _add_distillation(cfg)
     _add_training(cfg)
@@ -30,6 +31,12 @@ def _add_input(cfg: CfgNode) -> None:
     # Images with more pixels than this are refused from their header, before decoding, as a guard
     # against decompression bombs. (kd_search)
     cfg.INPUT.MAX_IMAGE_PIXELS = 50_000_000
+
+
+def _add_datasets(cfg: CfgNode) -> None:
+    # People's own data sets, each [name, annotations.json, image folder] and, for a test set, the
+    # query file: registered under that name before anything is loaded. (kd_search)
+    cfg.DATASETS.PERSON_SEARCH_COCO = []
 
 
 def _add_model(cfg: CfgNode) -> None:

@@ -70,3 +70,24 @@ def test_configuration_reference_names_every_key():
     described = {key: text for key, _, text in reference.read_keys(reference.SOURCE.read_text())}
     assert set(described) == added
     assert all(described.values())
+
+
+def test_own_data_sets_are_registered_from_the_config(tmp_path):
+    from kd_search.data import get_id_map
+    from kd_search.data.synthesis import PRESETS, generate_dataset
+    from kd_search.engine import build_config
+
+    root = tmp_path / "data"
+    generate_dataset(root, PRESETS["tiny"], seed=0, progress=False)
+    files = [str(root / "train.json"), str(root / "train" / "images")]
+    own = str([["own_for_test", *files]])
+    names = ["DATASETS.TRAIN", "('own_for_test',)"]
+    cfg = build_config("", ["DATASETS.PERSON_SEARCH_COCO", own, *names])
+    assert cfg.MODEL.OIM.NUM_IDS == len(get_id_map("own_for_test")) > 1
+    # The same once more is no clash; the same name for something else is.
+    build_config("", ["DATASETS.PERSON_SEARCH_COCO", own, *names])
+    other = str([["own_for_test", "other.json", "images"]])
+    with pytest.raises(ValueError, match="own_for_test is taken"):
+        build_config("", ["DATASETS.PERSON_SEARCH_COCO", other, *names])
+    with pytest.raises(ValueError, match="PERSON_SEARCH_COCO.*must be"):
+        build_config("", ["DATASETS.PERSON_SEARCH_COCO", "[['only_a_name']]"])

@@ -10,12 +10,15 @@ from collections.abc import Iterator, Sequence
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from kd_search.config import add_kd_search_config
-from kd_search.data import get_id_map
+from kd_search.data import get_id_map, register_person_search_coco
+from kd_search.data.datasets import SplitFiles
+from kd_search.data.datasets.register import locate_split
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ def build_config(
 ) -> CfgNode:
     """Merge defaults, a config file and overrides, and resolve what depends on data and machine.
 
+    - ``DATASETS.PERSON_SEARCH_COCO`` is registered.
     - ``MODEL.OIM.NUM_IDS`` 0 becomes the number of identities of ``DATASETS.TRAIN``.
     - ``MODEL.DEVICE`` becomes "cpu" where no GPU can be used.
     - To evaluate a distilled student, its plain architecture is built, without a teacher.
@@ -64,6 +68,7 @@ def build_config(
     if config_file:
         _merge_file(cfg, config_file)
     _merge_opts(cfg, list(opts))
+    _register_own_data(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No GPU can be used: MODEL.DEVICE is cpu")
         cfg.MODEL.DEVICE = "cpu"
@@ -98,6 +103,20 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
         except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
             reason = _unknown_key(key, cfg) if key not in _keys(cfg) else _line(error)
             raise ValueError(f"override {key} {value}: {reason}") from error
+
+
+def _register_own_data(cfg: CfgNode) -> None:
+    for entry in cfg.DATASETS.PERSON_SEARCH_COCO:
+        if not 3 <= len(entry) <= 4 or not all(isinstance(part, str) for part in entry):
+            raise ValueError(
+                f"DATASETS.PERSON_SEARCH_COCO: {entry} must be [name, annotations.json, image "
+                "folder] and, for a test set, the query file"
+            )
+        name, *files = entry
+        if name not in DatasetCatalog.list():
+            register_person_search_coco(name, *files)
+        elif locate_split(name) != SplitFiles(*files):
+            raise ValueError(f"DATASETS.PERSON_SEARCH_COCO: the name {name} is taken")
 
 
 def _explain(error: Exception, cfg: CfgNode) -> str:

@@ -2,6 +2,7 @@
 
 import dis
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -132,6 +133,9 @@ def _spawn_on_cpu(main: Callable[[Namespace], Any], args: Namespace) -> None:
 
 
 def _cpu_worker(local_rank: int, main: Callable[[Namespace], Any], args: Namespace, url: str):
+    if not multiprocessing.parent_process().is_alive():
+        # Killed while this process was starting: nobody else would ever end it.
+        sys.exit(128 + signal.SIGKILL)
     if "OMP_NUM_THREADS" not in os.environ:
         # As many processes as asked for share the cores; more threads than cores slow all down.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))

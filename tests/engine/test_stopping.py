@@ -37,6 +37,40 @@ def test_killed_process_resumes_from_its_last_checkpoint_to_the_same_end(tmp_pat
     assert same_end(tmp_path / "straight", folder)
 
 
+def test_ctrl_c_at_a_terminal_reaches_loader_workers_too_and_does_no_harm(tmp_path):
+    """A terminal signals the whole process group; the running step may need more data."""
+    log = tmp_path / "log"
+    toy = {"seconds": 0.05, "log": str(log), "workers": 1}
+    out = tmp_path / "out"
+    process = start_script("toy.py", toy, str(out), "SOLVER.MAX_ITER", "100000")
+    wait_for_lines(log, 3, process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    finished = int(log.read_text().split()[-1])
+    assert (out / "last_checkpoint").read_text() == f"model_{finished:07d}.pth"
+    assert output.count("Stopping after this iteration") == 1 and "Traceback" not in output
+
+
+def test_stop_with_dead_loader_workers_saves_what_was_finished(tmp_path):
+    class Starved(ToyTrainer):
+        def _next_batch(self):
+            if self.iter == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+                self._data_iterator = iter([])
+            return super()._next_batch()
+
+    with pytest.raises(SystemExit) as caught:
+        Starved(toy_cfg(tmp_path / "stopped", "SOLVER.CHECKPOINT_PERIOD", 100)).train()
+    assert caught.value.code == 143
+    assert (tmp_path / "stopped/last_checkpoint").read_text() == "model_0000002.pth"
+    ToyTrainer(toy_cfg(tmp_path / "straight")).train()
+    resumed = ToyTrainer(toy_cfg(tmp_path / "stopped"))
+    resumed.resume_or_load()
+    resumed.train()
+    assert same_end(tmp_path / "straight", tmp_path / "stopped")
+
+
 class Interrupted(ToyTrainer):
     """Gets a signal in the middle of the forward pass of iteration 4."""
 

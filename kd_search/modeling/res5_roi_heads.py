@@ -1,22 +1,21 @@
 """ROI heads of a C4 person search network: boxes and embeddings share res5, as in OIM."""
 
-from typing import Optional
-
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads, select_foreground_proposals
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from kd_search.modeling.backbones.resnet import resnet_stage, stage_channels
-from kd_search.modeling.reid_branch import ReIDBranch, foreground_person_ids, set_embeddings
+from kd_search.modeling.person_search_heads import PersonSearchHeads
+from kd_search.modeling.reid_branch import ReIDBranch
 from kd_search.structures import Knowledge
 
 
 @ROI_HEADS_REGISTRY.register()
-class PersonSearchRes5ROIHeads(Res5ROIHeads):
+class PersonSearchRes5ROIHeads(PersonSearchHeads, Res5ROIHeads):
     """Detectron2's Res5ROIHeads with a re-ID branch on the output of res5.
 
     The split res4 | res5 is that of most person search networks since NAE; OIM itself (CVPR 2017)
@@ -45,19 +44,6 @@ class PersonSearchRes5ROIHeads(Res5ROIHeads):
     def _build_res5_block(cls, cfg):
         return nn.Sequential(*resnet_stage(cfg, 5)), stage_channels(cfg, 5)
 
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
-        targets: Optional[list[Instances]] = None,
-    ):
-        """As Detectron2's: (proposals, losses) in training, (detections, {}) otherwise."""
-        if not self.training:
-            return super().forward(images, features, proposals, targets)
-        losses, knowledge = self.forward_train(features, proposals, targets)
-        return knowledge.proposals, losses
-
     def forward_train(
         self,
         features: dict[str, torch.Tensor],
@@ -68,18 +54,9 @@ class PersonSearchRes5ROIHeads(Res5ROIHeads):
         proposals = self.label_and_sample_proposals(proposals, targets)
         regions = self._regions(features, [p.proposal_boxes for p in proposals])
         logits, deltas = self.box_predictor(regions.mean(dim=[2, 3]))
-        losses = self.box_predictor.losses((logits, deltas), proposals)
         foreground, masks = select_foreground_proposals(proposals, self.num_classes)
         embeddings = self.reid(regions[torch.cat(masks)])
-        person_ids = foreground_person_ids(foreground, embeddings.device)
-        losses.update(self.reid.losses(embeddings, person_ids))
-        return losses, Knowledge(
-            proposals=proposals,
-            region_logits=logits,
-            region_deltas=deltas,
-            embeddings=embeddings,
-            person_ids=person_ids,
-        )
+        return self._losses_and_knowledge(proposals, logits, deltas, foreground, embeddings)
 
     def judge(
         self, features: dict[str, torch.Tensor], boxes: list[Boxes]
@@ -90,13 +67,6 @@ class PersonSearchRes5ROIHeads(Res5ROIHeads):
     def embed(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
         """Embeddings (R, D) of given boxes, absolute pixels of the network input, XYXY."""
         return self.reid(self._regions(features, boxes))
-
-    def forward_with_given_boxes(
-        self, features: dict[str, torch.Tensor], instances: list[Instances]
-    ) -> list[Instances]:
-        """Add ``pred_embeddings`` to instances that have ``pred_boxes``."""
-        embeddings = self.embed(features, [x.pred_boxes for x in instances])
-        return set_embeddings(instances, embeddings)
 
     def _regions(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
         return self._shared_roi_transform([features[name] for name in self.in_features], boxes)

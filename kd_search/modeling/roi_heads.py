@@ -1,21 +1,20 @@
 """ROI heads of an FPN person search network: boxes and embeddings, each with its own pooling."""
 
-from typing import Optional
-
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, Instances
 
+from kd_search.modeling.person_search_heads import PersonSearchHeads
 from kd_search.modeling.poolers import RectangularROIPooler
-from kd_search.modeling.reid_branch import ReIDBranch, foreground_person_ids, set_embeddings
+from kd_search.modeling.reid_branch import ReIDBranch
 from kd_search.structures import Knowledge
 
 
 @ROI_HEADS_REGISTRY.register()
-class PersonSearchROIHeads(StandardROIHeads):
+class PersonSearchROIHeads(PersonSearchHeads, StandardROIHeads):
     """Detectron2's StandardROIHeads with a re-ID branch.
 
     The branch pools the feature pyramid itself, at ``MODEL.REID_HEAD.POOLER_RESOLUTION``: in
@@ -63,19 +62,6 @@ class PersonSearchROIHeads(StandardROIHeads):
         ret["reid"] = ReIDBranch(cfg, shape)
         return ret
 
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
-        targets: Optional[list[Instances]] = None,
-    ):
-        """As Detectron2's: (proposals, losses) in training, (detections, {}) otherwise."""
-        if not self.training:
-            return super().forward(images, features, proposals, targets)
-        losses, knowledge = self.forward_train(features, proposals, targets)
-        return knowledge.proposals, losses
-
     def forward_train(
         self,
         features: dict[str, torch.Tensor],
@@ -91,18 +77,9 @@ class PersonSearchROIHeads(StandardROIHeads):
         """
         proposals = self.label_and_sample_proposals(proposals, targets)
         logits, deltas = self.judge(features, [p.proposal_boxes for p in proposals])
-        losses = self.box_predictor.losses((logits, deltas), proposals)
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         embeddings = self.embed(features, [p.proposal_boxes for p in foreground])
-        person_ids = foreground_person_ids(foreground, embeddings.device)
-        losses.update(self.reid.losses(embeddings, person_ids))
-        return losses, Knowledge(
-            proposals=proposals,
-            region_logits=logits,
-            region_deltas=deltas,
-            embeddings=embeddings,
-            person_ids=person_ids,
-        )
+        return self._losses_and_knowledge(proposals, logits, deltas, foreground, embeddings)
 
     def judge(
         self, features: dict[str, torch.Tensor], boxes: list[Boxes]
@@ -115,10 +92,3 @@ class PersonSearchROIHeads(StandardROIHeads):
         """Embeddings (R, D) of given boxes, absolute pixels of the network input, XYXY."""
         pooled = self.reid_pooler([features[name] for name in self.reid_in_features], boxes)
         return self.reid(pooled)
-
-    def forward_with_given_boxes(
-        self, features: dict[str, torch.Tensor], instances: list[Instances]
-    ) -> list[Instances]:
-        """Add ``pred_embeddings`` to instances that have ``pred_boxes``."""
-        embeddings = self.embed(features, [x.pred_boxes for x in instances])
-        return set_embeddings(instances, embeddings)

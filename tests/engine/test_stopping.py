@@ -2,13 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from kd_search.engine.signals import StopSignals
+from kd_search.engine.signals import StopSignals, interrupts_blocked
 from tests.engine.toy import ToyTrainer, start_script, toy_cfg, wait_for_lines
 
 
@@ -37,19 +39,42 @@ def test_killed_process_resumes_from_its_last_checkpoint_to_the_same_end(tmp_pat
     assert same_end(tmp_path / "straight", folder)
 
 
-def test_ctrl_c_at_a_terminal_reaches_loader_workers_too_and_does_no_harm(tmp_path):
-    """A terminal signals the whole process group; the running step may need more data."""
-    log = tmp_path / "log"
-    toy = {"seconds": 0.05, "log": str(log), "workers": 1}
-    out = tmp_path / "out"
-    process = start_script("toy.py", toy, str(out), "SOLVER.MAX_ITER", "100000")
-    wait_for_lines(log, 3, process)
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
-    finished = int(log.read_text().split()[-1])
-    assert (out / "last_checkpoint").read_text() == f"model_{finished:07d}.pth"
-    assert output.count("Stopping after this iteration") == 1 and "Traceback" not in output
+def survives_ctrl_c(process) -> bool:
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout=0.5)
+        return False
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return True
+    finally:
+        process.stdout.close()
+
+
+def test_processes_started_while_interrupts_are_blocked_outlive_ctrl_c():
+    sleeper = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    with interrupts_blocked():
+        worker = subprocess.Popen(sleeper, stdout=subprocess.PIPE)
+    other = subprocess.Popen(sleeper, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert survives_ctrl_c(worker)
+    assert not survives_ctrl_c(other)
+    with pytest.raises(KeyboardInterrupt), interrupts_blocked():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_loader_workers_are_started_while_interrupts_are_blocked(tmp_path):
+    blocked = []
+
+    class Watching(ToyTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg, start_iter=0):
+            for batch in super().build_train_loader(cfg, start_iter):
+                blocked.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+                yield batch
+
+    Watching(toy_cfg(tmp_path)).train()
+    assert blocked == [True] + [False] * 7
 
 
 def test_stop_with_dead_loader_workers_saves_what_was_finished(tmp_path):

@@ -2,8 +2,7 @@
 
 It has what the engine must take care of: a batch norm, an ID table with queue, and random numbers
 in the forward pass. ``$TOY`` (JSON) asks for trouble: ``nan`` lists [iteration, rank] whose loss is
-NaN, ``seconds`` makes every step slower, ``log`` names a file that gets one line per step, and
-``workers`` is the number of loader processes.
+NaN, ``seconds`` makes every step slower, ``log`` names a file that gets one line per step.
 """
 
 import json
@@ -19,7 +18,6 @@ from detectron2.engine import default_argument_parser
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from kd_search import add_kd_search_config
 from kd_search.engine import PersonSearchTrainer, launch
@@ -109,14 +107,6 @@ class ToyLoader:
             yield [toy_input(self.seed, p, bad) for p in range(first, first + BATCH)]
 
 
-class ToyBatches(IterableDataset):
-    def __init__(self, loader):
-        self.loader = loader
-
-    def __iter__(self):
-        return iter(self.loader)
-
-
 def toy_input(seed, position, bad=False):
     generator = torch.Generator().manual_seed(seed * 100003 + position)
     instances = Instances((5, 5))
@@ -141,11 +131,7 @@ class ToyTrainer(PersonSearchTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg, start_iter=0):
-        loader = ToyLoader(cfg.SEED, start_iter, poison=options().get("nan", ()))
-        if "workers" not in options():
-            return loader
-        batches = ToyBatches(loader)
-        return DataLoader(batches, batch_size=None, num_workers=options()["workers"])
+        return ToyLoader(cfg.SEED, start_iter, poison=options().get("nan", ()))
 
     def run_step(self):
         time.sleep(options().get("seconds", 0))

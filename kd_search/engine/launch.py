@@ -75,12 +75,15 @@ def _run(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if not _raised_by_us(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        # A loader worker's error comes with its whole trace; what matters is at the end.
+        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 
 def _raised_by_us(error: BaseException) -> bool:
     """Whether a ``raise`` of kd_search made it; anything else may be a bug and needs its trace."""
+    if type(error).__module__.startswith("kd_search."):
+        return True
     *_, last = _steps(error.__traceback__)
     code = last.tb_frame.f_code.co_code
     is_raise = code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]

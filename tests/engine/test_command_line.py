@@ -6,6 +6,7 @@ import pytest
 import yaml
 from detectron2.engine import default_argument_parser
 
+from kd_search.data import ImageError
 from kd_search.engine import build_config, launch, setup
 
 
@@ -104,6 +105,18 @@ def test_launch_tells_bad_input_in_one_line_and_exits_with_2(capsys):
         launch(lambda args: build_config("nowhere.yaml"), alone())
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: config file nowhere.yaml does not exist\n"
+
+
+def test_launch_tells_the_error_of_a_loader_worker_in_one_line(capsys):
+    def main(args):
+        # What torch makes of it when it arrives from a worker.
+        raise ImageError(
+            "Caught ImageError in worker 0.\nTraceback:\n  line\nImageError: a.jpg is torn"
+        )
+
+    with pytest.raises(SystemExit):
+        launch(main, alone())
+    assert capsys.readouterr().err == "error: ImageError: a.jpg is torn\n"
 
 
 def test_launch_hides_no_bug():

@@ -51,5 +51,5 @@ def test_ground_truth_boxes_find_everybody(tmp_path):
     results, _, _ = evaluate(tmp_path, "TEST.PERSON_SEARCH.USE_GT_BOXES", True)
     assert "detection" not in results
     detected, _, _ = evaluate(tmp_path)
-    # A network that was never trained finds nobody, but can tell who is in a given box now and then.
+    # A network that was never trained finds nobody, but sees some likeness in given boxes.
     assert results["person_search"]["mAP"] > detected["person_search"]["mAP"]

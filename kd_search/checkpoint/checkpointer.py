@@ -4,7 +4,6 @@ import logging
 import os
 import pickle
 import re
-import zipfile
 from typing import Any, Optional
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kd_search.checkpoint.plain import to_plain
 from kd_search.checkpoint.safe_pickle import load_arrays_pickle
 from kd_search.checkpoint.torchvision_names import is_torchvision_resnet, rename_torchvision_resnet
-from kd_search.files import atomic_write
+from kd_search.files import atomic_write, check_torch_archive
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +209,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pkl"):
             return self._load_pickle(filename)
         try:
-            _check_sums(filename)
+            check_torch_archive(filename)
             loaded = torch.load(filename, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             asked = re.search(r"GLOBAL (\S+)", str(error))
@@ -281,16 +280,6 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
                 reason = " ".join(str(error).split())
                 raise ValueError(f"{name} of checkpoint {path} does not fit: {reason}") from error
         return checkpoint
-
-
-def _check_sums(filename: str) -> None:
-    """torch writes checksums, but does not look at them: a flipped bit would go unnoticed."""
-    if not zipfile.is_zipfile(filename):
-        return  # torch's old format, which has none
-    with zipfile.ZipFile(filename) as archive:
-        harmed = archive.testzip()
-    if harmed is not None:
-        raise ValueError(f"the checksum of {harmed} in it is wrong")
 
 
 def _differences(incompatible) -> str:

@@ -9,7 +9,7 @@ from typing import Optional, Union
 
 import torch
 
-from kd_search.files import atomic_write
+from kd_search.files import atomic_write, check_torch_archive
 
 FORMAT = "kd_search.id_table"
 FORMAT_VERSION = 1
@@ -62,8 +62,9 @@ class IDTableFile:
                 f"ID table {path} does not exist: write it with tools/build_id_table.py"
             )
         try:
+            check_torch_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise ValueError(f"ID table {path} is torn or not a table: {error}") from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"{path} is not an ID table: write one with tools/build_id_table.py")

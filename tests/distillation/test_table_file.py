@@ -49,6 +49,13 @@ def test_torn_and_foreign_files_are_refused_by_name(tmp_path):
     torn.write_bytes(whole.read_bytes()[:200])
     with pytest.raises(ValueError, match="torn.pth is torn"):
         IDTableFile.load(torn)
+    flipped = tmp_path / "flipped.pth"
+    content = bytearray(whole.read_bytes())
+    place = content.index(table().rows[0].numpy().tobytes())
+    content[place] ^= 1
+    flipped.write_bytes(content)
+    with pytest.raises(ValueError, match="flipped.pth is torn.*checksum"):
+        IDTableFile.load(flipped)
     foreign = tmp_path / "foreign.pth"
     torch.save({"model": {}}, foreign)
     with pytest.raises(ValueError, match="foreign.pth is not an ID table"):

@@ -84,19 +84,6 @@ def test_report_is_whole_and_needs_nothing_else(straight):
     assert text.count("data:image/") >= 4
 
 
-def test_both_students_start_from_the_same_weights(straight):
-    folder, _ = straight
-    first = {}
-    for name in ("student", "student_distilled"):
-        for line in (folder / name / "metrics.json").read_text().splitlines():
-            row = json.loads(line)
-            if "loss_rpn_cls" in row:
-                first[name] = row
-                break
-    # The first loss that both share, before any step could tell them apart.
-    assert first["student"]["iteration"] == first["student_distilled"]["iteration"]
-
-
 def test_a_second_run_does_nothing_twice(straight):
     folder, _ = straight
     before = numbers(folder)

@@ -19,6 +19,7 @@ TINY = (
     *("MODEL.REID_HEAD.EMBEDDING_DIM", 8),
 )
 TEACHER = str(REPO / "configs/generated/teacher_r18_fpn.yaml")
+PLAIN = str(REPO / "configs/generated/student_r18w50_fpn.yaml")
 STUDENT = str(REPO / "projects/PersonSearchKD/configs/generated/student_r18w50_fpn_id_table.yaml")
 
 
@@ -95,6 +96,19 @@ def test_a_student_takes_the_table_and_refuses_one_of_other_people(teacher, tmp_
     table.save(path)
     with pytest.raises(TableMismatchError, match="orders identities differently"):
         PersonSearchTrainer.build_model(build_config(STUDENT, overrides))
+
+
+def test_a_student_starts_from_the_same_weights_with_the_table_and_without(teacher, tmp_path):
+    cfg, _, weights = teacher
+    build_table(cfg, str(weights), "mean").save(tmp_path / "table.pth")
+    common = [*TINY, "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", ()]
+    plain = PersonSearchTrainer(build_config(PLAIN, common))
+    path = ["DISTILLATION.ID_TABLE.PATH", str(tmp_path / "table.pth")]
+    distilled = PersonSearchTrainer(build_config(STUDENT, [*common, *path]))
+    first = {k: v for k, v in plain.model.state_dict().items() if "id_table" not in k}
+    second = distilled.model.student.state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_tool_says_what_is_wrong_in_one_line(generated, tmp_path):

@@ -25,6 +25,8 @@ def start(folder) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
+        # Started from a background job, it would ignore Ctrl-C for ever.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

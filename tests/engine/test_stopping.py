@@ -54,14 +54,25 @@ def survives_ctrl_c(process, patience: float) -> bool:
 
 
 def test_processes_started_while_interrupts_are_blocked_outlive_ctrl_c():
-    sleeper = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    # Its own handler: a process started by a background job ignores SIGINT otherwise.
+    program = """if True:
+        import signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print(flush=True)
+        time.sleep(60)
+    """
+    sleeper = [sys.executable, "-c", program]
     with interrupts_blocked():
         worker = subprocess.Popen(sleeper, stdout=subprocess.PIPE)
     other = subprocess.Popen(sleeper, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert survives_ctrl_c(worker, 1.0)
     assert not survives_ctrl_c(other, 30.0)
-    with pytest.raises(KeyboardInterrupt), interrupts_blocked():
-        os.kill(os.getpid(), signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts_blocked():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_loader_workers_are_started_while_interrupts_are_blocked(tmp_path):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train or evaluate a person search model.
 
-    python tools/train_net.py --config-file configs/prw/person_search_R_50_C4.yaml --num-gpus 2
+    python tools/train_net.py --config-file configs/prw/r50_c4.yaml --num-gpus 2
     python tools/train_net.py --config-file ... --resume
     python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
     torchrun --nproc_per_node 2 tools/train_net.py --config-file ...

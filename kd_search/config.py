@@ -45,6 +45,10 @@ def _add_model(cfg: CfgNode) -> None:
     # ResNet, 0.5 the half-width student of DDPS (TMM 2024). (kd_search)
     cfg.MODEL.RESNETS.WIDTH_MULTIPLIER = 1.0
 
+    # Weight of background regions in the hard cross-entropy of the box predictor: 1.0 as in
+    # Detectron2. Chen et al. (NIPS 2017) weigh only the soft labels. (kd_search)
+    cfg.MODEL.ROI_BOX_HEAD.BACKGROUND_WEIGHT = 1.0
+
     cfg.MODEL.REID_HEAD = CN()
     # Class from REID_HEAD_REGISTRY that turns pooled region features into embeddings. (kd_search)
     cfg.MODEL.REID_HEAD.NAME = "EmbeddingHead"
@@ -109,6 +113,16 @@ def _add_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.TEACHER.WEIGHTS = ""
     # "KEY VALUE" overrides of the teacher's config. (kd_search)
     cfg.DISTILLATION.TEACHER.OPTS = []
+    # Pairs [class of the teacher, class of the student] where the two differ; several classes of
+    # the teacher may become one, and those not named count as background. Empty: the same classes
+    # in the same order. (kd_search)
+    cfg.DISTILLATION.TEACHER.CLASS_MAP = []
+
+    # What of the teacher the student starts with, after MODEL.WEIGHTS: prefixes of parameter names,
+    # or [prefix of the student, prefix of the teacher]. (kd_search)
+    cfg.DISTILLATION.INIT_FROM_TEACHER = []
+
+    _add_detector_distillation(cfg)
 
     cfg.DISTILLATION.ID_TABLE = CN()
     # Table written by tools/build_id_table.py (Munjal et al., BMVC 2019). (kd_search)
@@ -132,6 +146,58 @@ def _add_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.ID_TABLE.LOSS_WEIGHT = 1.0
     # Recompute the rows every so many iterations (IDTableRefreshHook); 0 never. (kd_search)
     cfg.DISTILLATION.ID_TABLE.REFRESH_PERIOD = 0
+
+
+def _add_detector_distillation(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # Classification by the teacher, of RegionClassTerm and AnchorClassTerm.
+    cfg.DISTILLATION.SOFT_LABELS = CN()
+    # mu of Chen et al. (NIPS 2017): the share of the student's own classification loss, the rest
+    # goes to the teacher's labels. The paper gives no value; implementers use 0.5 or 0.8.
+    cfg.DISTILLATION.SOFT_LABELS.HARD_WEIGHT = 0.5
+    # Weight of the background class in the soft loss: 1.5 (Chen et al., NIPS 2017; some write-ups
+    # have the two weights the other way round).
+    cfg.DISTILLATION.SOFT_LABELS.BACKGROUND_WEIGHT = 1.5
+    # Weight of every object class in the soft loss: 1.0 (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.SOFT_LABELS.OBJECT_WEIGHT = 1.0
+    # Softmax temperature of both sides: 1.0, "no temperature works best" (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.SOFT_LABELS.TEMPERATURE = 1.0
+    # Dense detectors only: soft labels are weighted by |p_teacher - p_student| to this power, as
+    # the focal loss (RetinaNet, ICCV 2017) weighs hard ones; 0 for none. The paper has no dense
+    # detector. (kd_search)
+    cfg.DISTILLATION.SOFT_LABELS.FOCAL_GAMMA = 2.0
+    # Weight of the soft loss of regions: 1.0 (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.SOFT_LABELS.REGION_LOSS_WEIGHT = 1.0
+    # Weight of the soft loss of anchors: 1.0 (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.SOFT_LABELS.ANCHOR_LOSS_WEIGHT = 1.0
+
+    # Box regression by the teacher, of RegionRegressionTerm and AnchorRegressionTerm.
+    cfg.DISTILLATION.BOUNDED_REGRESSION = CN()
+    # "bounded": paid only where the student is not better than the teacher by the margin; "l2":
+    # distance to the teacher, the ablation that hurts (both Chen et al., NIPS 2017).
+    cfg.DISTILLATION.BOUNDED_REGRESSION.KIND = "bounded"
+    # m for regions: squared length in the scale of the student's region deltas, which Detectron2
+    # weighs by 10, 10, 5, 5. The paper gives no value; implementers use 0 or 0.2.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.REGION_MARGIN = 0.0
+    # m for anchors: the same in the scale of the anchor deltas, weighed by 1, 1, 1, 1.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.ANCHOR_MARGIN = 0.0
+    # nu for regions: 0.5, as remembered from Chen et al. (NIPS 2017), not verified.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.REGION_LOSS_WEIGHT = 0.5
+    # nu for anchors.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.ANCHOR_LOSS_WEIGHT = 0.5
+
+    # Feature maps by the teacher, of HintTerm.
+    cfg.DISTILLATION.HINT = CN()
+    # Maps that are compared: names that both networks have, or pairs [student, teacher]; empty
+    # takes every name that both have. The paper does not say which layer it used.
+    cfg.DISTILLATION.HINT.FEATURES = []
+    # Adapt the student's map by a 1x1 convolution, even where channels agree (Chen et al.,
+    # NIPS 2017); False is for the ablation and needs equal channels.
+    cfg.DISTILLATION.HINT.ADAPTATION = True
+    # "l2" or "l1"; the paper has both, its tables do not say which.
+    cfg.DISTILLATION.HINT.NORM = "l2"
+    # gamma: 0.5 (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.HINT.LOSS_WEIGHT = 0.5
 
 
 def _add_training(cfg: CfgNode) -> None:

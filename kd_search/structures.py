@@ -4,7 +4,39 @@ from dataclasses import dataclass
 from typing import Optional
 
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList, Instances
+
+
+@dataclass
+class Layout:
+    """What is fixed about a network, known before its first batch.
+
+    Terms compare the layouts of student and teacher when they are built: adapters get their
+    channels from it, and networks that do not fit together are refused before training starts.
+    """
+
+    #: Backbone features by name, with ``channels`` and ``stride``.
+    features: dict[str, ShapeSpec]
+    #: K, without background.
+    num_classes: int
+    #: Batches are padded to a multiple of it, in pixels; 0 for none.
+    size_divisibility: int = 0
+    #: Order of the channels that the network was trained with: "BGR" or "RGB".
+    image_format: str = "BGR"
+    #: Anchors of one cell per level, each (A, 4), pixels around the cell's origin, XYXY.
+    anchor_cells: Optional[list[torch.Tensor]] = None
+    #: Distance of the cells per level, pixels.
+    anchor_strides: Optional[list[int]] = None
+    #: Position of the first anchor in its cell, as a fraction of the stride.
+    anchor_offset: float = 0.0
+    #: Whether anchors carry K class logits (RetinaNet) instead of one objectness logit (RPN).
+    dense_classes: bool = False
+    #: Weights of the box transforms that ``anchor_deltas`` and ``region_deltas`` are scaled with.
+    anchor_delta_weights: Optional[tuple[float, ...]] = None
+    region_delta_weights: Optional[tuple[float, ...]] = None
+    #: Whether the classes and the background of a region share a softmax.
+    region_softmax: bool = True
 
 
 @dataclass
@@ -27,8 +59,11 @@ class Knowledge:
     anchor_deltas: Optional[list[torch.Tensor]] = None
     #: (N, sum A_l) int8: 1 positive, 0 negative, -1 not sampled; the student's own sampling.
     anchor_labels: Optional[torch.Tensor] = None
-    #: (N, sum A_l, 4) boxes matched to the anchors, absolute pixels, XYXY.
-    anchor_gt_boxes: Optional[torch.Tensor] = None
+    #: (N, sum A_l) int64 class of every anchor, K for background; dense detectors only.
+    anchor_classes: Optional[torch.Tensor] = None
+    #: (P, 4) deltas from the positive anchors to their boxes, image after image, in the scale of
+    #: ``anchor_deltas``.
+    anchor_delta_targets: Optional[torch.Tensor] = None
     #: Sampled regions per image with ``proposal_boxes``, ``gt_classes``, ``gt_boxes`` and
     #: ``gt_person_ids``; absolute pixels of the network input, XYXY.
     proposals: Optional[list[Instances]] = None
@@ -36,6 +71,11 @@ class Knowledge:
     region_logits: Optional[torch.Tensor] = None
     #: (R, 4) or (R, 4 K) box deltas, in the scale of the region box transform.
     region_deltas: Optional[torch.Tensor] = None
+    #: (R,) int64 class of every region, K for background.
+    region_classes: Optional[torch.Tensor] = None
+    #: (F, 4) deltas from the foreground regions to their boxes, in the scale of
+    #: ``region_deltas``.
+    region_delta_targets: Optional[torch.Tensor] = None
     #: (P, D) L2-normalised embeddings of the foreground regions.
     embeddings: Optional[torch.Tensor] = None
     #: (P,) int64 identity of each embedding: a row of the ID table, or -1 where unlabelled.

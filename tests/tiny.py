@@ -40,6 +40,25 @@ def tiny_cfg(kind: str = "fpn", *overrides):
     return cfg
 
 
+def tiny_detector_cfg(kind: str = "fpn", num_classes: int = 3, *overrides):
+    """The same network without a re-ID branch, in Detectron2's own classes."""
+    return tiny_cfg(
+        kind,
+        *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
+        *("MODEL.ROI_HEADS.NAME", "StandardROIHeads" if kind == "fpn" else "Res5ROIHeads"),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", num_classes),
+        *overrides,
+    )
+
+
+def detection_input(classes=(0, 2, 1), seed: int = 0) -> dict:
+    """One training input with an object per class index, side by side, without identities."""
+    x = training_input((-1,) * len(classes), seed)
+    x["instances"].gt_classes = torch.tensor(classes, dtype=torch.int64)
+    x["instances"].remove("gt_person_ids")
+    return x
+
+
 def picture(seed: int = 0, size=SIZE) -> torch.Tensor:
     """(3, H, W) uint8 noise."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,7 @@
 """A frozen teacher: built from its own config and weights, run beside the student."""
 
 from collections.abc import Iterable
+from typing import Optional
 
 import torch
 from detectron2.config import get_cfg
@@ -9,7 +10,9 @@ from torch import nn
 
 from kd_search.checkpoint import load_trained
 from kd_search.config import add_kd_search_config
-from kd_search.structures import Knowledge
+from kd_search.distillation.translation import Translation
+from kd_search.modeling import as_distillable
+from kd_search.structures import Knowledge, Layout
 
 
 class Teacher:
@@ -19,38 +22,52 @@ class Teacher:
     ``state_dict``, its optimizer and its DDP buckets. Its owner forwards ``.to(device)``.
     """
 
-    def __init__(self, model: nn.Module, fields: Iterable[str]):
+    def __init__(
+        self,
+        model: nn.Module,
+        fields: Iterable[str],
+        translation: Optional[Translation] = None,
+    ):
         """
         Args:
             model: a meta-architecture with ``observe(batch, student, fields)``.
             fields: names of the fields of :class:`Knowledge` that it is asked for.
+            translation: between this teacher and its student; ``None`` where both speak alike.
         """
         self.model = model.eval().requires_grad_(False)
         self.fields = frozenset(fields)
+        self.translation = translation
 
     @torch.no_grad()
     def observe(self, batched_inputs: list[dict], student: Knowledge) -> Knowledge:
-        """The teacher's knowledge of the student's batch and regions, without gradient."""
-        return self.model.observe(batched_inputs, student, self.fields)
+        """The teacher's knowledge of the student's batch and regions, without gradient.
+
+        Classes, delta scales and regions are the student's: see :class:`Translation`.
+        """
+        if self.translation is None:
+            return self.model.observe(batched_inputs, student, self.fields)
+        inputs = self.translation.inputs(batched_inputs)
+        return self.translation.knowledge(self.model.observe(inputs, student, self.fields))
 
 
-def build_teacher(cfg, fields: Iterable[str]) -> Teacher:
+def build_teacher(cfg, fields: Iterable[str], student: Layout) -> Teacher:
     """Build the teacher of ``DISTILLATION.TEACHER`` and load its weights.
 
     Args:
         cfg: the student's config.
         fields: what the terms ask for.
+        student: layout of the student.
 
     Raises:
-        ValueError: if no config file is named, or the network cannot teach.
+        ValueError: if no config file is named, the network cannot teach, or its classes are others
+            than the student's.
     """
     node = cfg.DISTILLATION.TEACHER
     fields = frozenset(fields)
     if not node.CONFIG_FILE:
-        raise ValueError(
-            f"DISTILLATION.TEACHER.CONFIG_FILE is empty, but the terms ask a teacher for "
-            f"{sorted(fields)}"
-        )
+        what = f"the terms ask a teacher for {sorted(fields)}" if fields else "the student starts"
+        what += "" if fields else " with layers of a teacher (DISTILLATION.INIT_FROM_TEACHER)"
+        raise ValueError(f"DISTILLATION.TEACHER.CONFIG_FILE is empty, but {what}")
     teacher_cfg = get_cfg()
     add_kd_search_config(teacher_cfg)
     teacher_cfg.merge_from_file(node.CONFIG_FILE)
@@ -60,15 +77,17 @@ def build_teacher(cfg, fields: Iterable[str]) -> Teacher:
         teacher_cfg.MODEL.OIM.NUM_IDS = teacher_cfg.MODEL.OIM.NUM_IDS or cfg.MODEL.OIM.NUM_IDS
     else:
         teacher_cfg.MODEL.OIM.ENABLED = False
-    name = teacher_cfg.MODEL.META_ARCHITECTURE
-    if name == "Distiller":
+    if teacher_cfg.MODEL.META_ARCHITECTURE == "Distiller":
         # A network that was itself distilled teaches without its own teacher.
-        name = teacher_cfg.DISTILLATION.STUDENT_META_ARCH
+        teacher_cfg.MODEL.META_ARCHITECTURE = teacher_cfg.DISTILLATION.STUDENT_META_ARCH
+    teacher_cfg = as_distillable(teacher_cfg)
+    name = teacher_cfg.MODEL.META_ARCHITECTURE
     model = META_ARCH_REGISTRY.get(name)(teacher_cfg)
     if not hasattr(model, "observe"):
         raise ValueError(f"{name} of {node.CONFIG_FILE} has no observe(): it cannot be a teacher")
+    translation = Translation(student, model.layout(), node.CLASS_MAP)
     weights = node.WEIGHTS or teacher_cfg.MODEL.WEIGHTS
     if not weights:
         raise ValueError("DISTILLATION.TEACHER.WEIGHTS is empty: name the weights of the teacher")
     load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
-    return Teacher(model.to(cfg.MODEL.DEVICE), fields)
+    return Teacher(model.to(cfg.MODEL.DEVICE), fields, translation)

@@ -135,6 +135,10 @@ class PersonSearchTrainer(DefaultTrainer):
             # The checkpoint holds the iteration that was just finished.
             self.start_iter = extra["iteration"] + 1
             logger.info("Resuming %s at iteration %d", extra["resumed"], self.start_iter)
+        else:
+            # Distillation may start the student with layers of its teacher.
+            model = getattr(self.model, "module", self.model)
+            getattr(model, "init_from_teacher", list)()
         if resume and comm.is_main_process():
             cut_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
         self._data_loader = self._data_iterator = None

@@ -2,8 +2,15 @@ from kd_search.modeling.backbones import (
     build_width_resnet_backbone,
     build_width_resnet_fpn_backbone,
 )
+from kd_search.modeling.box_predictor import DistillableBoxPredictor
+from kd_search.modeling.distillable import as_distillable
+from kd_search.modeling.distillable_heads import DistillableRes5ROIHeads, DistillableROIHeads
 from kd_search.modeling.id_table import IDTable
-from kd_search.modeling.meta_arch import PersonSearchRCNN
+from kd_search.modeling.meta_arch import (
+    DistillableRCNN,
+    DistillableRetinaNet,
+    PersonSearchRCNN,
+)
 from kd_search.modeling.reid_branch import ReIDBranch
 from kd_search.modeling.reid_heads import REID_HEAD_REGISTRY, EmbeddingHead, build_reid_head
 from kd_search.modeling.res5_roi_heads import PersonSearchRes5ROIHeads
@@ -12,13 +19,19 @@ from kd_search.modeling.rpn import DistillableRPN
 
 __all__ = [
     "REID_HEAD_REGISTRY",
+    "DistillableBoxPredictor",
+    "DistillableRCNN",
+    "DistillableROIHeads",
     "DistillableRPN",
+    "DistillableRes5ROIHeads",
+    "DistillableRetinaNet",
     "EmbeddingHead",
     "IDTable",
     "PersonSearchRCNN",
     "PersonSearchROIHeads",
     "PersonSearchRes5ROIHeads",
     "ReIDBranch",
+    "as_distillable",
     "build_reid_head",
     "build_width_resnet_backbone",
     "build_width_resnet_fpn_backbone",

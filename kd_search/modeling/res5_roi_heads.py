@@ -4,18 +4,18 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import Res5ROIHeads, select_foreground_proposals
+from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, Instances
-from torch import nn
 
-from kd_search.modeling.backbones.resnet import resnet_stage, stage_channels
+from kd_search.modeling.backbones.resnet import stage_channels
+from kd_search.modeling.distillable_heads import DistillableRes5ROIHeads
 from kd_search.modeling.person_search_heads import PersonSearchHeads
 from kd_search.modeling.reid_branch import ReIDBranch
 from kd_search.structures import Knowledge
 
 
 @ROI_HEADS_REGISTRY.register()
-class PersonSearchRes5ROIHeads(PersonSearchHeads, Res5ROIHeads):
+class PersonSearchRes5ROIHeads(PersonSearchHeads, DistillableRes5ROIHeads):
     """Detectron2's Res5ROIHeads with a re-ID branch on the output of res5.
 
     The split res4 | res5 is that of most person search networks since NAE; OIM itself (CVPR 2017)
@@ -40,10 +40,6 @@ class PersonSearchRes5ROIHeads(PersonSearchHeads, Res5ROIHeads):
         ret["reid"] = ReIDBranch(cfg, shape)
         return ret
 
-    @classmethod
-    def _build_res5_block(cls, cfg):
-        return nn.Sequential(*resnet_stage(cfg, 5)), stage_channels(cfg, 5)
-
     def forward_train(
         self,
         features: dict[str, torch.Tensor],
@@ -58,15 +54,6 @@ class PersonSearchRes5ROIHeads(PersonSearchHeads, Res5ROIHeads):
         embeddings = self.reid(regions[torch.cat(masks)])
         return self._losses_and_knowledge(proposals, logits, deltas, foreground, embeddings)
 
-    def judge(
-        self, features: dict[str, torch.Tensor], boxes: list[Boxes]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class logits (R, K + 1) and box deltas (R, 4 K) of given regions, image after image."""
-        return self.box_predictor(self._regions(features, boxes).mean(dim=[2, 3]))
-
     def embed(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
         """Embeddings (R, D) of given boxes, absolute pixels of the network input, XYXY."""
         return self.reid(self._regions(features, boxes))
-
-    def _regions(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-        return self._shared_roi_transform([features[name] for name in self.in_features], boxes)

@@ -4,9 +4,10 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
+from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, Instances
 
+from kd_search.modeling.distillable_heads import DistillableROIHeads
 from kd_search.modeling.person_search_heads import PersonSearchHeads
 from kd_search.modeling.poolers import RectangularROIPooler
 from kd_search.modeling.reid_branch import ReIDBranch
@@ -14,7 +15,7 @@ from kd_search.structures import Knowledge
 
 
 @ROI_HEADS_REGISTRY.register()
-class PersonSearchROIHeads(PersonSearchHeads, StandardROIHeads):
+class PersonSearchROIHeads(PersonSearchHeads, DistillableROIHeads):
     """Detectron2's StandardROIHeads with a re-ID branch.
 
     The branch pools the feature pyramid itself, at ``MODEL.REID_HEAD.POOLER_RESOLUTION``: in
@@ -72,21 +73,13 @@ class PersonSearchROIHeads(PersonSearchHeads, StandardROIHeads):
 
         Returns:
             losses: ``loss_cls``, ``loss_box_reg``, ``loss_oim``.
-            knowledge: ``proposals``, ``region_logits``, ``region_deltas``, ``embeddings`` and
-            ``person_ids``.
+            knowledge: ``proposals``, the ``region_*`` fields, ``embeddings`` and ``person_ids``.
         """
         proposals = self.label_and_sample_proposals(proposals, targets)
         logits, deltas = self.judge(features, [p.proposal_boxes for p in proposals])
         foreground, _ = select_foreground_proposals(proposals, self.num_classes)
         embeddings = self.embed(features, [p.proposal_boxes for p in foreground])
         return self._losses_and_knowledge(proposals, logits, deltas, foreground, embeddings)
-
-    def judge(
-        self, features: dict[str, torch.Tensor], boxes: list[Boxes]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class logits (R, K + 1) and box deltas (R, 4 K) of given regions, image after image."""
-        pooled = self.box_pooler([features[name] for name in self.box_in_features], boxes)
-        return self.box_predictor(self.box_head(pooled))
 
     def embed(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
         """Embeddings (R, D) of given boxes, absolute pixels of the network input, XYXY."""

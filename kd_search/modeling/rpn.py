@@ -17,7 +17,7 @@ class AnchorKnowledge:
     logits: list[torch.Tensor]
     deltas: list[torch.Tensor]
     labels: Optional[torch.Tensor] = None
-    gt_boxes: Optional[torch.Tensor] = None
+    delta_targets: Optional[torch.Tensor] = None
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -26,17 +26,36 @@ class DistillableRPN(RPN):
 
     _knowledge: Optional[AnchorKnowledge] = None
 
+    def layout(self) -> dict:
+        """The ``anchor_*`` fields of :class:`kd_search.structures.Layout`."""
+        generator = self.anchor_generator
+        return {
+            "anchor_cells": [cells.detach().cpu().clone() for cells in generator.cell_anchors],
+            "anchor_strides": [int(stride) for stride in generator.strides],
+            "anchor_offset": float(generator.offset),
+            "anchor_delta_weights": tuple(self.box2box_transform.weights),
+        }
+
     def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
         self._knowledge = AnchorKnowledge(
             anchors=[a.tensor for a in anchors],
             logits=pred_objectness_logits,
             deltas=pred_anchor_deltas,
             labels=torch.stack(gt_labels),
-            gt_boxes=torch.stack([b.tensor if isinstance(b, Boxes) else b for b in gt_boxes]),
+            delta_targets=self._delta_targets(anchors, gt_labels, gt_boxes),
         )
         return super().losses(
             anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes
         )
+
+    @torch.no_grad()
+    def _delta_targets(self, anchors, gt_labels, gt_boxes) -> torch.Tensor:
+        anchors = Boxes.cat(anchors).tensor
+        positive = [labels == 1 for labels in gt_labels]
+        sources = torch.cat([anchors[mask] for mask in positive])
+        boxes = [b.tensor if isinstance(b, Boxes) else b for b in gt_boxes]
+        targets = torch.cat([b[mask] for b, mask in zip(boxes, positive)])
+        return self.box2box_transform.get_deltas(sources, targets)
 
     def forward_train(
         self, images: ImageList, features: dict[str, torch.Tensor], targets: list[Instances]

@@ -9,10 +9,16 @@ from detectron2.utils.events import EventStorage
 from tiny import NUM_IDS, tiny_cfg, training_input
 from torch import nn
 
-from kd_search.distillation import DISTILLATION_TERM_REGISTRY, Distiller, IDTableFile, Teacher
+from kd_search.distillation import (
+    DISTILLATION_TERM_REGISTRY,
+    DistillationTerm,
+    Distiller,
+    IDTableFile,
+    Teacher,
+)
 
 
-class EmbeddingProbe(nn.Module):
+class EmbeddingProbe(DistillationTerm):
     """A term for tests: pulls embeddings to the teacher's."""
 
     teacher_fields = frozenset({"embeddings"})
@@ -165,9 +171,7 @@ def test_teacher_equal_to_the_student_costs_the_probe_nothing():
 
 
 def test_a_loss_name_used_twice_is_refused():
-    class Clash(nn.Module):
-        teacher_fields = frozenset()
-
+    class Clash(DistillationTerm):
         def forward(self, student, teacher):
             return {"loss_oim": torch.zeros(())}
 

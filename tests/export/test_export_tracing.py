@@ -11,7 +11,7 @@ from detectron2.modeling.proposal_generator import proposal_utils
 from tiny import picture, tiny_cfg
 from torch import nn
 
-from kd_search.distillation import Distiller
+from kd_search.distillation import DistillationTerm, Distiller
 from kd_search.export import ExportParityError, export_torchscript, trace_person_search, tracing
 
 
@@ -154,9 +154,7 @@ def test_id_tables_are_left_out_and_the_model_is_kept_as_it_was(network):
     assert torch.equal(traced(network.images[0])[2], traced(network.images[0])[2])
 
 
-class BigTerm(nn.Module):
-    teacher_fields = frozenset()
-
+class BigTerm(DistillationTerm):
     def __init__(self):
         super().__init__()
         self.register_buffer("big", torch.zeros(1000, 1000))

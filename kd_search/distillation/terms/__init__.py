@@ -1,4 +1,21 @@
+from kd_search.distillation.terms.base import DistillationTerm
+from kd_search.distillation.terms.hint_term import HintTerm
 from kd_search.distillation.terms.id_table_term import IDTableTerm
 from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY, build_terms
+from kd_search.distillation.terms.regression_terms import (
+    AnchorRegressionTerm,
+    RegionRegressionTerm,
+)
+from kd_search.distillation.terms.soft_label_terms import AnchorClassTerm, RegionClassTerm
 
-__all__ = ["DISTILLATION_TERM_REGISTRY", "IDTableTerm", "build_terms"]
+__all__ = [
+    "DISTILLATION_TERM_REGISTRY",
+    "AnchorClassTerm",
+    "AnchorRegressionTerm",
+    "DistillationTerm",
+    "HintTerm",
+    "IDTableTerm",
+    "RegionClassTerm",
+    "RegionRegressionTerm",
+    "build_terms",
+]

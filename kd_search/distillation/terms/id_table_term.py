@@ -4,10 +4,10 @@ from typing import Optional
 
 import torch
 from detectron2.config import configurable
-from torch import nn
 
 from kd_search.data import get_id_map
 from kd_search.distillation.table_file import IDTableFile
+from kd_search.distillation.terms.base import DistillationTerm
 from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY
 from kd_search.modeling.id_table import IDTable
 from kd_search.structures import Knowledge
@@ -17,7 +17,7 @@ QUEUES = ("student", "teacher", "off")
 
 
 @DISTILLATION_TERM_REGISTRY.register()
-class IDTableTerm(nn.Module):
+class IDTableTerm(DistillationTerm):
     """OIM loss against a table that a teacher filled (Munjal et al., BMVC 2019).
 
     The abstract fixes the table being pre-computed; that it stays frozen is our reading. The
@@ -25,8 +25,7 @@ class IDTableTerm(nn.Module):
     ``MODEL.OIM.ENABLED`` to False to put this table in the place of the student's own.
     """
 
-    #: The table is all there is of the teacher: nothing has to run beside the student.
-    teacher_fields = frozenset()
+    # No teacher_fields: the table is all there is of the teacher, nothing runs beside the student.
 
     @configurable
     def __init__(self, *, table: IDTable, loss_weight: float = 1.0):

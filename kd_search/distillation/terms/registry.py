@@ -7,10 +7,12 @@ DISTILLATION_TERM_REGISTRY = Registry("DISTILLATION_TERM")
 DISTILLATION_TERM_REGISTRY.__doc__ = """
 Distillation terms: modules that compare what student and teacher know.
 
-A registered class is called as ``cls(cfg)``. It has
+A registered class is a :class:`DistillationTerm`, called as ``cls(cfg)``. It has
 
 * ``teacher_fields``: a frozenset of names of fields of :class:`kd_search.structures.Knowledge`
   that a teacher must fill; empty where no teacher has to run;
+* ``connect(student, teacher)``: called once with the two networks' ``Layout``;
+* ``hard_loss_factors``: factors on the student's own losses, by name;
 * ``forward(student, teacher)``: takes the student's ``Knowledge`` and the teacher's (``None`` when
   no term asks for any), and returns ``{"loss_...": scalar}``.
 

@@ -2,7 +2,7 @@
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.backbone.resnet import (
     BasicBlock,
     BasicStem,
@@ -90,5 +90,31 @@ def build_width_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_width_retinanet_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """Feature pyramid of RetinaNet on :func:`build_width_resnet_backbone`.
+
+    Two levels p6 and p7, made by strided convolutions from res5, follow p5 (Lin et al., ICCV 2017,
+    section 4). Parameter names equal those of Detectron2's ``build_retinanet_resnet_fpn_backbone``.
+
+    Raises:
+        ValueError: if ``MODEL.RESNETS.OUT_FEATURES`` lacks res5.
+    """
+    bottom_up = build_width_resnet_backbone(cfg, input_shape)
+    shapes = bottom_up.output_shape()
+    if "res5" not in shapes:
+        raise ValueError(
+            f"MODEL.RESNETS.OUT_FEATURES {list(shapes)} must contain 'res5', which p6 is made from"
+        )
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelP6P7(shapes["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )

@@ -1,3 +1,5 @@
 from kd_search.modeling.meta_arch.person_search_rcnn import PersonSearchRCNN
+from kd_search.modeling.meta_arch.rcnn import DistillableRCNN
+from kd_search.modeling.meta_arch.retinanet import DistillableRetinaNet
 
-__all__ = ["PersonSearchRCNN"]
+__all__ = ["DistillableRCNN", "DistillableRetinaNet", "PersonSearchRCNN"]

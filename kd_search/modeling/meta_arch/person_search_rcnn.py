@@ -8,16 +8,16 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 
 from kd_search.modeling.id_table import IDTable
-from kd_search.modeling.rpn import DistillableRPN
+from kd_search.modeling.meta_arch.rcnn import DistillableRCNN
 from kd_search.structures import Knowledge
 
 
 @META_ARCH_REGISTRY.register()
-class PersonSearchRCNN(GeneralizedRCNN):
+class PersonSearchRCNN(DistillableRCNN):
     """End-to-end person search: Detectron2's GeneralizedRCNN with a re-ID branch in its ROI heads.
 
     ``MODEL.ROI_HEADS.NAME`` is ``PersonSearchROIHeads`` (FPN) or ``PersonSearchRes5ROIHeads`` (C4).
-    As a student it offers :meth:`forward_train`, as a teacher :meth:`observe`.
+    Training batches hold ``instances`` with ``gt_boxes``, ``gt_classes`` and ``gt_person_ids``.
     """
 
     @property
@@ -25,79 +25,20 @@ class PersonSearchRCNN(GeneralizedRCNN):
         """The network's own identity table, or ``None`` where it trains without OIM."""
         return self.roi_heads.reid.id_table
 
-    def forward(self, batched_inputs: list[dict]):
-        """
-        Args:
-            batched_inputs: as Detectron2's, each with ``image`` (3, H, W), in training
-                ``instances`` with ``gt_boxes``, ``gt_classes`` and ``gt_person_ids``.
-
-        Returns:
-            In training a dict of scalar losses. Otherwise per image a dict, see :meth:`inference`.
-        """
-        if not self.training:
-            return self.inference(batched_inputs)
-        return self.forward_train(batched_inputs)[0]
-
-    def forward_train(
-        self, batched_inputs: list[dict]
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        """Losses of a training batch and what the network knows of it."""
-        images = self.preprocess_image(batched_inputs)
-        targets = [x["instances"].to(self.device) for x in batched_inputs]
-        features = self.backbone(images.tensor)
-        anchors = None
-        if isinstance(self.proposal_generator, DistillableRPN):
-            proposals, losses, anchors = self.proposal_generator.forward_train(
-                images, features, targets
-            )
-        else:
-            proposals, losses = self.proposal_generator(images, features, targets)
-        if self.vis_period > 0:
-            self._visualize_now_and_then(batched_inputs, proposals)
-        region_losses, knowledge = self.roi_heads.forward_train(features, proposals, targets)
-        knowledge.images = images
-        knowledge.features = features
-        if anchors is not None:
-            knowledge.anchors = anchors.anchors
-            knowledge.anchor_logits = anchors.logits
-            knowledge.anchor_deltas = anchors.deltas
-            knowledge.anchor_labels = anchors.labels
-            knowledge.anchor_gt_boxes = anchors.gt_boxes
-        return {**losses, **region_losses}, knowledge
-
     @torch.no_grad()
     def observe(
         self, batched_inputs: list[dict], student: Knowledge, fields: Iterable[str]
     ) -> Knowledge:
-        """What this network, as a teacher, thinks of a batch and of the student's regions.
-
-        Args:
-            batched_inputs: the student's batch.
-            student: the student's knowledge; its ``proposals`` are judged, nothing is proposed.
-            fields: names of the fields of :class:`Knowledge` to fill; the rest is not computed.
-
-        Returns:
-            knowledge without gradient.
-        """
+        """As :meth:`DistillableRCNN.observe`, with ``embeddings`` and ``identity_logits``."""
         fields = set(fields)
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        knowledge = Knowledge(images=images, features=features, proposals=student.proposals)
-        if fields & {"anchor_logits", "anchor_deltas"}:
-            anchors = self.proposal_generator.judge(features)
-            knowledge.anchors = anchors.anchors
-            knowledge.anchor_logits = anchors.logits
-            knowledge.anchor_deltas = anchors.deltas
-        if fields & {"region_logits", "region_deltas"}:
-            boxes = [p.proposal_boxes for p in student.proposals]
-            knowledge.region_logits, knowledge.region_deltas = self.roi_heads.judge(features, boxes)
+        knowledge = super().observe(batched_inputs, student, fields)
         if fields & {"embeddings", "identity_logits"}:
-            classes = self.roi_heads.num_classes
+            classes = student.region_classes.split([len(p) for p in student.proposals])
             boxes = [
-                p.proposal_boxes[(p.gt_classes >= 0) & (p.gt_classes < classes)]
-                for p in student.proposals
+                p.proposal_boxes[(c >= 0) & (c < self.roi_heads.num_classes)]
+                for p, c in zip(student.proposals, classes)
             ]
-            knowledge.embeddings = self.roi_heads.embed(features, boxes)
+            knowledge.embeddings = self.roi_heads.embed(knowledge.features, boxes)
             knowledge.person_ids = student.person_ids
             if "identity_logits" in fields:
                 table = self.id_table
@@ -164,12 +105,6 @@ class PersonSearchRCNN(GeneralizedRCNN):
         for output, x, part in zip(outputs, batched_inputs, embeddings):
             if "query_boxes" in x:
                 output["query_embeddings"] = part
-
-    def _visualize_now_and_then(self, batched_inputs, proposals) -> None:
-        from detectron2.utils.events import get_event_storage
-
-        if get_event_storage().iter % self.vis_period == 0:
-            self.visualize_training(batched_inputs, proposals)
 
 
 def _as_detections(boxes: torch.Tensor, image_size: tuple[int, int]) -> Instances:

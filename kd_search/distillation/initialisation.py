@@ -1,0 +1,75 @@
+"""A student that starts with layers of its teacher."""
+
+import logging
+from collections.abc import Sequence
+from typing import Union
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_KEY = "DISTILLATION.INIT_FROM_TEACHER"
+
+
+@torch.no_grad()
+def init_from_teacher(
+    student: nn.Module, teacher: nn.Module, layers: Sequence[Union[str, Sequence[str]]]
+) -> list[str]:
+    """Copy parameters and buffers of the teacher into the student, and log each by name.
+
+    Args:
+        student: changed in place.
+        teacher: gives.
+        layers: prefixes of names that both have, or pairs (student, teacher). A prefix is a whole
+            module or parameter: "backbone.fpn" does not stand for "backbone.fpn_output3".
+
+    Returns:
+        the names in the student that were filled.
+
+    Raises:
+        ValueError: a prefix without parameters, or of other parameters or shapes in the other
+            network. Nothing is copied then.
+    """
+    ours, theirs = student.state_dict(keep_vars=True), teacher.state_dict()
+    copies = {}
+    for entry in layers:
+        pair = (entry, entry) if isinstance(entry, str) else tuple(entry)
+        if len(pair) != 2:
+            raise ValueError(f"{_KEY}: {entry!r} must be a prefix or [student, teacher]")
+        copies.update(_matching(ours, theirs, *pair))
+    for name, source in copies.items():
+        ours[name].data.copy_(theirs[source])
+        logger.info("Initialised %s from %s of the teacher", name, source)
+    return list(copies)
+
+
+def _matching(ours: dict, theirs: dict, prefix: str, source: str) -> dict[str, str]:
+    """Names in the student and in the teacher under the two prefixes."""
+    have = _under(ours, prefix)
+    give = _under(theirs, source)
+    for side, found, name in (("student", have, prefix), ("teacher", give, source)):
+        if not found:
+            raise ValueError(f"{_KEY}: the {side} has no parameter under {name!r}")
+    if have.keys() != give.keys():
+        odd = sorted(have.keys() ^ give.keys())[0]
+        raise ValueError(
+            f"{_KEY}: {prefix!r} of the student and {source!r} of the teacher differ, the first "
+            f"parameter that only one of them has is {(odd or prefix)!r}"
+        )
+    for rest, name in have.items():
+        a, b = tuple(ours[name].shape), tuple(theirs[give[rest]].shape)
+        if a != b:
+            raise ValueError(
+                f"{_KEY}: {name} of the student has shape {a}, {give[rest]} of the teacher {b}"
+            )
+    return {name: give[rest] for rest, name in have.items()}
+
+
+def _under(state: dict, prefix: str) -> dict[str, str]:
+    """Names that are the prefix or lie under it, by what follows the prefix."""
+    return {
+        name[len(prefix) :]: name
+        for name in state
+        if name == prefix or name.startswith(prefix.rstrip(".") + ".")
+    }

@@ -1,0 +1,43 @@
+"""What every distillation term is."""
+
+from typing import Optional
+
+import torch
+from torch import nn
+
+from kd_search.structures import Knowledge, Layout
+
+
+class DistillationTerm(nn.Module):
+    """Compares what student and teacher know of a batch.
+
+    Only :meth:`forward` has to be written; see docs/adding_a_term.md.
+    """
+
+    #: Fields of :class:`Knowledge` that a teacher must fill; empty where no teacher has to run.
+    teacher_fields: frozenset[str] = frozenset()
+
+    @property
+    def hard_loss_factors(self) -> dict[str, float]:
+        """Factors on losses of the student's own, by name, where the term takes a share of them."""
+        return {}
+
+    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+        """Called once, before the first batch: make adapters, refuse networks that do not fit.
+
+        Args:
+            student: layout of the student.
+            teacher: layout of the teacher, in the student's terms; ``None`` where none runs.
+
+        Raises:
+            ValueError: one line that says what does not fit and which key to change.
+        """
+
+    def forward(self, student: Knowledge, teacher: Optional[Knowledge]) -> dict[str, torch.Tensor]:
+        """Losses by name, each a scalar with a graph.
+
+        Args:
+            student: of this batch, with gradient.
+            teacher: of the same batch and regions, without; ``None`` where no teacher runs.
+        """
+        raise NotImplementedError

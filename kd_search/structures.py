@@ -64,6 +64,9 @@ class Knowledge:
     #: (P, 4) deltas from the positive anchors to their boxes, image after image, in the scale of
     #: ``anchor_deltas``.
     anchor_delta_targets: Optional[torch.Tensor] = None
+    #: What the network's own anchor losses are divided by: sampled anchors of an RPN, positive ones
+    #: of RetinaNet, a running mean.
+    anchor_normalizer: Optional[float] = None
     #: Sampled regions per image with ``proposal_boxes``, ``gt_classes``, ``gt_boxes`` and
     #: ``gt_person_ids``; absolute pixels of the network input, XYXY.
     proposals: Optional[list[Instances]] = None

@@ -30,6 +30,10 @@ def align_maps(
     the right and at the bottom), so they are matched from that corner by the strides alone, never
     by their sizes: paddings to different divisibilities end in different places.
 
+    RoIAlign's view is not exact for a backbone of odd kernels (ResNet): there cell j looks around
+    pixel j s. Maps of strides s and t then stay |s - t| / 2 pixels apart, 4 for strides 16 and 8,
+    the same everywhere; maps of equal strides are not concerned.
+
     The student's map is resampled bilinearly (a triangle as wide as a teacher's cell needs, where
     it shrinks), which changes nothing where the strides are equal. Then both are cropped to the
     extent that they share.

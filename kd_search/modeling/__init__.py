@@ -1,6 +1,7 @@
 from kd_search.modeling.backbones import (
     build_width_resnet_backbone,
     build_width_resnet_fpn_backbone,
+    build_width_retinanet_resnet_fpn_backbone,
 )
 from kd_search.modeling.box_predictor import DistillableBoxPredictor
 from kd_search.modeling.distillable import as_distillable
@@ -35,4 +36,5 @@ __all__ = [
     "build_reid_head",
     "build_width_resnet_backbone",
     "build_width_resnet_fpn_backbone",
+    "build_width_retinanet_resnet_fpn_backbone",
 ]

@@ -18,6 +18,7 @@ class AnchorKnowledge:
     deltas: list[torch.Tensor]
     labels: Optional[torch.Tensor] = None
     delta_targets: Optional[torch.Tensor] = None
+    normalizer: Optional[float] = None
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -43,6 +44,7 @@ class DistillableRPN(RPN):
             deltas=pred_anchor_deltas,
             labels=torch.stack(gt_labels),
             delta_targets=self._delta_targets(anchors, gt_labels, gt_boxes),
+            normalizer=float(self.batch_size_per_image * len(gt_labels)),
         )
         return super().losses(
             anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes

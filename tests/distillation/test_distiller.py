@@ -6,14 +6,14 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils.events import EventStorage
-from tiny import NUM_IDS, tiny_cfg, training_input
+from tiny import tiny_cfg, training_input
+from tiny_table import write_table
 from torch import nn
 
 from kd_search.distillation import (
     DISTILLATION_TERM_REGISTRY,
     DistillationTerm,
     Distiller,
-    IDTableFile,
     Teacher,
 )
 
@@ -25,20 +25,6 @@ class EmbeddingProbe(DistillationTerm):
 
     def forward(self, student, teacher):
         return {"loss_probe": (student.embeddings - teacher.embeddings).square().sum()}
-
-
-def write_table(path, num_ids=NUM_IDS, dim=8, person_ids=None):
-    torch.manual_seed(3)
-    rows = nn.functional.normalize(torch.randn(num_ids, dim), dim=1)
-    unlabelled = nn.functional.normalize(torch.randn(3, dim), dim=1)
-    file = IDTableFile(
-        rows=rows,
-        counts=torch.ones(num_ids, dtype=torch.int64),
-        unlabelled=unlabelled,
-        person_ids=list(range(num_ids)) if person_ids is None else person_ids,
-    )
-    file.save(path)
-    return file
 
 
 def table_cfg(path, *overrides):

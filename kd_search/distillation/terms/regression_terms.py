@@ -93,11 +93,7 @@ class RegionRegressionTerm(RegressionTerm):
 
 @DISTILLATION_TERM_REGISTRY.register()
 class AnchorRegressionTerm(RegressionTerm):
-    """Bounded regression of the positive anchors.
-
-    Divided by the number of sampled anchors in an RPN, and by the number of positive ones in
-    RetinaNet, as their own losses are.
-    """
+    """Bounded regression of the positive anchors, divided by what the own loss is divided by."""
 
     teacher_fields = frozenset({"anchor_deltas"})
 
@@ -108,7 +104,6 @@ class AnchorRegressionTerm(RegressionTerm):
             kwargs: as :class:`RegressionTerm`.
         """
         super().__init__(**kwargs)
-        self.dense_classes = False
 
     @classmethod
     def from_config(cls, cfg):
@@ -121,7 +116,6 @@ class AnchorRegressionTerm(RegressionTerm):
 
     def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
         check_same_anchors(type(self).__name__, student, teacher)
-        self.dense_classes = student.dense_classes
 
     def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
         """``{"loss_anchor_bounded": scalar}`` from ``anchor_deltas`` and the student's labels."""
@@ -131,8 +125,7 @@ class AnchorRegressionTerm(RegressionTerm):
             flatten_levels(teacher.anchor_deltas)[positive],
             student.anchor_delta_targets,
         )
-        count = positive if self.dense_classes else student.anchor_labels >= 0
-        return {"loss_anchor_bounded": self.loss_weight * loss / count.sum().clamp(min=1)}
+        return {"loss_anchor_bounded": self.loss_weight * loss / student.anchor_normalizer}
 
 
 def _deltas_of_classes(deltas: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

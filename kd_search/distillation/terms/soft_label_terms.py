@@ -108,8 +108,8 @@ class RegionClassTerm(SoftLabelTerm):
 class AnchorClassTerm(SoftLabelTerm):
     """Soft binary cross-entropy of the student's sampled anchors.
 
-    RPN: L_soft is the mean over the sampled anchors. RetinaNet, which the paper does not treat: a
-    sum over anchors and classes, divided by the number of positive anchors as its own loss is, and
+    It is divided by what the student's own loss is divided by: the sampled anchors of an RPN, the
+    positive ones of RetinaNet. There, which the paper does not treat, it is a sum over classes too,
     weighted by |p_teacher - p_student|^gamma so that the many easy anchors do not drown the rest.
     """
 
@@ -154,8 +154,7 @@ class AnchorClassTerm(SoftLabelTerm):
             temperature=self.temperature,
             focal_gamma=self.focal_gamma if self.dense_classes else 0.0,
         )
-        count = (student.anchor_labels == 1).sum() if self.dense_classes else sampled.sum()
-        return {"loss_anchor_soft": self.soft_weight * loss.sum() / count.clamp(min=1)}
+        return {"loss_anchor_soft": self.soft_weight * loss.sum() / student.anchor_normalizer}
 
 
 def check_has_regions(term: str, student: Layout, teacher: Layout) -> None:

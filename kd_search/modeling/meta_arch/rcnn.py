@@ -66,6 +66,7 @@ class DistillableRCNN(GeneralizedRCNN):
             knowledge.anchor_deltas = anchors.deltas
             knowledge.anchor_labels = anchors.labels
             knowledge.anchor_delta_targets = anchors.delta_targets
+            knowledge.anchor_normalizer = anchors.normalizer
         return {**losses, **region_losses}, knowledge
 
     @torch.no_grad()

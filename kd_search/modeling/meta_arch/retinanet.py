@@ -69,6 +69,7 @@ class DistillableRetinaNet(RetinaNet):
             anchor_logits=logits,
             anchor_deltas=deltas,
             anchor_classes=torch.stack(classes),
+            anchor_normalizer=float(self.loss_normalizer),
         )
         self._add_targets(knowledge, gt_boxes)
         return losses, knowledge

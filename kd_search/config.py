@@ -77,6 +77,16 @@ def _add_model(cfg: CfgNode) -> None:
     # Normalisation after the linear layer: "" as in OIM, "BN" (1-d) as in NAE and SeqNet.
     cfg.MODEL.REID_HEAD.EMBEDDING_NORM = ""
 
+    # Train a linear classifier of the labelled identities on the embeddings too: cosine logits at
+    # MODEL.OIM.TEMPERATURE. DKD (AAAI 2021) compares class probabilities; without a classifier they
+    # are those of the OIM table. (kd_search)
+    cfg.MODEL.REID_HEAD.CLASSIFIER = False
+    # Weight of its cross-entropy. DKD does not say what its re-ID loss is made of. (kd_search)
+    cfg.MODEL.REID_HEAD.CLASSIFIER_WEIGHT = 1.0
+    # C4 only: a res5 of its own for re-ID, side by side with that of detection as in DKD's figure
+    # (AAAI 2021); False shares one, as OIM (CVPR 2017). (kd_search)
+    cfg.MODEL.REID_HEAD.SEPARATE_RES5 = False
+
     cfg.MODEL.OIM = CN()
     # Train the student's own online instance matching loss (OIM, CVPR 2017). Off where the
     # teacher's table replaces it (Munjal et al., BMVC 2019).
@@ -118,11 +128,27 @@ def _add_distillation(cfg: CfgNode) -> None:
     # in the same order. (kd_search)
     cfg.DISTILLATION.TEACHER.CLASS_MAP = []
 
+    cfg.DISTILLATION.REID_TEACHER = CN()
+    # Config file of a frozen re-ID network (ReIDNetwork) that teaches from crops of the original
+    # images (DKD, AAAI 2021); empty for none. It runs beside the detector teacher. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.CONFIG_FILE = ""
+    # Weights of that network; empty takes MODEL.WEIGHTS of its config file. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.WEIGHTS = ""
+    # "KEY VALUE" overrides of that network's config. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.OPTS = []
+    # Show the crop mirrored where the student's image is: both see the same view. The paper does
+    # not say. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.MIRROR_CROPS = True
+    # Folder for the teacher's outputs, computed once and read again; empty computes them in every
+    # step. Needs boxes that do not move: no feature-level augmentation. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.CACHE_DIR = ""
+
     # What of the teacher the student starts with, after MODEL.WEIGHTS: prefixes of parameter names,
     # or [prefix of the student, prefix of the teacher]. (kd_search)
     cfg.DISTILLATION.INIT_FROM_TEACHER = []
 
     _add_detector_distillation(cfg)
+    _add_diverse_distillation(cfg)
 
     cfg.DISTILLATION.ID_TABLE = CN()
     # Table written by tools/build_id_table.py (Munjal et al., BMVC 2019). (kd_search)
@@ -198,6 +224,40 @@ def _add_detector_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.HINT.NORM = "l2"
     # gamma: 0.5 (Chen et al., NIPS 2017).
     cfg.DISTILLATION.HINT.LOSS_WEIGHT = 0.5
+
+
+def _add_diverse_distillation(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # Terms of DKD (Zhang et al., AAAI 2021), taught by DISTILLATION.REID_TEACHER. The paper's
+    # weights (lambda, beta_p, beta_pr, beta_tr), margin and temperature could not be recovered.
+    cfg.DISTILLATION.DKD = CN()
+    # lambda beta_p: weight of IdentityProbabilityTerm. (kd_search)
+    cfg.DISTILLATION.DKD.PROBABILITY_WEIGHT = 1.0
+    # lambda beta_pr: weight of PairRelationTerm. (kd_search)
+    cfg.DISTILLATION.DKD.PAIR_WEIGHT = 1.0
+    # lambda beta_tr: weight of TripletRelationTerm. (kd_search)
+    cfg.DISTILLATION.DKD.TRIPLET_WEIGHT = 1.0
+    # "student_teacher": KL(student || teacher), as the paper prints it; "teacher_student": the
+    # usual other way round.
+    cfg.DISTILLATION.DKD.KL_DIRECTION = "student_teacher"
+    # Softmax temperature of both sides. (kd_search)
+    cfg.DISTILLATION.DKD.TEMPERATURE = 1.0
+    # m of the triplet-wise term, in units of embeddings of length one. (kd_search)
+    cfg.DISTILLATION.DKD.MARGIN = 0.3
+    # The triplet-wise term as printed: every other box is a negative, even of the same person.
+    cfg.DISTILLATION.DKD.LITERAL_TRIPLETS = False
+    # Compare student and teacher through a learnt linear projection where a term needs embeddings
+    # of one size; False is an error where sizes differ. (kd_search)
+    cfg.DISTILLATION.DKD.PROJECTION = False
+
+    # Spatial-invariant augmentation (DKD): boxes move by up to min(2 h dp / H, alpha) in total.
+    cfg.DISTILLATION.SIA = CN()
+    # Feature level: the student and its re-ID teacher see every person shifted, too.
+    cfg.DISTILLATION.SIA.FEATURE_LEVEL = False
+    # dp: pixels of the re-ID input. Not in what is known of the paper; 10 is the usual padding.
+    cfg.DISTILLATION.SIA.PADDING = 10.0
+    # alpha: pixels of the original image. Not in what is known of the paper. (kd_search)
+    cfg.DISTILLATION.SIA.LIMIT = 20.0
 
 
 def _add_training(cfg: CfgNode) -> None:

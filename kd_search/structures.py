@@ -37,6 +37,33 @@ class Layout:
     region_delta_weights: Optional[tuple[float, ...]] = None
     #: Whether the classes and the background of a region share a softmax.
     region_softmax: bool = True
+    #: Length of the embeddings, and number of identities that ``identity_logits`` tell apart; 0 for
+    #: a network without them.
+    embedding_dim: int = 0
+    num_identities: int = 0
+
+
+@dataclass
+class Crops:
+    """People that a student and a re-ID teacher both look at: boxes that one of them may shift."""
+
+    #: Per image (g_i, 4), pixels of the network's input, XYXY.
+    boxes: list[torch.Tensor]
+    #: (G,) int64 identity of each, -1 where unlabelled.
+    person_ids: torch.Tensor
+    #: (G,) int64 number of the annotated box within its image.
+    annotations: torch.Tensor
+    #: (G,) bool: moved from where it was annotated.
+    shifted: torch.Tensor
+
+    def to(self, device: torch.device) -> "Crops":
+        """A copy with all tensors on a device."""
+        return Crops(
+            [boxes.to(device) for boxes in self.boxes],
+            self.person_ids.to(device),
+            self.annotations.to(device),
+            self.shifted.to(device),
+        )
 
 
 @dataclass
@@ -85,3 +112,9 @@ class Knowledge:
     person_ids: Optional[torch.Tensor] = None
     #: (P, L) identity logits over the rows of the ID table.
     identity_logits: Optional[torch.Tensor] = None
+    #: People that a re-ID teacher was asked about; G of them.
+    crops: Optional[Crops] = None
+    #: (G, D) embeddings of the crops, not necessarily of length one.
+    crop_embeddings: Optional[torch.Tensor] = None
+    #: (G, L) identity logits of the crops.
+    crop_identity_logits: Optional[torch.Tensor] = None

@@ -26,7 +26,9 @@ class PersonSearchDatasetMapper:
     - with instances: ``instances`` with ``gt_boxes``, ``gt_classes`` and ``gt_person_ids`` (int64,
       row of the ID table or -1). Crowd boxes and boxes with nothing left inside are dropped.
     - at test: ``query_boxes`` ((Q, 4) float32) and ``query_ids`` where the image holds queries;
-      ``gallery_boxes`` ((G, 4) float32, all boxes but crowds) if ``with_gt_boxes``.
+      ``gallery_boxes`` ((G, 4) float32, all boxes but crowds) if ``with_gt_boxes``;
+    - if ``with_original``: ``original_image`` ((3, H', W') uint8, before any transform) and
+      ``to_original`` ((2, 3) float32), which takes (x, y, 1) of ``image`` to pixels of it.
 
     Args:
         is_train: training (with instances, without queries) or test.
@@ -35,6 +37,7 @@ class PersonSearchDatasetMapper:
         max_image_pixels: larger images are refused, see :func:`read_image`.
         with_gt_boxes: give ``gallery_boxes``; test only.
         with_instances: give ``instances``; ``None`` means only in training.
+        with_original: give the original image too, for a teacher that looks at crops of it.
 
     Raises:
         ImageError: the image cannot be read.
@@ -52,6 +55,7 @@ class PersonSearchDatasetMapper:
         max_image_pixels: int = 50_000_000,
         with_gt_boxes: bool = False,
         with_instances: Optional[bool] = None,
+        with_original: bool = False,
     ) -> None:
         if is_train and with_gt_boxes:
             raise ValueError("with_gt_boxes is for test; in training boxes are in 'instances'")
@@ -61,6 +65,7 @@ class PersonSearchDatasetMapper:
         self.max_image_pixels = max_image_pixels
         self.with_gt_boxes = with_gt_boxes
         self.with_instances = is_train if with_instances is None else with_instances
+        self.with_original = with_original
         mode = "training" if is_train else "test"
         logger.info("Augmentations used in %s: %s", mode, augmentations)
 
@@ -82,6 +87,7 @@ class PersonSearchDatasetMapper:
             "max_image_pixels": cfg.INPUT.MAX_IMAGE_PIXELS,
             "with_gt_boxes": with_gt_boxes,
             "with_instances": with_instances,
+            "with_original": is_train and bool(cfg.DISTILLATION.REID_TEACHER.CONFIG_FILE),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -91,11 +97,15 @@ class PersonSearchDatasetMapper:
         image = read_image(sample["file_name"], self.image_format, self.max_image_pixels)
         utils.check_image_size(sample, image)
 
+        if self.with_original:
+            sample["original_image"] = _as_tensor(image)
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
         image = aug_input.image
         size = image.shape[:2]
-        sample["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        sample["image"] = _as_tensor(image)
+        if self.with_original:
+            sample["to_original"] = _inverse_affine(transforms)
 
         annotations = [entry for entry in annotations if not entry.get("iscrowd", 0)]
         if self.with_instances:
@@ -107,6 +117,21 @@ class PersonSearchDatasetMapper:
             if self.with_gt_boxes:
                 sample["gallery_boxes"] = _boxes(annotations, transforms, size)
         return sample
+
+
+def _as_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _inverse_affine(transforms: T.TransformList) -> torch.Tensor:
+    """(2, 3) float32 map of (x, y, 1) in the transformed image to pixels of the original.
+
+    Flips, crops and scales are affine: where three points go says everything.
+    """
+    origin, x_axis, y_axis = transforms.apply_coords(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    forward = np.column_stack([x_axis - origin, y_axis - origin, origin])
+    inverse = np.linalg.inv(np.vstack([forward, [0.0, 0.0, 1.0]]))[:2]
+    return torch.as_tensor(inverse, dtype=torch.float32)
 
 
 def _instances(annotations: list[dict[str, Any]], transforms: Any, size: Any) -> Instances:

@@ -1,6 +1,8 @@
 from kd_search.distillation.class_map import ClassMap
+from kd_search.distillation.crops import CropSampler, cut_crops
 from kd_search.distillation.distiller import Distiller
 from kd_search.distillation.initialisation import init_from_teacher
+from kd_search.distillation.reid_teacher import ReIDTeacher, build_reid_teacher
 from kd_search.distillation.table_file import IDTableFile, TableMismatchError, file_sha256
 from kd_search.distillation.teacher import Teacher, build_teacher
 from kd_search.distillation.terms import (
@@ -9,9 +11,12 @@ from kd_search.distillation.terms import (
     AnchorRegressionTerm,
     DistillationTerm,
     HintTerm,
+    IdentityProbabilityTerm,
     IDTableTerm,
+    PairRelationTerm,
     RegionClassTerm,
     RegionRegressionTerm,
+    TripletRelationTerm,
     build_terms,
 )
 from kd_search.distillation.translation import Translation
@@ -21,18 +26,25 @@ __all__ = [
     "AnchorClassTerm",
     "AnchorRegressionTerm",
     "ClassMap",
+    "CropSampler",
     "DistillationTerm",
     "Distiller",
     "HintTerm",
     "IDTableFile",
     "IDTableTerm",
+    "IdentityProbabilityTerm",
+    "PairRelationTerm",
+    "ReIDTeacher",
     "RegionClassTerm",
     "RegionRegressionTerm",
     "TableMismatchError",
     "Teacher",
     "Translation",
+    "TripletRelationTerm",
+    "build_reid_teacher",
     "build_teacher",
     "build_terms",
+    "cut_crops",
     "file_sha256",
     "init_from_teacher",
 ]

@@ -1,6 +1,7 @@
 """The meta-architecture that trains a student with distillation terms."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Optional
 
 import torch
@@ -8,15 +9,26 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
+from kd_search.distillation.crops import CropSampler
 from kd_search.distillation.initialisation import init_from_teacher
+from kd_search.distillation.reid_teacher import (
+    CROP_FIELDS,
+    ReIDTeacher,
+    build_reid_teacher,
+    merge,
+)
 from kd_search.distillation.teacher import Teacher, build_teacher
 from kd_search.distillation.terms import build_terms
 from kd_search.modeling import as_distillable
+from kd_search.structures import Knowledge, Layout
 
 
 @META_ARCH_REGISTRY.register()
 class Distiller(nn.Module):
-    """A student, the terms that teach it and, where a term asks for one, a frozen teacher.
+    """A student, the terms that teach it and, where terms ask for them, frozen teachers.
+
+    A detector teacher judges the student's features, anchors and regions, a re-ID teacher crops of
+    its people; either may be absent.
 
     In training the losses are the student's own and those of every term. In evaluation it is the
     student. Checkpoints store ``student`` as the model, so that the result loads into a plain
@@ -30,6 +42,8 @@ class Distiller(nn.Module):
         student: nn.Module,
         terms: nn.ModuleDict,
         teacher: Optional[Teacher] = None,
+        reid_teacher: Optional[ReIDTeacher] = None,
+        crop_sampler: Optional[CropSampler] = None,
         init_layers: Sequence = (),
     ):
         """
@@ -37,7 +51,10 @@ class Distiller(nn.Module):
             student: a meta-architecture with ``forward_train(batch) -> (losses, Knowledge)`` and
                 ``layout()``.
             terms: name to term, see ``DISTILLATION_TERM_REGISTRY``; they are connected here.
-            teacher: runs in every step if any term has ``teacher_fields``.
+            teacher: runs in every step if any term asks for what it knows.
+            reid_teacher: runs in every step, on the crops of ``crop_sampler``; the student then has
+                ``judge_crops(knowledge, crops)``.
+            crop_sampler: chooses the crops; given with ``reid_teacher``.
             init_layers: what :meth:`init_from_teacher` copies.
 
         Raises:
@@ -46,11 +63,13 @@ class Distiller(nn.Module):
         super().__init__()
         self.student = student
         self.terms = terms
-        # In a list: a module attribute would be registered and saved.
-        self._teachers = [] if teacher is None else [teacher]
+        # Neither is a module: as submodules they would be registered and saved.
+        self.teacher = teacher
+        self.reid_teacher = reid_teacher
+        self.crop_sampler = crop_sampler
         self._init_layers = list(init_layers)
-        self._observes = any(term.teacher_fields for term in terms.values())
-        layouts = student.layout(), teacher.model.layout() if teacher else None
+        self._observes = bool(_fields(terms) - CROP_FIELDS)
+        layouts = student.layout(), _layout_of(teacher, reid_teacher)
         for term in terms.values():
             term.connect(*layouts)
         self._hard_loss_factors = _merge_factors(terms)
@@ -67,20 +86,22 @@ class Distiller(nn.Module):
                 f"DISTILLATION.STUDENT_META_ARCH {cfg.DISTILLATION.STUDENT_META_ARCH!r} has no "
                 "forward_train(): it cannot be a student"
             )
-        terms = build_terms(cfg)
-        fields = frozenset().union(*(term.teacher_fields for term in terms.values()))
-        layers = cfg.DISTILLATION.INIT_FROM_TEACHER
-        needed = bool(fields or layers)
-        return {
-            "student": student,
-            "terms": terms,
-            "teacher": build_teacher(cfg, fields, student.layout()) if needed else None,
-            "init_layers": layers,
-        }
-
-    @property
-    def teacher(self) -> Optional[Teacher]:
-        return self._teachers[0] if self._teachers else None
+        terms, layout = build_terms(cfg), student.layout()
+        fields = _fields(terms)
+        parts = {"student": student, "terms": terms}
+        if fields - CROP_FIELDS or cfg.DISTILLATION.INIT_FROM_TEACHER:
+            parts["teacher"] = build_teacher(cfg, fields - CROP_FIELDS, layout)
+            parts["init_layers"] = cfg.DISTILLATION.INIT_FROM_TEACHER
+        if fields & CROP_FIELDS:
+            reid_teacher = build_reid_teacher(cfg, layout.image_format)
+            parts["reid_teacher"] = reid_teacher
+            parts["crop_sampler"] = CropSampler(
+                shifts=cfg.DISTILLATION.SIA.FEATURE_LEVEL,
+                input_size=reid_teacher.input_size,
+                padding=cfg.DISTILLATION.SIA.PADDING,
+                limit=cfg.DISTILLATION.SIA.LIMIT,
+            )
+        return parts
 
     @property
     def device(self) -> torch.device:
@@ -93,13 +114,21 @@ class Distiller(nn.Module):
         losses, knowledge = self.student.forward_train(batched_inputs)
         for name, factor in self._hard_loss_factors.items():
             losses[name] = losses[name] * factor
-        observed = self.teacher.observe(batched_inputs, knowledge) if self._observes else None
+        observed = self._observe(batched_inputs, knowledge)
         for name, term in self.terms.items():
             for key, value in term(knowledge, observed).items():
                 if key in losses:
                     raise ValueError(f"the term {name} names its loss {key!r}, which exists")
                 losses[key] = value
         return losses
+
+    def _observe(self, batched_inputs: list[dict], student: Knowledge) -> Optional[Knowledge]:
+        detector = self.teacher.observe(batched_inputs, student) if self._observes else None
+        if self.reid_teacher is None:
+            return detector
+        crops = self.crop_sampler(batched_inputs).to(self.device)
+        self.student.judge_crops(student, crops)
+        return merge(detector, self.reid_teacher.observe(batched_inputs, crops))
 
     def init_from_teacher(self) -> list[str]:
         """Copy ``DISTILLATION.INIT_FROM_TEACHER`` into the student; call it after loading weights.
@@ -121,15 +150,31 @@ class Distiller(nn.Module):
 
     def train(self, mode: bool = True) -> "Distiller":
         super().train(mode)
-        for teacher in self._teachers:
-            teacher.model.eval()
+        for network in self._teacher_networks():
+            network.eval()
         return self
 
     def _apply(self, fn, *args, **kwargs):
         # .to(), .cuda(), .half(): the teacher is no submodule, so it is moved here.
-        for teacher in self._teachers:
-            teacher.model._apply(fn, *args, **kwargs)
+        for network in self._teacher_networks():
+            network._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
+
+    def _teacher_networks(self) -> list[nn.Module]:
+        return [t.model for t in (self.teacher, self.reid_teacher) if t is not None]
+
+
+def _fields(terms: nn.ModuleDict) -> frozenset[str]:
+    return frozenset().union(*(term.teacher_fields for term in terms.values()))
+
+
+def _layout_of(teacher: Optional[Teacher], reid_teacher: Optional[ReIDTeacher]) -> Optional[Layout]:
+    """One layout of both teachers: the re-ID teacher says what embeddings and identities are."""
+    layouts = [t.model.layout() for t in (teacher, reid_teacher) if t is not None]
+    if len(layouts) < 2:
+        return layouts[0] if layouts else None
+    reid = layouts[1]
+    return replace(layouts[0], embedding_dim=reid.embedding_dim, num_identities=reid.num_identities)
 
 
 def _merge_factors(terms: nn.ModuleDict) -> dict[str, float]:

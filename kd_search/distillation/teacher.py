@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Optional
 
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
@@ -68,26 +68,57 @@ def build_teacher(cfg, fields: Iterable[str], student: Layout) -> Teacher:
         what = f"the terms ask a teacher for {sorted(fields)}" if fields else "the student starts"
         what += "" if fields else " with layers of a teacher (DISTILLATION.INIT_FROM_TEACHER)"
         raise ValueError(f"DISTILLATION.TEACHER.CONFIG_FILE is empty, but {what}")
+    teacher_cfg = read_teacher_config(cfg, node)
+    if "identity_logits" in fields:
+        teacher_cfg.MODEL.OIM.NUM_IDS = teacher_cfg.MODEL.OIM.NUM_IDS or cfg.MODEL.OIM.NUM_IDS
+    else:
+        teacher_cfg.MODEL.OIM.ENABLED = False
+    model = build_network(teacher_cfg, node.CONFIG_FILE, "observe")
+    translation = Translation(student, model.layout(), node.CLASS_MAP)
+    load_teacher(model, cfg, node, teacher_cfg, "DISTILLATION.TEACHER")
+    return Teacher(model, fields, translation)
+
+
+def read_teacher_config(cfg: CfgNode, node: CfgNode) -> CfgNode:
+    """The teacher's own config, on the student's device.
+
+    Args:
+        cfg: the student's config.
+        node: with ``CONFIG_FILE`` and ``OPTS``.
+    """
     teacher_cfg = get_cfg()
     add_kd_search_config(teacher_cfg)
     teacher_cfg.merge_from_file(node.CONFIG_FILE)
     teacher_cfg.merge_from_list(list(node.OPTS))
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
-    if "identity_logits" in fields:
-        teacher_cfg.MODEL.OIM.NUM_IDS = teacher_cfg.MODEL.OIM.NUM_IDS or cfg.MODEL.OIM.NUM_IDS
-    else:
-        teacher_cfg.MODEL.OIM.ENABLED = False
     if teacher_cfg.MODEL.META_ARCHITECTURE == "Distiller":
         # A network that was itself distilled teaches without its own teacher.
         teacher_cfg.MODEL.META_ARCHITECTURE = teacher_cfg.DISTILLATION.STUDENT_META_ARCH
-    teacher_cfg = as_distillable(teacher_cfg)
+    return as_distillable(teacher_cfg)
+
+
+def build_network(teacher_cfg: CfgNode, config_file: str, method: str) -> nn.Module:
+    """The network of a teacher's config.
+
+    Raises:
+        ValueError: it lacks the method that makes it a teacher.
+    """
     name = teacher_cfg.MODEL.META_ARCHITECTURE
     model = META_ARCH_REGISTRY.get(name)(teacher_cfg)
-    if not hasattr(model, "observe"):
-        raise ValueError(f"{name} of {node.CONFIG_FILE} has no observe(): it cannot be a teacher")
-    translation = Translation(student, model.layout(), node.CLASS_MAP)
+    if not hasattr(model, method):
+        raise ValueError(f"{name} of {config_file} has no {method}(): it cannot be a teacher")
+    return model
+
+
+def load_teacher(model: nn.Module, cfg, node, teacher_cfg: CfgNode, key: str) -> str:
+    """Load a teacher's weights and put it on the student's device; returns the path.
+
+    Raises:
+        ValueError: no weights are named, or they are not of its config.
+    """
     weights = node.WEIGHTS or teacher_cfg.MODEL.WEIGHTS
     if not weights:
-        raise ValueError("DISTILLATION.TEACHER.WEIGHTS is empty: name the weights of the teacher")
+        raise ValueError(f"{key}.WEIGHTS is empty: name the weights of the teacher")
     load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
-    return Teacher(model.to(cfg.MODEL.DEVICE), fields, translation)
+    model.to(cfg.MODEL.DEVICE)
+    return weights

@@ -1,4 +1,9 @@
 from kd_search.distillation.terms.base import DistillationTerm
+from kd_search.distillation.terms.dkd_terms import (
+    IdentityProbabilityTerm,
+    PairRelationTerm,
+    TripletRelationTerm,
+)
 from kd_search.distillation.terms.hint_term import HintTerm
 from kd_search.distillation.terms.id_table_term import IDTableTerm
 from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY, build_terms
@@ -15,7 +20,10 @@ __all__ = [
     "DistillationTerm",
     "HintTerm",
     "IDTableTerm",
+    "IdentityProbabilityTerm",
+    "PairRelationTerm",
     "RegionClassTerm",
     "RegionRegressionTerm",
+    "TripletRelationTerm",
     "build_terms",
 ]

@@ -1,6 +1,7 @@
 """Faster R-CNN that also says who it found."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Optional
 
 import torch
@@ -9,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 
 from kd_search.modeling.id_table import IDTable
 from kd_search.modeling.meta_arch.rcnn import DistillableRCNN
-from kd_search.structures import Knowledge
+from kd_search.structures import Crops, Knowledge, Layout
 
 
 @META_ARCH_REGISTRY.register()
@@ -24,6 +25,29 @@ class PersonSearchRCNN(DistillableRCNN):
     def id_table(self) -> Optional[IDTable]:
         """The network's own identity table, or ``None`` where it trains without OIM."""
         return self.roi_heads.reid.id_table
+
+    def layout(self) -> Layout:
+        reid = self.roi_heads.reid
+        return replace(
+            super().layout(),
+            embedding_dim=reid.head.embedding_dim,
+            num_identities=reid.num_identities,
+        )
+
+    def judge_crops(self, knowledge: Knowledge, crops: Crops) -> None:
+        """Add what this network thinks of given people to what it knows of a batch.
+
+        Args:
+            knowledge: of the batch, with ``features``; ``crops``, ``crop_embeddings`` and, if it
+                has any, ``crop_identity_logits`` are filled.
+            crops: boxes per image of the batch.
+        """
+        boxes = [Boxes(b.to(self.device)) for b in crops.boxes]
+        knowledge.crops = crops
+        knowledge.crop_embeddings = self.roi_heads.embed(knowledge.features, boxes)
+        knowledge.crop_identity_logits = self.roi_heads.reid.identity_logits(
+            knowledge.crop_embeddings
+        )
 
     @torch.no_grad()
     def observe(
@@ -41,8 +65,9 @@ class PersonSearchRCNN(DistillableRCNN):
             knowledge.embeddings = self.roi_heads.embed(knowledge.features, boxes)
             knowledge.person_ids = student.person_ids
             if "identity_logits" in fields:
-                table = self.id_table
-                knowledge.identity_logits = table.logits(knowledge.embeddings)[:, : table.num_ids]
+                knowledge.identity_logits = self.roi_heads.reid.identity_logits(
+                    knowledge.embeddings
+                )
         return knowledge
 
     def inference(

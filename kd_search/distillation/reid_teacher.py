@@ -1,0 +1,97 @@
+"""A frozen re-ID network that looks at people cut from the original images."""
+
+import dataclasses
+from typing import Optional
+
+import torch
+from torch import nn
+
+from kd_search.distillation.crops import cut_crops
+from kd_search.distillation.teacher import build_network, load_teacher, read_teacher_config
+from kd_search.structures import Crops, Knowledge
+
+#: Fields of :class:`Knowledge` that a re-ID teacher fills.
+CROP_FIELDS = frozenset({"crop_embeddings", "crop_identity_logits"})
+
+
+class ReIDTeacher:
+    """Owns a re-ID network that never trains; as :class:`Teacher`, no module on purpose."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        input_size: tuple[int, int],
+        flips_channels: bool = False,
+        mirror: bool = True,
+    ):
+        """
+        Args:
+            model: with ``embed_crops(crops) -> (embeddings, identity logits)`` and ``layout()``.
+            input_size: (H, W) of its crops.
+            flips_channels: it was trained on the other order of channels than the student.
+            mirror: show it mirrored crops where the student's image is mirrored.
+        """
+        self.model = model.eval().requires_grad_(False)
+        self.input_size = input_size
+        self.flips_channels = flips_channels
+        self.mirror = mirror
+
+    @torch.no_grad()
+    def observe(self, batched_inputs: list[dict], crops: Crops) -> Knowledge:
+        """The teacher's knowledge of the people of a batch, without gradient.
+
+        Args:
+            batched_inputs: with ``original_image`` and ``to_original``.
+            crops: of the batch.
+        """
+        cut = [
+            cut_crops(x, boxes.cpu(), self.input_size, mirror=self.mirror)
+            for x, boxes in zip(batched_inputs, crops.boxes)
+        ]
+        images = torch.cat(cut)
+        if self.flips_channels:
+            images = images.flip(1)
+        embeddings, logits = self.model.embed_crops(images.to(self.model.device))
+        return Knowledge(crops=crops, crop_embeddings=embeddings, crop_identity_logits=logits)
+
+
+def build_reid_teacher(cfg, student_format: str) -> ReIDTeacher:
+    """Build the re-ID network of ``DISTILLATION.REID_TEACHER`` and load its weights.
+
+    Args:
+        cfg: the student's config.
+        student_format: order of the channels of the student's images.
+
+    Raises:
+        ValueError: no config file or weights are named, or the network does not embed crops.
+    """
+    node = cfg.DISTILLATION.REID_TEACHER
+    if not node.CONFIG_FILE:
+        raise ValueError(
+            "DISTILLATION.REID_TEACHER.CONFIG_FILE is empty, but the terms ask a re-ID teacher: "
+            "train one with tools/train_net.py and name its config"
+        )
+    teacher_cfg = read_teacher_config(cfg, node)
+    if teacher_cfg.MODEL.REID_NETWORK.NUM_IDS == 0:
+        teacher_cfg.MODEL.REID_NETWORK.NUM_IDS = cfg.MODEL.OIM.NUM_IDS
+    model = build_network(teacher_cfg, node.CONFIG_FILE, "embed_crops")
+    load_teacher(model, cfg, node, teacher_cfg, "DISTILLATION.REID_TEACHER")
+    return ReIDTeacher(
+        model,
+        input_size=tuple(teacher_cfg.REID_DATA.SIZE),
+        flips_channels=model.layout().image_format != student_format,
+        mirror=node.MIRROR_CROPS,
+    )
+
+
+def merge(detector: Optional[Knowledge], reid: Optional[Knowledge]) -> Optional[Knowledge]:
+    """What both teachers know; either may be absent."""
+    if detector is None or reid is None:
+        return reid if detector is None else detector
+    return dataclasses.replace(
+        detector,
+        crops=reid.crops,
+        crop_embeddings=reid.crop_embeddings,
+        crop_identity_logits=reid.crop_identity_logits,
+    )

@@ -1,0 +1,385 @@
+"""Prototypes: instances that teacher and student can both express the others with.
+
+Tang et al., "Distilling Object Detectors With Global Knowledge", ECCV 2022, arXiv 2210.09022, for
+one class and one feature level; equations and constants are those of the released code. From N
+instances with unit features F_S (N, D_s) and F_T (N, D_t) of the same boxes,
+:func:`density_filter` takes the candidates, and joint matching pursuit takes the prototypes from
+them, one after the other. With the residuals R_S, R_T (at first F_S, F_T), candidate k and
+instance n::
+
+    a = <f_k^S, R_S[n]>     w_S = (alpha (a + b) + a) / (1 + 2 alpha)
+    b = <f_k^T, R_T[n]>     w_T = (alpha (a + b) + b) / (1 + 2 alpha)
+    E_k = sum_n ||w_S f_k^S - R_S[n]||^2 + ||w_T f_k^T - R_T[n]||^2 + alpha (w_S - w_T)^2
+
+The k of the smallest E_k is picked, then R_S[n] -= w_S f_k^S, R_T[n] -= w_T f_k^T.
+
+**How it is computed here.** The direct definition holds (K, D, N) tensors. With unit features and
+the closed-form weights (w_S + w_T = a + b and w_S - w_T = (a - b) / c with c = 1 + 2 alpha)::
+
+    E_k = sum_n ||R_S[n]||^2 + ||R_T[n]||^2 - 1/2 sum_n ((a + b)^2 + (a - b)^2 / c)
+
+The first part is the same for all k, so a (K, N) table of a and one of b would do. Written with
+the joint residual R = [R_S, R_T] (N, D), D = D_s + D_t, and two orthogonal unit vectors for every
+candidate, u = [f^S, f^T] / sqrt(2) (the spaces agree) and v = [f^S, -f^T] / sqrt(2) (they differ),
+the sum over n goes, too::
+
+    gain_k = sum_n <u, R[n]>^2 + <v, R[n]>^2 / c = u^T M u + v^T M v / c,    M = R^T R
+    R <- R (I - P),  M <- (I - P) M (I - P),  I - P = (I - u u^T) (I - v v^T / c)
+
+So a pick takes away all of the residual along u and the share 1/c of it along v, and the sum of
+its squares, which falls by the gain at least, cannot grow. M is a sum over instances: it is made
+once, block by block, and those of several ranks can be added. A pick is two updates of M of rank
+two, and the gains of all candidates follow from inner products with single vectors: O(D^2 + K D)
+after O(N D^2 + K D^2) in the beginning, where the (K, N) form costs O(K N D) and holds O(K N).
+"""
+
+import math
+from typing import NamedTuple, Optional
+
+import torch
+
+from ._inputs import full_precision
+
+
+class PrototypePicks(NamedTuple):
+    """What :func:`match_prototypes` found.
+
+    Attributes:
+        indices: (P,) int64 rows of the candidates, in the order of the picks.
+        energies: (P + 1,) float64, the sum over instances of ``||R_S||^2 + ||R_T||^2`` before the
+            first pick and after each. It never grows (but for rounding, about 1e-16 of the first).
+    """
+
+    indices: torch.Tensor
+    energies: torch.Tensor
+
+
+@torch.no_grad()
+def local_density(
+    features: torch.Tensor, bandwidth: float = 0.1, block_size: int = 256
+) -> torch.Tensor:
+    """Return ``rho_i = sum_j exp(-((1 - cos_ij) / bandwidth)^2)``, the instance itself included.
+
+    Args:
+        features: (N, D), any floating type, not necessarily of unit length. N may be 0.
+        bandwidth: of the kernel, in units of 1 - cos; 0.1 in the released code.
+        block_size: instances compared with all others at once; memory is block_size * N numbers.
+
+    Returns:
+        (N,) in float32 (float64 for float64 features).
+
+    Raises:
+        ValueError: the bandwidth is not positive, or features are no matrix of finite numbers.
+    """
+    if not bandwidth > 0:
+        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
+    _check_features(features=features)
+    with torch.autocast(features.device.type, enabled=False):
+        features = unit_rows(*full_precision(features))
+        density = features.new_empty(len(features))
+        for start in range(0, len(features), block_size):
+            distance = 1 - features[start : start + block_size] @ features.t()
+            kernel = distance.div_(bandwidth).square_().neg_().exp_()
+            density[start : start + block_size] = kernel.sum(dim=1)
+    return density
+
+
+def density_filter(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    *,
+    percentile: float = 40.0,
+    bandwidth: float = 0.1,
+    block_size: int = 256,
+) -> torch.Tensor:
+    """Return which instances lie densely in both spaces: the candidates for prototypes.
+
+    In each space the ``floor(N percentile / 100)`` instances of the lowest density are left out,
+    but none that is as dense as one that stays. Below a percentile of 50 some instance always
+    stays, however few there are. (The released code also leaves out the least dense of those that
+    stay here, so that one instance, or N copies of one, would have no prototype.)
+
+    Args:
+        student: (N, D_s), any floating type. N may be 0.
+        teacher: (N, D_t) of the same boxes.
+        percentile: 0 to 100; 40 in the released code.
+        bandwidth: see :func:`local_density`.
+        block_size: see :func:`local_density`.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        ValueError: an argument is out of range, or the features do not fit.
+    """
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"percentile must be from 0 to 100, got {percentile}")
+    _check_features(student=student, teacher=teacher)
+    num_instances = len(student)
+    passed = torch.ones(num_instances, dtype=torch.bool, device=student.device)
+    rank = min(math.floor(num_instances * percentile / 100), num_instances - 1)
+    for features in (student, teacher):
+        density = local_density(features, bandwidth, block_size)
+        if num_instances:
+            passed &= density >= density.sort().values[rank]
+    return passed
+
+
+@torch.no_grad()
+def joint_moments(
+    student: torch.Tensor, teacher: torch.Tensor, block_size: int = 4096
+) -> torch.Tensor:
+    """Return M = F^T F of the joint unit features F = [F_S, F_T]: all that a pursuit has to know.
+
+    Moments of several parts of the instances (blocks, ranks) add up to the moments of all.
+
+    Args:
+        student: (N, D_s), any floating type; rows are scaled to unit length. N may be 0.
+        teacher: (N, D_t) of the same boxes.
+        block_size: instances added at once.
+
+    Returns:
+        (D_s + D_t, D_s + D_t) float64. In lower precision nearly equal gains would change places.
+
+    Raises:
+        ValueError: the features do not fit.
+    """
+    _check_features(student=student, teacher=teacher)
+    num_dims = student.shape[1] + teacher.shape[1]
+    moments = student.new_zeros(num_dims, num_dims, dtype=torch.float64)
+    for start in range(0, len(student), block_size):
+        rows = slice(start, start + block_size)
+        joint = torch.cat([unit_rows(part[rows].double()) for part in (student, teacher)], dim=1)
+        moments.addmm_(joint.t(), joint)
+    return moments
+
+
+@torch.no_grad()
+def match_prototypes(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    moments: torch.Tensor,
+    *,
+    num_prototypes: int = 10,
+    alpha: float = 10.0,
+    duplicate_tolerance: float = 1e-6,
+) -> PrototypePicks:
+    """Pick prototypes among candidates by joint matching pursuit; see the top of this file.
+
+    A candidate is picked at most once, and so is a feature: with every pick those candidates are
+    struck off whose cosine to it is ``1 - duplicate_tolerance`` or more in both spaces. (The paper
+    forbids neither; since the weights of a pick are shared between the spaces it leaves a residual
+    along its own feature, and may be the best again.) A row of zeros has no direction and is never
+    picked. Where fewer different candidates than ``num_prototypes`` exist all of them are picked,
+    none of none. Of equal gains the first candidate wins.
+
+    Args:
+        student: (K, D_s) candidates, any floating type; rows are scaled to unit length. K may be 0.
+        teacher: (K, D_t) of the same boxes.
+        moments: (D_s + D_t, D_s + D_t) of all instances, from :func:`joint_moments`.
+        num_prototypes: 10 in the released configuration, for each class and level.
+        alpha: how much the two spaces have to agree on the weights; 10 in the released code.
+        duplicate_tolerance: of 1 - cos. The default, an angle of 0.08 degrees, covers what half
+            precision makes of one feature.
+
+    Raises:
+        ValueError: an argument is out of range, or the shapes do not fit.
+    """
+    _check_alpha(alpha)
+    if num_prototypes < 0 or duplicate_tolerance < 0:
+        raise ValueError(
+            "num_prototypes and duplicate_tolerance must not be negative, "
+            f"got {num_prototypes} and {duplicate_tolerance}"
+        )
+    _check_features(student=student, teacher=teacher)
+    num_dims = student.shape[1] + teacher.shape[1]
+    if moments.shape != (num_dims, num_dims):
+        raise ValueError(
+            f"moments of features of {student.shape[1]} and {teacher.shape[1]} dimensions must be "
+            f"{(num_dims, num_dims)}, got {tuple(moments.shape)}"
+        )
+    student, teacher = unit_rows(student.double()), unit_rows(teacher.double())
+    residuals = _ResidualMoments(moments.to(student))
+    shares = (1.0, 1 / (1 + 2 * alpha))
+    # (2, K): u^T M u and v^T M v of every candidate.
+    along_pair = _energies_along_pair(student, teacher, residuals.first)
+    available = student.any(dim=1) & teacher.any(dim=1)
+
+    picks, energies = [], [residuals.energy]
+    while len(picks) < num_prototypes and bool(available.any()):
+        gains = shares[0] * along_pair[0] + shares[1] * along_pair[1]
+        pick = int(gains.masked_fill(~available, -math.inf).argmax())
+        for vector, share in zip(_pair(student[pick], teacher[pick]), shares):
+            image, square = residuals.take_away(vector, share)
+            products = _products_with_pair(student, teacher, vector)
+            along_pair -= 2 * share * products * _products_with_pair(student, teacher, image)
+            along_pair += share**2 * square * products.square()
+        nearness = torch.minimum(student @ student[pick], teacher @ teacher[pick])
+        available &= nearness < 1 - duplicate_tolerance
+        available[pick] = False
+        picks.append(pick)
+        energies.append(residuals.energy)
+    indices = torch.tensor(picks, dtype=torch.int64, device=student.device)
+    return PrototypePicks(indices, torch.stack(energies))
+
+
+class _ResidualMoments:
+    """M of the residuals: as it was at first, and the corrections of rank two since then."""
+
+    def __init__(self, moments: torch.Tensor):
+        self.first = moments
+        self.energy = moments.trace()
+        self.corrections = []  # (x, M x, x^T M x, share) with the M of that time
+
+    def take_away(self, vector: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """R <- R (I - share x x^T) for a unit vector x (D,); return M x and x^T M x from before."""
+        image = self.first @ vector
+        # M <- M - share (x (M x)^T + (M x) x^T) + share^2 (x^T M x) x x^T, for every one so far.
+        for other, other_image, square, other_share in self.corrections:
+            along = other @ vector
+            image -= (other_share * along) * other_image
+            image += other_share * (other_share * square * along - other_image @ vector) * other
+        square = vector @ image
+        self.corrections.append((vector, image, square, share))
+        self.energy = self.energy - share * (2 - share) * square
+        return image, square
+
+
+def select_prototypes(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    candidates: Optional[torch.Tensor] = None,
+    *,
+    num_prototypes: int = 10,
+    alpha: float = 10.0,
+    duplicate_tolerance: float = 1e-6,
+) -> PrototypePicks:
+    """Pick prototypes from instances that are all here: moments and pursuit in one call.
+
+    Args:
+        student: (N, D_s) instances. N may be 0.
+        teacher: (N, D_t) of the same boxes.
+        candidates: (N,) bool, those of :func:`density_filter`, or (K,) indices; ``None``: all.
+        num_prototypes: see :func:`match_prototypes`, as the two that follow.
+
+    Returns:
+        Picks whose indices are rows of the instances.
+
+    Raises:
+        ValueError: see :func:`match_prototypes`.
+    """
+    moments = joint_moments(student, teacher)
+    rows = torch.arange(len(student), device=student.device)
+    if candidates is not None:
+        rows = rows[candidates]
+    picks = match_prototypes(
+        student[rows],
+        teacher[rows],
+        moments,
+        num_prototypes=num_prototypes,
+        alpha=alpha,
+        duplicate_tolerance=duplicate_tolerance,
+    )
+    return picks._replace(indices=rows[picks.indices])
+
+
+def joint_weights(
+    student_product: torch.Tensor, teacher_product: torch.Tensor, alpha: float = 10.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (w_S, w_T) from a and b: the minimum of E for one unit feature and one instance.
+
+    Args:
+        student_product: a, inner products of the feature with residuals; any shape.
+        teacher_product: b, the same shape.
+        alpha: 0 leaves the spaces alone (w_S = a, w_T = b); as it grows both go to
+            (a + b) / 2.
+    """
+    _check_alpha(alpha)
+    shared = alpha * (student_product + teacher_product)
+    return tuple(
+        (shared + product) / (1 + 2 * alpha) for product in (student_product, teacher_product)
+    )
+
+
+@torch.no_grad()
+def pursuit_weights(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    prototypes_student: torch.Tensor,
+    prototypes_teacher: torch.Tensor,
+    alpha: float = 10.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights of prototypes in instances: how each instance is put together from them.
+
+    Args:
+        student: (N, D_s) instances, any floating type; rows are scaled to unit length.
+        teacher: (N, D_t) of the same boxes.
+        prototypes_student: (P, D_s) in the order of the picks; rows are scaled to unit length.
+        prototypes_teacher: (P, D_t).
+        alpha: that of the pursuit.
+
+    Returns:
+        (N, P) w_S and (N, P) w_T, float64. The residuals are ``F - w f``.
+
+    Raises:
+        ValueError: the features do not fit.
+    """
+    _check_features(student=student, teacher=teacher)
+    _check_features(prototypes_student=prototypes_student, prototypes_teacher=prototypes_teacher)
+    residuals = [unit_rows(part.double()) for part in (student, teacher)]
+    prototypes = [unit_rows(part.double()) for part in (prototypes_student, prototypes_teacher)]
+    weights = student.new_zeros(2, len(student), len(prototypes_student), dtype=torch.float64)
+    for p, pair in enumerate(zip(*prototypes)):
+        products = [residual @ feature for residual, feature in zip(residuals, pair)]
+        for side, found in enumerate(joint_weights(*products, alpha)):
+            weights[side, :, p] = found
+            residuals[side].addr_(found, pair[side], alpha=-1)
+    return weights[0], weights[1]
+
+
+def unit_rows(features: torch.Tensor) -> torch.Tensor:
+    """Scale the rows of a matrix to unit length; a row of zeros stays, with a finite gradient."""
+    lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / lengths.masked_fill(lengths == 0, 1.0)
+
+
+def _pair(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """u and v of the candidate with unit features (D_s,) and (D_t,)."""
+    return tuple(torch.cat([student, sign * teacher]) * math.sqrt(0.5) for sign in (1, -1))
+
+
+def _products_with_pair(
+    student: torch.Tensor, teacher: torch.Tensor, vector: torch.Tensor
+) -> torch.Tensor:
+    """(2, K): inner products of a joint vector (D,) with u and with v of every candidate."""
+    ours, theirs = vector.split([student.shape[1], teacher.shape[1]])
+    ours, theirs = student @ ours, teacher @ theirs
+    return torch.stack([ours + theirs, ours - theirs]) * math.sqrt(0.5)
+
+
+def _energies_along_pair(
+    student: torch.Tensor, teacher: torch.Tensor, moments: torch.Tensor
+) -> torch.Tensor:
+    """(2, K): u^T M u and v^T M v of every candidate, from sum a^2 + b^2 and sum a b."""
+    num_dims = student.shape[1]
+    squares = ((student @ moments[:num_dims, :num_dims]) * student).sum(dim=1)
+    squares += ((teacher @ moments[num_dims:, num_dims:]) * teacher).sum(dim=1)
+    mixed = ((student @ moments[:num_dims, num_dims:]) * teacher).sum(dim=1)
+    return torch.stack([squares / 2 + mixed, squares / 2 - mixed])
+
+
+def _check_alpha(alpha: float) -> None:
+    if not alpha >= 0:
+        raise ValueError(f"alpha must not be negative, got {alpha}")
+
+
+def _check_features(**features: torch.Tensor) -> None:
+    """Raise a ``ValueError`` unless the features are matrices of finite numbers, row for row."""
+    listed = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in features.items())
+    if any(rows.dim() != 2 for rows in features.values()):
+        raise ValueError(f"features must be matrices with a row for each instance, got {listed}")
+    if len({len(rows) for rows in features.values()}) > 1:
+        raise ValueError(f"both spaces must have features of the same instances, got {listed}")
+    for name, rows in features.items():
+        if not bool(rows.isfinite().all()):
+            raise ValueError(f"{name} features hold NaN or infinity: has the network diverged?")

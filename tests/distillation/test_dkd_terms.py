@@ -1,0 +1,197 @@
+"""The terms of DKD on hand-made knowledge, and whole steps with a re-ID teacher."""
+
+import copy
+import math
+
+import pytest
+import torch
+from crops_inputs import crops_input
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from tiny import NUM_IDS, tiny_cfg, training_input
+from torch import nn
+from torch.nn import functional as F
+
+from kd_search.distillation import (
+    CropSampler,
+    Distiller,
+    IdentityProbabilityTerm,
+    PairRelationTerm,
+    ReIDTeacher,
+    TripletRelationTerm,
+)
+from kd_search.structures import Crops, Knowledge, Layout
+
+
+def layout(**changes):
+    return Layout(**{"features": {}, "num_classes": 1, "embedding_dim": 8, **changes})
+
+
+def knowledge(seed, ids=(0, 1, -1, 0), dim=8, shifts=False):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.tensor(ids * (1 + shifts), dtype=torch.int64)
+    shifted = torch.arange(len(ids)) >= len(ids) // (1 + shifts)
+    crops = Crops([], ids, torch.arange(len(ids)), shifted)
+    return Knowledge(
+        crops=crops,
+        crop_embeddings=torch.randn(len(ids), dim, generator=generator),
+        crop_identity_logits=torch.randn(len(ids), 5, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("direction", ["student_teacher", "teacher_student"])
+def test_probabilities_of_labelled_people_alone(direction):
+    student, teacher = knowledge(0), knowledge(1)
+    expected = 0.0
+    for row in (0, 1, 3):
+        own = student.crop_identity_logits[row].double().softmax(0)
+        given = teacher.crop_identity_logits[row].double().softmax(0)
+        p, q = (own, given) if direction == "student_teacher" else (given, own)
+        expected += float((p * (p / q).log()).sum()) / 3
+    term = IdentityProbabilityTerm(direction=direction, loss_weight=2.0)
+    found = term(student, teacher)["loss_probability"]
+    assert float(found) == pytest.approx(2 * expected, rel=1e-5)
+
+
+def test_shifted_boxes_add_a_second_sum_of_the_same_weight():
+    student, teacher = knowledge(0, shifts=True), knowledge(1, shifts=True)
+    own = student.crop_identity_logits.double().log_softmax(1)
+    given = teacher.crop_identity_logits.double().log_softmax(1)
+    kl = (own.exp() * (own - given)).sum(dim=1)
+    expected = float(kl[[0, 1, 3]].mean() + kl[[4, 5, 7]].mean())
+    found = IdentityProbabilityTerm()(student, teacher)["loss_probability"]
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("ids", [(-1, -1), ()])
+@pytest.mark.parametrize("term", [IdentityProbabilityTerm, PairRelationTerm, TripletRelationTerm])
+def test_nobody_to_compare_is_zero_with_a_graph(ids, term):
+    student, teacher = knowledge(0, ids), knowledge(1, ids)
+    student.crop_embeddings.requires_grad_()
+    student.crop_identity_logits.requires_grad_()
+    (loss,) = term()(student, teacher).values()
+    loss.backward()
+    if not ids or term is IdentityProbabilityTerm:
+        assert loss == 0
+    assert math.isfinite(float(loss.detach()))
+
+
+def test_pair_relations_do_not_mind_other_sizes():
+    student, teacher = knowledge(0), knowledge(1, dim=3)
+    matrices = []
+    for known in (student, teacher):
+        f = known.crop_embeddings.double()
+        matrices.append(F.normalize(f @ f.T, dim=1))
+    expected = float((matrices[0] - matrices[1]).square().sum()) / 16
+    found = PairRelationTerm()(student, teacher)["loss_pair_relation"]
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert PairRelationTerm()(student, copy.deepcopy(student))["loss_pair_relation"] == 0
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_triplet_relations_against_the_equation(literal):
+    student, teacher = knowledge(0, (0, 1, 2, 0)), knowledge(1, (0, 1, 2, 0))
+    own, given = (F.normalize(k.crop_embeddings.double(), dim=1) for k in (student, teacher))
+    ids, expected = [0, 1, 2, 0], 0.0
+    for i in range(4):
+        others = [j for j in range(4) if j != i and (literal or ids[j] != ids[i])]
+        nearest = min(float((own[i] - given[j]).norm()) for j in others)
+        expected += max(0.0, 0.3 + float((own[i] - given[i]).norm()) - nearest) / 4
+    found = TripletRelationTerm(literal=literal)(student, teacher)["loss_triplet_relation"]
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_misfits_are_refused():
+    term = IdentityProbabilityTerm()
+    with pytest.raises(ValueError, match="student with identity logits: set .*CLASSIFIER"):
+        term.connect(layout(), layout(num_identities=4))
+    with pytest.raises(ValueError, match="tells 4 identities apart, the student 5"):
+        term.connect(layout(num_identities=5), layout(num_identities=4))
+    with pytest.raises(ValueError, match="student has 8, the re-ID teacher 32: set .*PROJECTION"):
+        TripletRelationTerm().connect(layout(), layout(embedding_dim=32))
+    projecting = TripletRelationTerm(projection=True)
+    projecting.connect(layout(), layout(embedding_dim=32))
+    teacher = knowledge(1, dim=32)
+    projecting(knowledge(0), teacher)["loss_triplet_relation"].backward()
+    assert projecting.projection.weight.grad.abs().sum() > 0
+
+
+class TinyReID(nn.Module):
+    """A re-ID network of two layers."""
+
+    def __init__(self, num_ids=NUM_IDS, dim=8):
+        super().__init__()
+        self.embed = nn.Linear(3 * 8 * 4, dim)
+        self.classify = nn.Linear(dim, num_ids)
+        self.seen = []
+
+    device = torch.device("cpu")
+
+    def layout(self):
+        return layout(embedding_dim=8, num_identities=self.classify.out_features)
+
+    def embed_crops(self, crops):
+        self.seen.append(crops)
+        x = self.embed(F.adaptive_avg_pool2d(crops / 255, (8, 4)).flatten(1))
+        return x, self.classify(x)
+
+
+def distiller(shifts, *overrides):
+    torch.manual_seed(0)
+    student = build_model(tiny_cfg("fpn", *overrides))
+    terms = nn.ModuleDict(
+        {
+            "IdentityProbabilityTerm": IdentityProbabilityTerm(),
+            "PairRelationTerm": PairRelationTerm(),
+            "TripletRelationTerm": TripletRelationTerm(),
+        }
+    )
+    sampler = CropSampler(shifts=shifts, input_size=(64, 32), padding=10.0, limit=20.0)
+    teacher = ReIDTeacher(TinyReID(), input_size=(64, 32))
+    return Distiller(student=student, terms=terms, reid_teacher=teacher, crop_sampler=sampler)
+
+
+@pytest.mark.parametrize("shifts", [False, True])
+@pytest.mark.parametrize("classifier", [False, True])
+def test_a_step_with_a_re_id_teacher_trains_the_student_alone(tmp_path, shifts, classifier):
+    model = distiller(shifts, "MODEL.REID_HEAD.CLASSIFIER", classifier).train()
+    batch = [crops_input(tmp_path, (0, -1, 3)), crops_input(tmp_path, ())]
+    with EventStorage():
+        losses = model(batch)
+    assert ("loss_identity" in losses) == classifier
+    assert losses["loss_probability"] > 0 and losses["loss_pair_relation"] > 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(p.grad is None for p in model.reid_teacher.model.parameters())
+    assert not model.reid_teacher.model.training
+    # Three people, each once more with feature-level augmentation.
+    assert [len(crops) for crops in model.reid_teacher.model.seen] == [3 * (1 + shifts)]
+    assert not any("reid_teacher" in name for name in model.state_dict())
+
+
+def test_images_without_people_cost_nothing(tmp_path):
+    model = distiller(False).train()
+    with EventStorage():
+        losses = model([crops_input(tmp_path, ())])
+    for name in ("loss_probability", "loss_pair_relation", "loss_triplet_relation"):
+        assert losses[name] == 0
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_separate_res5_serves_the_re_id_branch_alone():
+    shared, apart = (
+        build_model(tiny_cfg("c4", "MODEL.REID_HEAD.SEPARATE_RES5", separate))
+        for separate in (False, True)
+    )
+    assert shared.roi_heads.reid_res5 is None
+    own = apart.roi_heads.reid_res5
+    assert own is not apart.roi_heads.res5
+    assert [p.shape for p in own.parameters()] == [
+        p.shape for p in apart.roi_heads.res5.parameters()
+    ]
+    with EventStorage():
+        losses = apart([training_input()])
+    losses["loss_oim"].backward(retain_graph=True)
+    assert all(p.grad is not None for p in own.parameters())
+    assert all(p.grad is None for p in apart.roi_heads.res5.parameters())

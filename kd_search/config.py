@@ -17,6 +17,7 @@ def add_kd_search_config(cfg: CfgNode) -> None:
     _add_input(cfg)
     _add_datasets(cfg)
     _add_model(cfg)
+    _add_reid_network(cfg)
     _add_distillation(cfg)
     _add_training(cfg)
     _add_test(cfg)
@@ -44,6 +45,11 @@ def _add_model(cfg: CfgNode) -> None:
     # Channel multiplier of every stage of build_width_resnet(_fpn)_backbone: 1.0 is the published
     # ResNet, 0.5 the half-width student of DDPS (TMM 2024). (kd_search)
     cfg.MODEL.RESNETS.WIDTH_MULTIPLIER = 1.0
+    # Stride of the first block of res5 of these backbones: 2 as published, 1 for re-ID (BoT, CVPRW
+    # 2019; VKD, ECCV 2020), which keeps a finer map.
+    cfg.MODEL.RESNETS.RES5_STRIDE = 2
+    # Leave out the last ReLU, so that features have both signs (VKD, ECCV 2020, its code).
+    cfg.MODEL.RESNETS.FINAL_RELU = True
 
     # Weight of background regions in the hard cross-entropy of the box predictor: 1.0 as in
     # Detectron2. Chen et al. (NIPS 2017) weigh only the soft labels. (kd_search)
@@ -106,6 +112,26 @@ def _add_model(cfg: CfgNode) -> None:
     # Recompute the student's table every so many iterations from ground-truth boxes of the
     # training set (IDTableRefreshHook); 0 never. (kd_search)
     cfg.MODEL.OIM.REFRESH_PERIOD = 0
+
+
+def _add_reid_network(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # ReIDNetwork: identities of crops and tracklets.
+    cfg.MODEL.REID_NETWORK = CN()
+    # Identities of the classifier; 0 takes those of DATASETS.TRAIN. (kd_search)
+    cfg.MODEL.REID_NETWORK.NUM_IDS = 0
+    # Backbone map that is pooled.
+    cfg.MODEL.REID_NETWORK.FEATURE = "res5"
+    # Of the cross-entropy: 0.1 in BoT (CVPRW 2019), 0 in VKD (ECCV 2020).
+    cfg.MODEL.REID_NETWORK.LABEL_SMOOTHING = 0.0
+    # Weight of the cross-entropy: 1 (BoT, VKD).
+    cfg.MODEL.REID_NETWORK.CLS_WEIGHT = 1.0
+    # Weight of the batch-hard triplet loss: 1 (BoT, VKD); 0 for none.
+    cfg.MODEL.REID_NETWORK.TRIPLET_WEIGHT = 1.0
+    # Its margin; negative for the soft margin log(1 + exp(d_p - d_n)) of VKD.
+    cfg.MODEL.REID_NETWORK.MARGIN = -1.0
+    # Embedding compared at test: "after" the neck's normalisation (BoT) or "before" it (VKD).
+    cfg.MODEL.REID_NETWORK.TEST_EMBEDDING = "after"
 
 
 def _add_distillation(cfg: CfgNode) -> None:

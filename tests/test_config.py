@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
 
+import kd_search.distillation  # noqa: F401  registers what configs name
 from kd_search import add_kd_search_config
 
 REPO = Path(__file__).resolve().parent.parent
@@ -44,7 +46,8 @@ def test_shipped_config_merges(path):
     cfg = get_cfg()
     add_kd_search_config(cfg)
     cfg.merge_from_file(str(path))
-    assert cfg.MODEL.META_ARCHITECTURE in ("PersonSearchRCNN", "Distiller")
+    assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
+    assert cfg.DISTILLATION.STUDENT_META_ARCH in META_ARCH_REGISTRY
 
 
 def test_configuration_reference_is_current():
@@ -81,7 +84,7 @@ def test_own_data_sets_are_registered_from_the_config(tmp_path):
     generate_dataset(root, PRESETS["tiny"], seed=0, progress=False)
     files = [str(root / "train.json"), str(root / "train" / "images")]
     own = str([["own_for_test", *files]])
-    names = ["DATASETS.TRAIN", "('own_for_test',)"]
+    names = ["DATASETS.TRAIN", "('own_for_test',)", "MODEL.META_ARCHITECTURE", "PersonSearchRCNN"]
     cfg = build_config("", ["DATASETS.PERSON_SEARCH_COCO", own, *names])
     assert cfg.MODEL.OIM.NUM_IDS == len(get_id_map("own_for_test")) > 1
     # The same once more is no clash; the same name for something else is.

@@ -1,27 +1,58 @@
 """Losses as pure functions of tensors: no config, no Detectron2, no global state."""
 
 from .bounded_regression import bounded_regression, teacher_l2
+from .box_masks import paint_boxes
+from .density import density_filter, local_density
+from .global_knowledge import (
+    agreement_weights,
+    attenuation,
+    global_knowledge_loss,
+    weighted_feature_loss,
+    weighted_soft_labels,
+)
 from .hints import align_maps, hint_loss
 from .identity_kl import identity_kl
 from .oim import check_person_ids, oim_logits, oim_loss
+from .prototypes import (
+    PrototypePicks,
+    joint_moments,
+    joint_weights,
+    match_prototypes,
+    pursuit_weights,
+    select_prototypes,
+)
 from .relations import pairwise_relation_loss, triplet_relation_loss
 from .soft_labels import soft_binary_cross_entropy, soft_cross_entropy
 from .triplet import batch_hard_triplet
 from .views import distance_preservation
 
 __all__ = [
+    "PrototypePicks",
+    "agreement_weights",
     "align_maps",
+    "attenuation",
     "batch_hard_triplet",
     "bounded_regression",
     "check_person_ids",
+    "density_filter",
     "distance_preservation",
+    "global_knowledge_loss",
     "hint_loss",
     "identity_kl",
+    "joint_moments",
+    "joint_weights",
+    "local_density",
+    "match_prototypes",
     "oim_logits",
     "oim_loss",
+    "paint_boxes",
     "pairwise_relation_loss",
+    "pursuit_weights",
+    "select_prototypes",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "teacher_l2",
     "triplet_relation_loss",
+    "weighted_feature_loss",
+    "weighted_soft_labels",
 ]

@@ -2,10 +2,9 @@
 
 Tang et al., "Distilling Object Detectors With Global Knowledge", ECCV 2022, arXiv 2210.09022, for
 one class and one feature level; equations and constants are those of the released code. From N
-instances with unit features F_S (N, D_s) and F_T (N, D_t) of the same boxes,
-:func:`density_filter` takes the candidates, and joint matching pursuit takes the prototypes from
-them, one after the other. With the residuals R_S, R_T (at first F_S, F_T), candidate k and
-instance n::
+instances with unit features F_S (N, D_s) and F_T (N, D_t) of the same boxes a density filter
+(density.py) takes the candidates, and joint matching pursuit takes the prototypes from them, one
+after the other. With the residuals R_S, R_T (at first F_S, F_T), candidate k and instance n::
 
     a = <f_k^S, R_S[n]>     w_S = (alpha (a + b) + a) / (1 + 2 alpha)
     b = <f_k^T, R_T[n]>     w_T = (alpha (a + b) + b) / (1 + 2 alpha)
@@ -38,7 +37,7 @@ from typing import NamedTuple, Optional
 
 import torch
 
-from ._inputs import full_precision
+from ._features import check_finite, check_rows, unit_rows
 
 
 class PrototypePicks(NamedTuple):
@@ -52,77 +51,6 @@ class PrototypePicks(NamedTuple):
 
     indices: torch.Tensor
     energies: torch.Tensor
-
-
-@torch.no_grad()
-def local_density(
-    features: torch.Tensor, bandwidth: float = 0.1, block_size: int = 256
-) -> torch.Tensor:
-    """Return ``rho_i = sum_j exp(-((1 - cos_ij) / bandwidth)^2)``, the instance itself included.
-
-    Args:
-        features: (N, D), any floating type, not necessarily of unit length. N may be 0.
-        bandwidth: of the kernel, in units of 1 - cos; 0.1 in the released code.
-        block_size: instances compared with all others at once; memory is block_size * N numbers.
-
-    Returns:
-        (N,) in float32 (float64 for float64 features).
-
-    Raises:
-        ValueError: the bandwidth is not positive, or features are no matrix of finite numbers.
-    """
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
-    _check_features(features=features)
-    with torch.autocast(features.device.type, enabled=False):
-        features = unit_rows(*full_precision(features))
-        density = features.new_empty(len(features))
-        for start in range(0, len(features), block_size):
-            distance = 1 - features[start : start + block_size] @ features.t()
-            kernel = distance.div_(bandwidth).square_().neg_().exp_()
-            density[start : start + block_size] = kernel.sum(dim=1)
-    return density
-
-
-def density_filter(
-    student: torch.Tensor,
-    teacher: torch.Tensor,
-    *,
-    percentile: float = 40.0,
-    bandwidth: float = 0.1,
-    block_size: int = 256,
-) -> torch.Tensor:
-    """Return which instances lie densely in both spaces: the candidates for prototypes.
-
-    In each space the ``floor(N percentile / 100)`` instances of the lowest density are left out,
-    but none that is as dense as one that stays. Below a percentile of 50 some instance always
-    stays, however few there are. (The released code also leaves out the least dense of those that
-    stay here, so that one instance, or N copies of one, would have no prototype.)
-
-    Args:
-        student: (N, D_s), any floating type. N may be 0.
-        teacher: (N, D_t) of the same boxes.
-        percentile: 0 to 100; 40 in the released code.
-        bandwidth: see :func:`local_density`.
-        block_size: see :func:`local_density`.
-
-    Returns:
-        (N,) bool.
-
-    Raises:
-        ValueError: an argument is out of range, or the features do not fit.
-    """
-    if not 0 <= percentile <= 100:
-        raise ValueError(f"percentile must be from 0 to 100, got {percentile}")
-    _check_features(student=student, teacher=teacher)
-    num_instances = len(student)
-    passed = torch.ones(num_instances, dtype=torch.bool, device=student.device)
-    rank = min(math.floor(num_instances * percentile / 100), num_instances - 1)
-    for features in (student, teacher):
-        density = local_density(features, bandwidth, block_size)
-        if num_instances:
-            passed &= density >= density.sort().values[rank]
-    return passed
 
 
 @torch.no_grad()
@@ -142,15 +70,16 @@ def joint_moments(
         (D_s + D_t, D_s + D_t) float64. In lower precision nearly equal gains would change places.
 
     Raises:
-        ValueError: the features do not fit.
+        ValueError: the shapes do not fit, or a feature is not finite.
     """
-    _check_features(student=student, teacher=teacher)
+    check_rows(student=student, teacher=teacher)
     num_dims = student.shape[1] + teacher.shape[1]
     moments = student.new_zeros(num_dims, num_dims, dtype=torch.float64)
     for start in range(0, len(student), block_size):
         rows = slice(start, start + block_size)
         joint = torch.cat([unit_rows(part[rows].double()) for part in (student, teacher)], dim=1)
         moments.addmm_(joint.t(), joint)
+    check_finite(moments)
     return moments
 
 
@@ -183,7 +112,7 @@ def match_prototypes(
             precision makes of one feature.
 
     Raises:
-        ValueError: an argument is out of range, or the shapes do not fit.
+        ValueError: an argument is out of range, the shapes do not fit, or a feature is not finite.
     """
     _check_alpha(alpha)
     if num_prototypes < 0 or duplicate_tolerance < 0:
@@ -191,7 +120,7 @@ def match_prototypes(
             "num_prototypes and duplicate_tolerance must not be negative, "
             f"got {num_prototypes} and {duplicate_tolerance}"
         )
-    _check_features(student=student, teacher=teacher)
+    check_rows(student=student, teacher=teacher)
     num_dims = student.shape[1] + teacher.shape[1]
     if moments.shape != (num_dims, num_dims):
         raise ValueError(
@@ -199,10 +128,11 @@ def match_prototypes(
             f"{(num_dims, num_dims)}, got {tuple(moments.shape)}"
         )
     student, teacher = unit_rows(student.double()), unit_rows(teacher.double())
-    residuals = _ResidualMoments(moments.to(student))
+    residuals = _ResidualMoments(moments.to(student), 2 * num_prototypes)
     shares = (1.0, 1 / (1 + 2 * alpha))
     # (2, K): u^T M u and v^T M v of every candidate.
     along_pair = _energies_along_pair(student, teacher, residuals.first)
+    check_finite(along_pair)
     available = student.any(dim=1) & teacher.any(dim=1)
 
     picks, energies = [], [residuals.energy]
@@ -224,23 +154,29 @@ def match_prototypes(
 
 
 class _ResidualMoments:
-    """M of the residuals: as it was at first, and the corrections of rank two since then."""
+    """M of the residuals: as it was at first, and corrections of rank two, one for each vector."""
 
-    def __init__(self, moments: torch.Tensor):
+    def __init__(self, moments: torch.Tensor, num_vectors: int):
         self.first = moments
         self.energy = moments.trace()
-        self.corrections = []  # (x, M x, x^T M x, share) with the M of that time
+        self.count = 0
+        # Each vector x with M x and share * x^T M x, M as it was at its turn; zeros do nothing.
+        self.vectors = moments.new_zeros(num_vectors, len(moments))
+        self.images = moments.new_zeros(num_vectors, len(moments))
+        self.shares = moments.new_zeros(num_vectors)
+        self.squares = moments.new_zeros(num_vectors)
 
     def take_away(self, vector: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
         """R <- R (I - share x x^T) for a unit vector x (D,); return M x and x^T M x from before."""
-        image = self.first @ vector
         # M <- M - share (x (M x)^T + (M x) x^T) + share^2 (x^T M x) x x^T, for every one so far.
-        for other, other_image, square, other_share in self.corrections:
-            along = other @ vector
-            image -= (other_share * along) * other_image
-            image += other_share * (other_share * square * along - other_image @ vector) * other
+        along = self.shares * (self.vectors @ vector)
+        along_images = self.shares * (self.images @ vector)
+        image = self.first @ vector - along @ self.images
+        image -= (along_images - self.squares * along) @ self.vectors
         square = vector @ image
-        self.corrections.append((vector, image, square, share))
+        self.vectors[self.count], self.images[self.count] = vector, image
+        self.shares[self.count], self.squares[self.count] = share, share * square
+        self.count += 1
         self.energy = self.energy - share * (2 - share) * square
         return image, square
 
@@ -259,7 +195,8 @@ def select_prototypes(
     Args:
         student: (N, D_s) instances. N may be 0.
         teacher: (N, D_t) of the same boxes.
-        candidates: (N,) bool, those of :func:`density_filter`, or (K,) indices; ``None``: all.
+        candidates: (N,) bool as :func:`~kd_search.losses.density_filter` gives them, or (K,)
+            indices; ``None``: all.
         num_prototypes: see :func:`match_prototypes`, as the two that follow.
 
     Returns:
@@ -293,6 +230,9 @@ def joint_weights(
         teacher_product: b, the same shape.
         alpha: 0 leaves the spaces alone (w_S = a, w_T = b); as it grows both go to
             (a + b) / 2.
+
+    Raises:
+        ValueError: alpha is negative or infinite.
     """
     _check_alpha(alpha)
     shared = alpha * (student_product + teacher_product)
@@ -322,10 +262,10 @@ def pursuit_weights(
         (N, P) w_S and (N, P) w_T, float64. The residuals are ``F - w f``.
 
     Raises:
-        ValueError: the features do not fit.
+        ValueError: the shapes do not fit, or a feature is not finite.
     """
-    _check_features(student=student, teacher=teacher)
-    _check_features(prototypes_student=prototypes_student, prototypes_teacher=prototypes_teacher)
+    check_rows(student=student, teacher=teacher)
+    check_rows(prototypes_student=prototypes_student, prototypes_teacher=prototypes_teacher)
     residuals = [unit_rows(part.double()) for part in (student, teacher)]
     prototypes = [unit_rows(part.double()) for part in (prototypes_student, prototypes_teacher)]
     weights = student.new_zeros(2, len(student), len(prototypes_student), dtype=torch.float64)
@@ -334,13 +274,8 @@ def pursuit_weights(
         for side, found in enumerate(joint_weights(*products, alpha)):
             weights[side, :, p] = found
             residuals[side].addr_(found, pair[side], alpha=-1)
+    check_finite(weights)
     return weights[0], weights[1]
-
-
-def unit_rows(features: torch.Tensor) -> torch.Tensor:
-    """Scale the rows of a matrix to unit length; a row of zeros stays, with a finite gradient."""
-    lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    return features / lengths.masked_fill(lengths == 0, 1.0)
 
 
 def _pair(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -369,17 +304,5 @@ def _energies_along_pair(
 
 
 def _check_alpha(alpha: float) -> None:
-    if not alpha >= 0:
-        raise ValueError(f"alpha must not be negative, got {alpha}")
-
-
-def _check_features(**features: torch.Tensor) -> None:
-    """Raise a ``ValueError`` unless the features are matrices of finite numbers, row for row."""
-    listed = ", ".join(f"{name} {tuple(rows.shape)}" for name, rows in features.items())
-    if any(rows.dim() != 2 for rows in features.values()):
-        raise ValueError(f"features must be matrices with a row for each instance, got {listed}")
-    if len({len(rows) for rows in features.values()}) > 1:
-        raise ValueError(f"both spaces must have features of the same instances, got {listed}")
-    for name, rows in features.items():
-        if not bool(rows.isfinite().all()):
-            raise ValueError(f"{name} features hold NaN or infinity: has the network diverged?")
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha must be a number from 0 on, got {alpha}")

@@ -11,6 +11,7 @@ from kd_search.modeling.meta_arch import (
     DistillableRCNN,
     DistillableRetinaNet,
     PersonSearchRCNN,
+    ReIDNetwork,
 )
 from kd_search.modeling.reid_branch import ReIDBranch
 from kd_search.modeling.reid_heads import REID_HEAD_REGISTRY, EmbeddingHead, build_reid_head
@@ -32,6 +33,7 @@ __all__ = [
     "PersonSearchROIHeads",
     "PersonSearchRes5ROIHeads",
     "ReIDBranch",
+    "ReIDNetwork",
     "as_distillable",
     "build_reid_head",
     "build_width_resnet_backbone",

@@ -10,8 +10,11 @@ from torch.nn.functional import kl_div, log_softmax
 
 from kd_search.losses import identity_kl, soft_cross_entropy
 
-GOLDEN = {"student_teacher": 0.0, "teacher_student": 0.0}
-GOLDEN_GRADIENT_NORM = {"student_teacher": 0.0, "teacher_student": 0.0}
+GOLDEN = {"student_teacher": 7.589210151005235, "teacher_student": 7.463461572623326}
+GOLDEN_GRADIENT_NORM = {
+    "student_teacher": 1.7407775705716175,
+    "teacher_student": 1.8377467597402943,
+}
 
 both_directions = pytest.mark.parametrize("direction", ["student_teacher", "teacher_student"])
 
@@ -51,7 +54,8 @@ def gradient_of(student, teacher, *arguments):
     seed=st.integers(0, 2**16),
 )
 def test_equals_slow_reference(num_rows, num_ids, temperature, direction, seed):
-    student, teacher = logits(num_rows, num_ids, seed=seed), logits(num_rows, num_ids, seed=seed + 1)
+    student = logits(num_rows, num_ids, seed=seed)
+    teacher = logits(num_rows, num_ids, seed=seed + 1)
     losses = identity_kl(student, teacher, temperature, direction)
     assert losses.shape == (num_rows,)
     slow = slow_kl(student, teacher, temperature, direction)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from kd_search.losses import pairwise_relation_loss, triplet_relation_loss
 
-GOLDEN_PAIRWISE = 0.0
-GOLDEN_PAIRWISE_GRADIENT_NORM = 0.0
-GOLDEN_TRIPLET = 0.0
-GOLDEN_TRIPLET_GRADIENT_NORM = 0.0
+GOLDEN_PAIRWISE = 0.20268287124507803
+GOLDEN_PAIRWISE_GRADIENT_NORM = 0.038908216701821895
+GOLDEN_TRIPLET = 16.15410662451487
+GOLDEN_TRIPLET_GRADIENT_NORM = 3.6349715691767384
 
 
 def rows(*shape, seed=0, dtype=torch.float64):
@@ -203,16 +203,15 @@ def test_who_is_whose_negative(literal):
     for i in range(5):
         for j in range(5):
             # Far away all of them but j, which sits on student i.
-            teacher = 1000 + 100 * torch.arange(5.0, dtype=torch.float64)[:, None].expand(5, 4)
-            teacher = teacher.clone()
+            teacher = 1000 + 100 * torch.arange(5.0, dtype=torch.float64)[:, None].repeat(1, 4)
             teacher[j] = student[i]
-            to_self = slow_distance(student[i], teacher[i])
             loss = triplet_relation_loss(student, teacher, PEOPLE, 0.0, literal)[i].item()
-            is_negative = j != i if literal else j in NEGATIVES[i]
-            if is_negative:
-                assert loss == pytest.approx(to_self)
+            if j != i if literal else j in NEGATIVES[i]:
+                # At distance 0: what is left is the distance to its own teacher, far away.
+                assert loss == pytest.approx(slow_distance(student[i], teacher[i])) and loss > 1900
             else:
-                assert loss < to_self - 500 or i == j and loss == 0.0
+                # The nearest negative is about as far away as its own teacher.
+                assert loss < 1000
 
 
 def test_another_box_of_the_person_is_pushed_only_by_the_literal_form():
@@ -255,15 +254,6 @@ def test_rows_without_a_negative_are_exactly_zero(person_ids):
     assert torch.equal(student.grad, torch.zeros_like(student))
 
 
-def test_only_some_rows_without_a_negative():
-    student, teacher = rows(2, 4), rows(2, 4, seed=1)
-    student, teacher = student.repeat(2, 1), teacher.repeat(2, 1)
-    losses = triplet_relation_loss(student, teacher, torch.tensor([-1, -1, -1, 6]), 9.0)
-    assert (losses > 0).all()
-    losses = triplet_relation_loss(student[:3], teacher[:3], torch.tensor([-1, -1, -1]), 9.0)
-    assert losses.tolist() == [0.0, 0.0, 0.0]
-
-
 def test_triplet_at_the_teacher_is_the_margin_less_the_nearest_negative():
     """The formula has no zero at student = teacher but where all negatives are m away."""
     teacher, person_ids = rows(8, 3), identities(8)
@@ -271,7 +261,8 @@ def test_triplet_at_the_teacher_is_the_margin_less_the_nearest_negative():
     expected = slow_triplet(teacher, teacher, person_ids, 1.5)
     assert losses.tolist() == pytest.approx(expected)
     assert 0 < int((losses > 0).sum()) < 8
-    assert torch.equal(losses * 0, triplet_relation_loss(teacher, teacher, person_ids, 0.0))
+    losses = triplet_relation_loss(teacher.clone(), teacher, person_ids, 0.0)
+    assert torch.equal(losses, torch.zeros(8, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("literal", [False, True])

@@ -1,5 +1,6 @@
 """ResNets of any width: the published networks at 1.0, slim students below."""
 
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
@@ -10,6 +11,7 @@ from detectron2.modeling.backbone.resnet import (
     CNNBlockBase,
     ResNet,
 )
+from torch.nn import functional as F  # noqa: N812
 
 #: Blocks of res2, res3, res4 and res5 by depth (He et al., CVPR 2016, table 1).
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -32,7 +34,8 @@ def resnet_stage(cfg, stage: int) -> list[CNNBlockBase]:
     Args:
         cfg: reads ``MODEL.RESNETS``; every key of Detectron2's ``build_resnet_backbone`` but the
             deformable and dilated variants, and ``WIDTH_MULTIPLIER``.
-        stage: 2 to 5. Stages 3 to 5 halve the resolution.
+        stage: 2 to 5. Stages 3 to 5 halve the resolution, stage 5 only with
+            ``MODEL.RESNETS.RES5_STRIDE`` 2.
 
     Raises:
         ValueError: for a depth without a published layout.
@@ -41,24 +44,52 @@ def resnet_stage(cfg, stage: int) -> list[CNNBlockBase]:
     if depth not in BLOCKS_PER_STAGE:
         raise ValueError(f"MODEL.RESNETS.DEPTH {depth} must be one of {sorted(BLOCKS_PER_STAGE)}")
     num_blocks = BLOCKS_PER_STAGE[depth][stage - 2]
+    first_stride = {2: 1, 5: cfg.MODEL.RESNETS.RES5_STRIDE}.get(stage, 2)
     arguments = {
         "num_blocks": num_blocks,
-        "stride_per_block": [1 if stage == 2 else 2] + [1] * (num_blocks - 1),
+        "stride_per_block": [first_stride] + [1] * (num_blocks - 1),
         "in_channels": stem_channels(cfg) if stage == 2 else stage_channels(cfg, stage - 1),
         "out_channels": stage_channels(cfg, stage),
         "norm": cfg.MODEL.RESNETS.NORM,
     }
     if depth < 50:
-        return ResNet.make_stage(BasicBlock, **arguments)
+        return _open_ended(ResNet.make_stage(BasicBlock, **arguments), cfg, stage)
     groups = cfg.MODEL.RESNETS.NUM_GROUPS
     width = int(round(cfg.MODEL.RESNETS.WIDTH_PER_GROUP * cfg.MODEL.RESNETS.WIDTH_MULTIPLIER))
-    return ResNet.make_stage(
+    blocks = ResNet.make_stage(
         BottleneckBlock,
         bottleneck_channels=groups * width * 2 ** (stage - 2),
         num_groups=groups,
         stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1,
         **arguments,
     )
+    return _open_ended(blocks, cfg, stage)
+
+
+def _open_ended(blocks: list[CNNBlockBase], cfg, stage: int) -> list[CNNBlockBase]:
+    """The blocks, the last of stage 5 without its final ReLU where the config says so."""
+    if stage == 5 and not cfg.MODEL.RESNETS.FINAL_RELU:
+        blocks[-1].__class__ = _WITHOUT_FINAL_RELU[type(blocks[-1])]
+    return blocks
+
+
+class _OpenBasicBlock(BasicBlock):
+    """BasicBlock that ends in a sum instead of a ReLU; parameters are BasicBlock's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.conv2(F.relu_(self.conv1(x)))
+        return out + (x if self.shortcut is None else self.shortcut(x))
+
+
+class _OpenBottleneckBlock(BottleneckBlock):
+    """BottleneckBlock that ends in a sum instead of a ReLU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu_(self.conv2(F.relu_(self.conv1(x))))
+        return self.conv3(out) + (x if self.shortcut is None else self.shortcut(x))
+
+
+_WITHOUT_FINAL_RELU = {BasicBlock: _OpenBasicBlock, BottleneckBlock: _OpenBottleneckBlock}
 
 
 @BACKBONE_REGISTRY.register()

@@ -1,5 +1,6 @@
 from kd_search.modeling.meta_arch.person_search_rcnn import PersonSearchRCNN
 from kd_search.modeling.meta_arch.rcnn import DistillableRCNN
+from kd_search.modeling.meta_arch.reid_network import ReIDNetwork
 from kd_search.modeling.meta_arch.retinanet import DistillableRetinaNet
 
-__all__ = ["DistillableRCNN", "DistillableRetinaNet", "PersonSearchRCNN"]
+__all__ = ["DistillableRCNN", "DistillableRetinaNet", "PersonSearchRCNN", "ReIDNetwork"]

@@ -1,0 +1,219 @@
+"""Re-identification of crops and tracklets: the network that DKD and VKD learn from and distil."""
+
+from collections.abc import Iterable
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from torch import nn
+from torch.nn import functional as F
+
+from kd_search.losses import batch_hard_triplet
+from kd_search.structures import Knowledge, Layout
+
+EMBEDDINGS = ("before", "after")
+
+
+@META_ARCH_REGISTRY.register()
+class ReIDNetwork(nn.Module):
+    """Frames to features, their mean over the set, BNNeck, identity logits.
+
+    A crop is a set of one frame. As in VKD (Porrello et al., ECCV 2020), the feature of a set is
+    the mean of its frames', the triplet loss sees it before the batch normalisation of the neck,
+    and the logits of a set are the mean of those of its frames. Crops are trained so in BoT (Luo
+    et al., CVPRW 2019), the kind of network that DKD (Zhang et al., AAAI 2021) distils.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        feature: str,
+        num_ids: int,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        image_format: str = "BGR",
+        label_smoothing: float = 0.0,
+        cls_weight: float = 1.0,
+        triplet_weight: float = 1.0,
+        margin: float = -1.0,
+        test_embedding: str = "after",
+    ):
+        """
+        Args:
+            backbone: Detectron2 backbone.
+            feature: name of its map that is pooled.
+            num_ids: L.
+            pixel_mean, pixel_std: of the channels in the order of ``image_format``.
+            image_format: "BGR" or "RGB".
+            label_smoothing: of the cross-entropy.
+            cls_weight: of ``loss_reid_cls``.
+            triplet_weight: of ``loss_reid_triplet``; 0 leaves it out.
+            margin: of the triplet loss; negative for the soft margin.
+            test_embedding: "before" or "after" the batch normalisation of the neck.
+
+        Raises:
+            ValueError: no identity, or another ``test_embedding``.
+        """
+        super().__init__()
+        if num_ids < 1:
+            raise ValueError(
+                "MODEL.REID_NETWORK.NUM_IDS is 0 and was not resolved: build the config with "
+                "kd_search.engine.build_config, or set it to the number of identities"
+            )
+        if test_embedding not in EMBEDDINGS:
+            raise ValueError(
+                f"MODEL.REID_NETWORK.TEST_EMBEDDING {test_embedding!r} must be one of {EMBEDDINGS}"
+            )
+        self.backbone = backbone
+        self.feature = feature
+        channels = backbone.output_shape()[feature].channels
+        self.neck = nn.BatchNorm1d(channels)
+        # BNNeck: the classifier has no bias, so the neck has none either; the bias stays zero.
+        self.neck.bias.requires_grad_(False)
+        self.classifier = nn.Linear(channels, num_ids, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        self.input_format = image_format
+        self.label_smoothing = label_smoothing
+        self.cls_weight = cls_weight
+        self.triplet_weight = triplet_weight
+        self.margin = None if margin < 0 else margin
+        self.test_embedding = test_embedding
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.MODEL.REID_NETWORK
+        return {
+            "backbone": build_backbone(cfg),
+            "feature": node.FEATURE,
+            "num_ids": node.NUM_IDS,
+            "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
+            "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
+            "image_format": cfg.INPUT.FORMAT,
+            "label_smoothing": node.LABEL_SMOOTHING,
+            "cls_weight": node.CLS_WEIGHT,
+            "triplet_weight": node.TRIPLET_WEIGHT,
+            "margin": node.MARGIN,
+            "test_embedding": node.TEST_EMBEDDING,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    @property
+    def num_ids(self) -> int:
+        return self.classifier.out_features
+
+    def layout(self) -> Layout:
+        """Feature maps, size of an embedding and number of identities."""
+        return Layout(
+            features=self.backbone.output_shape(),
+            num_classes=0,
+            image_format=self.input_format,
+            embedding_dim=self.classifier.in_features,
+            num_identities=self.num_ids,
+        )
+
+    def forward(self, batched_inputs: list[dict]):
+        """
+        Args:
+            batched_inputs: each with ``frames`` (T, 3, H, W), 0..255, T and size alike in a batch;
+                in training ``person_id``, the row of an identity or -1.
+
+        Returns:
+            In training a dict of scalar losses. Otherwise per sample ``{"embedding": (D,)}``.
+        """
+        if not self.training:
+            return [{"embedding": x} for x in self.embed(self._frames(batched_inputs))]
+        return self.forward_train(batched_inputs)[0]
+
+    def forward_train(
+        self, batched_inputs: list[dict]
+    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
+        """Losses of a training batch and what the network knows of it.
+
+        Returns:
+            ``loss_reid_cls`` and ``loss_reid_triplet``, means over labelled samples and over those
+            with a triplet; ``embeddings`` (B, D) before the neck, ``identity_logits`` (B, L) and
+            ``person_ids`` (B,).
+        """
+        ids = torch.tensor([x["person_id"] for x in batched_inputs], device=self.device)
+        features, logits = self._judge(self._frames(batched_inputs))
+        losses = self.losses(features, logits, ids)
+        return losses, Knowledge(embeddings=features, identity_logits=logits, person_ids=ids)
+
+    def losses(
+        self, features: torch.Tensor, logits: torch.Tensor, person_ids: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Cross-entropy and batch-hard triplet loss of (B, D) features and (B, L) logits."""
+        labelled = person_ids >= 0
+        count = labelled.sum().clamp(min=1)
+        cross_entropy = F.cross_entropy(
+            logits[labelled].float(),
+            person_ids[labelled],
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        losses = {"loss_reid_cls": self.cls_weight * cross_entropy / count}
+        if self.triplet_weight:
+            triplet, exists = batch_hard_triplet(features, person_ids, self.margin)
+            mean = triplet.sum() / exists.sum().clamp(min=1)
+            losses["loss_reid_triplet"] = self.triplet_weight * mean
+        return losses
+
+    @torch.no_grad()
+    def observe(
+        self, batched_inputs: list[dict], student: Knowledge, fields: Iterable[str]
+    ) -> Knowledge:
+        """What this network, as a teacher, thinks of a batch of sets.
+
+        Args:
+            batched_inputs: as :meth:`forward`; all frames are looked at.
+            student: unused: the teacher sees more of a person than its student.
+            fields: unused: features and logits cost one pass.
+        """
+        features, logits = self._judge(self._frames(batched_inputs))
+        return Knowledge(embeddings=features, identity_logits=logits)
+
+    def embed_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and identity logits of single crops.
+
+        Args:
+            crops: (P, 3, H, W), 0..255, channels in the order of ``INPUT.FORMAT``; P may be 0.
+
+        Returns:
+            (P, D) features as they are compared at test, and (P, L) logits.
+        """
+        if len(crops) == 0:
+            dim = self.classifier.in_features
+            return crops.new_zeros((0, dim)), crops.new_zeros((0, self.num_ids))
+        features, logits = self._judge(crops[:, None])
+        return self._test_embedding(features), logits
+
+    def embed(self, frames: torch.Tensor) -> torch.Tensor:
+        """(B, T, 3, H, W) frames to the (B, D) embeddings that are compared at test."""
+        return self._test_embedding(self._pooled(frames).mean(dim=1))
+
+    def _test_embedding(self, features: torch.Tensor) -> torch.Tensor:
+        return self.neck(features) if self.test_embedding == "after" else features
+
+    def _judge(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, T, 3, H, W) to features before the neck (B, D) and logits (B, L)."""
+        pooled = self._pooled(frames)
+        batch, length = pooled.shape[:2]
+        logits = self.classifier(self.neck(pooled.flatten(0, 1)))
+        return pooled.mean(dim=1), logits.view(batch, length, -1).mean(dim=1)
+
+    def _pooled(self, frames: torch.Tensor) -> torch.Tensor:
+        """(B, T, 3, H, W) to (B, T, D), float32."""
+        batch, length = frames.shape[:2]
+        images = (frames.flatten(0, 1).float() - self.pixel_mean) / self.pixel_std
+        maps = self.backbone(images)[self.feature]
+        return maps.float().mean(dim=(2, 3)).view(batch, length, -1)
+
+    def _frames(self, batched_inputs: list[dict]) -> torch.Tensor:
+        return torch.stack([x["frames"] for x in batched_inputs]).to(self.device)

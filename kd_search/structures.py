@@ -1,6 +1,6 @@
 """The few dataclasses that the rooms of kd_search hand to each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import torch
@@ -51,18 +51,20 @@ class Crops:
     boxes: list[torch.Tensor]
     #: (G,) int64 identity of each, -1 where unlabelled.
     person_ids: torch.Tensor
-    #: (G,) int64 number of the annotated box within its image.
-    annotations: torch.Tensor
     #: (G,) bool: moved from where it was annotated.
     shifted: torch.Tensor
+    #: The same boxes in pixels of the original images.
+    original_boxes: list[torch.Tensor]
+    #: Per image (g_i,) int64: number of the annotation that a box is exactly, -1 where it is none.
+    annotations: list[torch.Tensor]
 
     def to(self, device: torch.device) -> "Crops":
-        """A copy with all tensors on a device."""
-        return Crops(
-            [boxes.to(device) for boxes in self.boxes],
-            self.person_ids.to(device),
-            self.annotations.to(device),
-            self.shifted.to(device),
+        """A copy for a network there; what belongs to the original images stays where it is."""
+        return replace(
+            self,
+            boxes=[boxes.to(device) for boxes in self.boxes],
+            person_ids=self.person_ids.to(device),
+            shifted=self.shifted.to(device),
         )
 
 

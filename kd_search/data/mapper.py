@@ -28,7 +28,9 @@ class PersonSearchDatasetMapper:
     - at test: ``query_boxes`` ((Q, 4) float32) and ``query_ids`` where the image holds queries;
       ``gallery_boxes`` ((G, 4) float32, all boxes but crowds) if ``with_gt_boxes``;
     - if ``with_original``: ``original_image`` ((3, H', W') uint8, before any transform) and
-      ``to_original`` ((2, 3) float32), which takes (x, y, 1) of ``image`` to pixels of it.
+      ``to_original`` ((2, 3) float32), which takes (x, y, 1) of ``image`` to pixels of it;
+      ``instances`` also have ``gt_original_boxes`` ((N, 4) float32, pixels of the original) and
+      ``gt_annotations`` (int64, place among the dict's annotations).
 
     Args:
         is_train: training (with instances, without queries) or test.
@@ -107,9 +109,12 @@ class PersonSearchDatasetMapper:
         if self.with_original:
             sample["to_original"] = _inverse_affine(transforms)
 
-        annotations = [entry for entry in annotations if not entry.get("iscrowd", 0)]
+        places = [i for i, entry in enumerate(annotations) if not entry.get("iscrowd", 0)]
+        annotations = [annotations[i] for i in places]
         if self.with_instances:
-            sample["instances"] = _instances(annotations, transforms, size)
+            sample["instances"] = _instances(
+                annotations, transforms, size, places if self.with_original else None
+            )
         if not self.is_train:
             if queries:
                 sample["query_boxes"] = _boxes(queries, transforms, size)
@@ -134,11 +139,19 @@ def _inverse_affine(transforms: T.TransformList) -> torch.Tensor:
     return torch.as_tensor(inverse, dtype=torch.float32)
 
 
-def _instances(annotations: list[dict[str, Any]], transforms: Any, size: Any) -> Instances:
+def _instances(
+    annotations: list[dict[str, Any]],
+    transforms: Any,
+    size: Any,
+    places: Optional[list[int]] = None,
+) -> Instances:
     instances = Instances(size)
     instances.gt_boxes = Boxes(_boxes(annotations, transforms, size))
     instances.gt_classes = _column(annotations, "category_id")
     instances.gt_person_ids = _column(annotations, "person_id")
+    if places is not None:
+        instances.gt_original_boxes = torch.as_tensor(absolute_boxes(annotations)).float()
+        instances.gt_annotations = torch.tensor(places, dtype=torch.int64)
     return utils.filter_empty_instances(instances)
 
 
@@ -146,16 +159,18 @@ def _boxes(entries: list[dict[str, Any]], transforms: Any, size: Any) -> torch.T
     """(N, 4) float32 boxes of the entries, transformed and clipped to the transformed image."""
     if not entries:
         return torch.zeros(0, 4)
-    boxes = np.array(
-        [
-            BoxMode.convert(e["bbox"], e.get("bbox_mode", BoxMode.XYXY_ABS), BoxMode.XYXY_ABS)
-            for e in entries
-        ],
-        dtype=np.float64,
-    )
     height, width = size
-    boxes = transforms.apply_box(boxes).clip(min=0)
+    boxes = transforms.apply_box(absolute_boxes(entries)).clip(min=0)
     return torch.as_tensor(np.minimum(boxes, [width, height, width, height]), dtype=torch.float32)
+
+
+def absolute_boxes(entries: list[dict[str, Any]]) -> np.ndarray:
+    """(N, 4) float64 boxes of annotations or queries, pixels of the original image, XYXY."""
+    boxes = [
+        BoxMode.convert(e["bbox"], e.get("bbox_mode", BoxMode.XYXY_ABS), BoxMode.XYXY_ABS)
+        for e in entries
+    ]
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
 def _column(annotations: list[dict[str, Any]], key: str) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torchvision.ops import roi_align
 
 from kd_search.data import PersonSearchDatasetMapper
 from kd_search.distillation import CropSampler, cut_crops
+from kd_search.distillation.crops import is_mirrored
 
 #: A person's box in the original image, and a bright marker in it: a tenth from its left, seven
 #: tenths down.
@@ -66,7 +67,7 @@ def test_a_marker_is_at_the_same_place_of_both_crops(tmp_path, name, shifts):
         assert not torch.equal(crops.boxes[0][0], crops.boxes[0][1])
     # What the student pools from its image, at the size of the teacher's crop.
     seen = roi_align(x["image"][None].float(), [crops.boxes[0]], (256, 128), 1.0, 4, True)
-    cut = cut_crops(x, crops.boxes[0], (256, 128))
+    cut = cut_crops(x["original_image"], crops.original_boxes[0], (256, 128), mirror=is_mirrored(x))
     for ours, theirs in zip(seen, cut):
         assert ours.max() > 100 and theirs.max() > 100
         difference = np.subtract(brightest(ours), brightest(theirs))
@@ -76,17 +77,33 @@ def test_a_marker_is_at_the_same_place_of_both_crops(tmp_path, name, shifts):
 
 def test_without_mirroring_the_teacher_sees_the_original_side(tmp_path):
     x = sample(tmp_path, AUGMENTATIONS["mirrored"])
-    box = x["instances"].gt_boxes.tensor
-    mirrored, original = (cut_crops(x, box, (256, 128), mirror=m)[0] for m in (True, False))
+    assert is_mirrored(x) and not is_mirrored(sample(tmp_path, AUGMENTATIONS["scaled"]))
+    image, box = x["original_image"], torch.tensor([BOX])
+    mirrored, original = (cut_crops(image, box, (256, 128), mirror=m)[0] for m in (True, False))
     assert torch.equal(mirrored.flip(2), original)
     assert brightest(original)[0] == pytest.approx(0.1, abs=0.015)
 
 
+def test_a_box_that_was_only_moved_there_and_back_is_exactly_the_annotation(tmp_path):
+    sampler = CropSampler(shifts=False, input_size=(256, 128), padding=10.0, limit=20.0)
+    for name, places in (("stretched", [0]), ("mirrored", [0]), ("as it is", [0])):
+        crops = sampler([sample(tmp_path, AUGMENTATIONS[name])])
+        assert crops.original_boxes[0].tolist() == [list(BOX)]
+        assert crops.annotations[0].tolist() == places
+    # Cut by a random crop it is another box.
+    cut = [T.CropTransform(130, 20, 190, 210)]
+    crops = sampler([sample(tmp_path, cut)])
+    assert crops.annotations[0].tolist() == [-1]
+    assert crops.original_boxes[0].tolist() == [[130, 60, 180, 210]]
+
+
 def test_boxes_that_reach_out_of_the_image_are_cut_at_its_border(tmp_path):
-    x = sample(tmp_path, [])
+    image = sample(tmp_path, [])["original_image"]
     boxes = torch.tensor([[-50.0, -20.0, 30.0, 40.0], [400.0, 300.0, 450.0, 350.0]])
-    assert cut_crops(x, boxes, (16, 8)).shape == (2, 3, 16, 8)
-    assert cut_crops(x, boxes[:0], (16, 8)).shape == (0, 3, 16, 8)
+    assert cut_crops(image, boxes, (16, 8)).shape == (2, 3, 16, 8)
+    inside = torch.tensor([[0.0, 0.0, 30.0, 40.0]])
+    assert torch.equal(cut_crops(image, boxes, (16, 8))[0], cut_crops(image, inside, (16, 8))[0])
+    assert cut_crops(image, boxes[:0], (16, 8)).shape == (0, 3, 16, 8)
 
 
 def test_the_limit_counts_pixels_of_the_original_image(tmp_path):

@@ -31,7 +31,7 @@ def knowledge(seed, ids=(0, 1, -1, 0), dim=8, shifts=False):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.tensor(ids * (1 + shifts), dtype=torch.int64)
     shifted = torch.arange(len(ids)) >= len(ids) // (1 + shifts)
-    crops = Crops([], ids, torch.arange(len(ids)), shifted)
+    crops = Crops([], ids, shifted, [], [])
     return Knowledge(
         crops=crops,
         crop_embeddings=torch.randn(len(ids), dim, generator=generator),
@@ -130,10 +130,12 @@ class TinyReID(nn.Module):
     def layout(self):
         return layout(embedding_dim=8, num_identities=self.classify.out_features)
 
-    def embed_crops(self, crops):
+    def crop_features(self, crops):
         self.seen.append(crops)
-        x = self.embed(F.adaptive_avg_pool2d(crops / 255, (8, 4)).flatten(1))
-        return x, self.classify(x)
+        return self.embed(F.adaptive_avg_pool2d(crops / 255, (8, 4)).flatten(1))
+
+    def judge_features(self, features):
+        return features, self.classify(features)
 
 
 def distiller(shifts, *overrides):

@@ -2,30 +2,11 @@
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from tiny_reid import reid_cfg
 from torch.nn import functional as F
 
-import kd_search.modeling  # noqa: F401  registers the network
-from kd_search import add_kd_search_config
-
 SIZE = (64, 32)
-
-
-def reid_cfg(*overrides):
-    cfg = get_cfg()
-    add_kd_search_config(cfg)
-    cfg.merge_from_list(
-        [
-            *("MODEL.META_ARCHITECTURE", "ReIDNetwork", "MODEL.DEVICE", "cpu"),
-            *("MODEL.BACKBONE.NAME", "build_width_resnet_backbone", "MODEL.BACKBONE.FREEZE_AT", 0),
-            *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.WIDTH_MULTIPLIER", 0.25),
-            *("MODEL.RESNETS.NORM", "BN", "MODEL.RESNETS.OUT_FEATURES", ["res5"]),
-            *("MODEL.RESNETS.RES5_STRIDE", 1, "MODEL.REID_NETWORK.NUM_IDS", 5),
-            *overrides,
-        ]
-    )
-    return cfg
 
 
 def network(*overrides):
@@ -104,12 +85,13 @@ def test_teacher_speaks_without_gradient_and_of_crops_too():
     assert not known.embeddings.requires_grad and known.identity_logits.shape == (5, 5)
     single = batch(frames=1)
     with torch.no_grad():
-        embeddings, logits = model.embed_crops(torch.cat([x["frames"] for x in single]))
+        features = model.crop_features(torch.cat([x["frames"] for x in single]))
+        embeddings, logits = model.judge_features(features)
         expected = torch.stack([x["embedding"] for x in model(single)])
         expected_logits = model.forward_train(single)[1].identity_logits
     torch.testing.assert_close(embeddings, expected)
     torch.testing.assert_close(logits, expected_logits)
-    none = model.embed_crops(torch.zeros(0, 3, *SIZE))
+    none = model.judge_features(model.crop_features(torch.zeros(0, 3, *SIZE)))
     assert [x.shape for x in none] == [(0, 128), (0, 5)]
 
 

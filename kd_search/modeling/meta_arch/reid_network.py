@@ -179,20 +179,24 @@ class ReIDNetwork(nn.Module):
         features, logits = self._judge(self._frames(batched_inputs))
         return Knowledge(embeddings=features, identity_logits=logits)
 
-    def embed_crops(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features and identity logits of single crops.
+    def crop_features(self, crops: torch.Tensor) -> torch.Tensor:
+        """Features of single crops before the neck: all that has to be kept of them.
 
         Args:
             crops: (P, 3, H, W), 0..255, channels in the order of ``INPUT.FORMAT``; P may be 0.
 
         Returns:
-            (P, D) features as they are compared at test, and (P, L) logits.
+            (P, D) float32.
         """
         if len(crops) == 0:
-            dim = self.classifier.in_features
-            return crops.new_zeros((0, dim)), crops.new_zeros((0, self.num_ids))
-        features, logits = self._judge(crops[:, None])
-        return self._test_embedding(features), logits
+            return self.classifier.weight.new_zeros((0, self.classifier.in_features))
+        return self._pooled(crops[:, None])[:, 0]
+
+    def judge_features(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P, D) features of crops to their (P, D) test embeddings and (P, L) identity logits."""
+        if len(features) == 0:
+            return features, features.new_zeros((0, self.num_ids))
+        return self._test_embedding(features), self.classifier(self.neck(features))
 
     def embed(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, T, 3, H, W) frames to the (B, D) embeddings that are compared at test."""

@@ -1,0 +1,22 @@
+"""A re-ID network small enough for unit tests."""
+
+from detectron2.config import get_cfg
+
+import kd_search.modeling  # noqa: F401  registers the network
+from kd_search import add_kd_search_config
+
+
+def reid_cfg(*overrides):
+    cfg = get_cfg()
+    add_kd_search_config(cfg)
+    cfg.merge_from_list(
+        [
+            *("MODEL.META_ARCHITECTURE", "ReIDNetwork", "MODEL.DEVICE", "cpu"),
+            *("MODEL.BACKBONE.NAME", "build_width_resnet_backbone", "MODEL.BACKBONE.FREEZE_AT", 0),
+            *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.WIDTH_MULTIPLIER", 0.25),
+            *("MODEL.RESNETS.NORM", "BN", "MODEL.RESNETS.OUT_FEATURES", ["res5"]),
+            *("MODEL.RESNETS.RES5_STRIDE", 1, "MODEL.REID_NETWORK.NUM_IDS", 5),
+            *overrides,
+        ]
+    )
+    return cfg

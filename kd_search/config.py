@@ -18,6 +18,7 @@ def add_kd_search_config(cfg: CfgNode) -> None:
     _add_datasets(cfg)
     _add_model(cfg)
     _add_reid_network(cfg)
+    _add_reid_data(cfg)
     _add_distillation(cfg)
     _add_training(cfg)
     _add_test(cfg)
@@ -130,8 +131,65 @@ def _add_reid_network(cfg: CfgNode) -> None:
     cfg.MODEL.REID_NETWORK.TRIPLET_WEIGHT = 1.0
     # Its margin; negative for the soft margin log(1 + exp(d_p - d_n)) of VKD.
     cfg.MODEL.REID_NETWORK.MARGIN = -1.0
+    # Frames of each set that the network looks at in training, drawn anew in every step: M of VKD
+    # (ECCV 2020), whose student sees 2 of the teacher's 8; 0 for all of them.
+    cfg.MODEL.REID_NETWORK.TRAIN_VIEWS = 0
     # Embedding compared at test: "after" the neck's normalisation (BoT) or "before" it (VKD).
     cfg.MODEL.REID_NETWORK.TEST_EMBEDDING = "after"
+
+
+def _add_reid_data(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    cfg.REID_DATA = CN()
+    # Height and width of crops: 256x128 for people; 224x224 for vehicles and animals (VKD, ECCV
+    # 2020).
+    cfg.REID_DATA.SIZE = [256, 128]
+    # P identities of a batch, with K = SOLVER.IMS_PER_BATCH / P samples each: 16 and 4 in Luo et
+    # al. (CVPR workshops 2019), 8 and 4 in VKD.
+    cfg.REID_DATA.IDS_PER_BATCH = 16
+    # Probability that a crop is mirrored: 0.5 (Luo et al., VKD).
+    cfg.REID_DATA.FLIP_PROB = 0.5
+    # Black pixels around the resized crop before one of SIZE is cut out at random: 10 (Luo et al.,
+    # VKD).
+    cfg.REID_DATA.PAD = 10
+    # Probability that a rectangle is painted over with MODEL.PIXEL_MEAN (random erasing, AAAI
+    # 2020): 0.5 (Luo et al., VKD).
+    cfg.REID_DATA.ERASING_PROB = 0.5
+    # Its smallest and largest share of the crop: 0.02, 0.4 (Luo et al., VKD).
+    cfg.REID_DATA.ERASING_SCALE = [0.02, 0.4]
+    # Its smallest and largest height through width: 0.3, 3.3 for people; 0.7, 1.4 for vehicles
+    # (VKD).
+    cfg.REID_DATA.ERASING_RATIO = [0.3, 3.3]
+
+    # Spatial-invariant augmentation of the image level (ISA, Zhang et al., AAAI 2021), for crops
+    # that are cut from larger images: the box moves instead of the padding above.
+    cfg.REID_DATA.SIA = CN()
+    # Move boxes; without it every crop is padded. (kd_search)
+    cfg.REID_DATA.SIA.IMAGE_LEVEL = False
+    # dp: pixels of the re-ID input; as DISTILLATION.SIA.PADDING.
+    cfg.REID_DATA.SIA.PADDING = 10.0
+    # alpha: pixels of the original image; as DISTILLATION.SIA.LIMIT.
+    cfg.REID_DATA.SIA.LIMIT = 20.0
+
+    # Frames of a training sample.
+    cfg.REID_DATA.VIEWS = CN()
+    # N: 1 for images; 8 in VKD.
+    cfg.REID_DATA.VIEWS.NUM = 1
+    # "tracklet": of one tracklet (teachers of VKD); "cameras": over different cameras, then
+    # tracklets (its students); "tracklets": over different tracklets, whatever their camera;
+    # "frames": any frames of the identity. (kd_search)
+    cfg.REID_DATA.VIEWS.SOURCE = "tracklet"
+    # M of the N frames, at random, for the student of VKD: 2 there; 0 for no student.
+    cfg.REID_DATA.VIEWS.STUDENT = 0
+
+    cfg.REID_DATA.TEST = CN()
+    # "<query>-to-<gallery>" with image or video; for sets of single images all are the same. VKD
+    # reports image-to-video and video-to-video.
+    cfg.REID_DATA.TEST.SETTINGS = ["video-to-video"]
+    # Frames of a video, the first of as many equal chunks of it: 8 (VKD); 0 takes all.
+    cfg.REID_DATA.TEST.FRAMES = 8
+    # Samples of a batch. (kd_search)
+    cfg.REID_DATA.TEST.BATCH_SIZE = 32
 
 
 def _add_distillation(cfg: CfgNode) -> None:
@@ -154,6 +212,10 @@ def _add_distillation(cfg: CfgNode) -> None:
     # in the same order. (kd_search)
     cfg.DISTILLATION.TEACHER.CLASS_MAP = []
 
+    # Let the teacher normalise by the statistics of the batch, without keeping them, instead of its
+    # running ones: what the code of VKD (ECCV 2020) does. Its weights stay frozen.
+    cfg.DISTILLATION.TEACHER.BATCH_STATISTICS = False
+
     cfg.DISTILLATION.REID_TEACHER = CN()
     # Config file of a frozen re-ID network (ReIDNetwork) that teaches from crops of the original
     # images (DKD, AAAI 2021); empty for none. It runs beside the detector teacher. (kd_search)
@@ -172,9 +234,13 @@ def _add_distillation(cfg: CfgNode) -> None:
     # What of the teacher the student starts with, after MODEL.WEIGHTS: prefixes of parameter names,
     # or [prefix of the student, prefix of the teacher]. (kd_search)
     cfg.DISTILLATION.INIT_FROM_TEACHER = []
+    # Prefixes of the student's parameter names that start anew after MODEL.WEIGHTS: VKD (ECCV 2020)
+    # draws the last block and the classifier of a trained student again. (kd_search)
+    cfg.DISTILLATION.FRESH_LAYERS = []
 
     _add_detector_distillation(cfg)
     _add_diverse_distillation(cfg)
+    _add_view_distillation(cfg)
 
     cfg.DISTILLATION.ID_TABLE = CN()
     # Table written by tools/build_id_table.py (Munjal et al., BMVC 2019). (kd_search)
@@ -286,6 +352,18 @@ def _add_diverse_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.SIA.LIMIT = 20.0
 
 
+def _add_view_distillation(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # Terms of VKD (Porrello et al., ECCV 2020): the teacher sees more views of a person.
+    cfg.DISTILLATION.VKD = CN()
+    # alpha: weight of ViewLogitsTerm, 0.1 (the authors' code).
+    cfg.DISTILLATION.VKD.LOGITS_WEIGHT = 0.1
+    # Temperature of ViewLogitsTerm, 10 (the authors' code).
+    cfg.DISTILLATION.VKD.TEMPERATURE = 10.0
+    # beta: weight of DistancePreservationTerm, 1e-4 (the authors' code).
+    cfg.DISTILLATION.VKD.DISTANCE_WEIGHT = 0.0001
+
+
 def _add_training(cfg: CfgNode) -> None:
     # "SGD", as in Detectron2 and every person search paper, or "ADAMW", which gets further in the
     # few iterations of the small CPU configs. (kd_search)
@@ -317,3 +395,28 @@ def _add_test(cfg: CfgNode) -> None:
     # Write detections and embeddings beside the results, so that evaluation can run again
     # without the model. (kd_search)
     cfg.TEST.PERSON_SEARCH.SAVE_FEATURES = True
+    # Embed the ground-truth boxes in the same pass as the detections, so that the table of
+    # protocols has rows for both. (kd_search)
+    cfg.TEST.PERSON_SEARCH.EMBED_GT_BOXES = False
+    # Gallery of the returned numbers: "all", a list of the set's protocol such as "G100", or
+    # "auto", which is G100 where the set lists it (CUHK-SYSU as the field reports it), else "all".
+    cfg.TEST.PERSON_SEARCH.GALLERY = "auto"
+    # Also rate every protocol that the set has, in one table. (kd_search)
+    cfg.TEST.PERSON_SEARCH.TABLE = True
+    # Gallery sizes of the table, -1 for the whole pool; [] for all that the set's protocol lists
+    # (CUHK-SYSU: 50, 100, 500, 1000, 2000, 4000) and the whole pool.
+    cfg.TEST.PERSON_SEARCH.GALLERY_SIZES = []
+    # Cameras of the table: "all", "cross_camera" (PRW's multi-view gallery), "junk_same_camera"
+    # (PRW's own baseline); others than "all" need a set of several cameras.
+    cfg.TEST.PERSON_SEARCH.CAMERAS = ["all", "cross_camera", "junk_same_camera"]
+    # Modes of the table: "corrected", "compat" (the published evaluation code of the SeqNet family,
+    # quirks included; docs/evaluation.md lists them).
+    cfg.TEST.PERSON_SEARCH.MODES = ["corrected", "compat"]
+    # Also re-rank by context bipartite graph matching. (SeqNet, section 3.4)
+    cfg.TEST.PERSON_SEARCH.CBGM = True
+    # Most similar detections whose images are looked at again: CUHK-SYSU 10, PRW 30. (SeqNet)
+    cfg.TEST.PERSON_SEARCH.CBGM_K1 = 10
+    # People of the query's context, itself included: CUHK-SYSU 3, PRW 4. (SeqNet)
+    cfg.TEST.PERSON_SEARCH.CBGM_K2 = 3
+    # Resamples of the 95 % bootstrap intervals over queries; 0 for none. (kd_search)
+    cfg.TEST.PERSON_SEARCH.BOOTSTRAP = 1000

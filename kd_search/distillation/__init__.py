@@ -9,6 +9,7 @@ from kd_search.distillation.terms import (
     DISTILLATION_TERM_REGISTRY,
     AnchorClassTerm,
     AnchorRegressionTerm,
+    DistancePreservationTerm,
     DistillationTerm,
     HintTerm,
     IdentityProbabilityTerm,
@@ -17,6 +18,7 @@ from kd_search.distillation.terms import (
     RegionClassTerm,
     RegionRegressionTerm,
     TripletRelationTerm,
+    ViewLogitsTerm,
     build_terms,
 )
 from kd_search.distillation.translation import Translation
@@ -27,6 +29,7 @@ __all__ = [
     "AnchorRegressionTerm",
     "ClassMap",
     "CropSampler",
+    "DistancePreservationTerm",
     "DistillationTerm",
     "Distiller",
     "HintTerm",
@@ -41,6 +44,7 @@ __all__ = [
     "Teacher",
     "Translation",
     "TripletRelationTerm",
+    "ViewLogitsTerm",
     "build_reid_teacher",
     "build_teacher",
     "build_terms",

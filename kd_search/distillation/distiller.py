@@ -10,7 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from kd_search.distillation.crops import CropSampler
-from kd_search.distillation.initialisation import init_from_teacher
+from kd_search.distillation.initialisation import copy_layers, init_from_teacher, start_anew
 from kd_search.distillation.reid_teacher import (
     CROP_FIELDS,
     ReIDTeacher,
@@ -45,6 +45,7 @@ class Distiller(nn.Module):
         reid_teacher: Optional[ReIDTeacher] = None,
         crop_sampler: Optional[CropSampler] = None,
         init_layers: Sequence = (),
+        fresh_layers: Sequence[str] = (),
     ):
         """
         Args:
@@ -55,7 +56,8 @@ class Distiller(nn.Module):
             reid_teacher: runs in every step, on the crops of ``crop_sampler``; the student then has
                 ``judge_crops(knowledge, crops)``.
             crop_sampler: chooses the crops; given with ``reid_teacher``.
-            init_layers: what :meth:`init_from_teacher` copies.
+            init_layers: what :meth:`initialise` copies from the teacher.
+            fresh_layers: what :meth:`initialise` sets back to what it is now.
 
         Raises:
             ValueError: student and teacher do not fit a term, or two terms share one loss.
@@ -68,6 +70,7 @@ class Distiller(nn.Module):
         self.reid_teacher = reid_teacher
         self.crop_sampler = crop_sampler
         self._init_layers = list(init_layers)
+        self._fresh_values = copy_layers(student, fresh_layers)
         self._observes = bool(_fields(terms) - CROP_FIELDS)
         layouts = student.layout(), _layout_of(teacher, reid_teacher)
         for term in terms.values():
@@ -89,6 +92,7 @@ class Distiller(nn.Module):
         terms, layout = build_terms(cfg), student.layout()
         fields = _fields(terms)
         parts = {"student": student, "terms": terms}
+        parts["fresh_layers"] = cfg.DISTILLATION.FRESH_LAYERS
         if fields - CROP_FIELDS or cfg.DISTILLATION.INIT_FROM_TEACHER:
             parts["teacher"] = build_teacher(cfg, fields - CROP_FIELDS, layout)
             parts["init_layers"] = cfg.DISTILLATION.INIT_FROM_TEACHER
@@ -130,12 +134,17 @@ class Distiller(nn.Module):
         self.student.judge_crops(student, crops)
         return merge(detector, self.reid_teacher.observe(batched_inputs, crops))
 
-    def init_from_teacher(self) -> list[str]:
-        """Copy ``DISTILLATION.INIT_FROM_TEACHER`` into the student; call it after loading weights.
+    def initialise(self) -> list[str]:
+        """Give the student what the config says it starts with; call it after loading weights.
+
+        ``DISTILLATION.FRESH_LAYERS`` go back to their random start, ``INIT_FROM_TEACHER`` are
+        copied.
 
         Returns:
-            names of what was copied; see :func:`kd_search.distillation.init_from_teacher`.
+            names of what was copied from the teacher.
         """
+        start_anew(self.student, self._fresh_values)
+        self._fresh_values = {}
         if not self._init_layers:
             return []
         return init_from_teacher(self.student, self.teacher.model, self._init_layers)

@@ -73,3 +73,27 @@ def _under(state: dict, prefix: str) -> dict[str, str]:
         for name in state
         if name == prefix or name.startswith(prefix.rstrip(".") + ".")
     }
+
+
+def copy_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Values of the parameters and buffers under some prefixes, to be put back later.
+
+    Raises:
+        ValueError: a prefix without parameters.
+    """
+    state, values = model.state_dict(), {}
+    for prefix in layers:
+        names = _under(state, prefix).values()
+        if not names:
+            raise ValueError(
+                f"DISTILLATION.FRESH_LAYERS: the student has no parameter under {prefix!r}"
+            )
+        values.update((name, state[name].clone()) for name in names)
+    return values
+
+
+def start_anew(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
+    """Put values of :func:`copy_layers` back, and log each by name."""
+    model.load_state_dict(values, strict=False)
+    for name in values:
+        logger.info("Initialised %s anew", name)

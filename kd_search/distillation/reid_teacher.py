@@ -30,8 +30,8 @@ class ReIDTeacher:
     ):
         """
         Args:
-            model: with ``crop_features(crops)``, ``layout()`` and ``judge_features(features)``, which
-                returns embeddings and identity logits.
+            model: with ``crop_features(crops)``, ``judge_features(features)``, which returns
+                embeddings and identity logits, and ``layout()``.
             input_size: (H, W) of its crops.
             flips_channels: it was trained on the other order of channels than the student.
             mirror: show it mirrored crops where the student's image is mirrored.

@@ -27,14 +27,19 @@ class Teacher:
         model: nn.Module,
         fields: Iterable[str],
         translation: Optional[Translation] = None,
+        *,
+        batch_statistics: bool = False,
     ):
         """
         Args:
             model: a meta-architecture with ``observe(batch, student, fields)``.
             fields: names of the fields of :class:`Knowledge` that it is asked for.
             translation: between this teacher and its student; ``None`` where both speak alike.
+            batch_statistics: normalise by those of the batch, as VKD (ECCV 2020) does.
         """
         self.model = model.eval().requires_grad_(False)
+        if batch_statistics:
+            use_batch_statistics(self.model)
         self.fields = frozenset(fields)
         self.translation = translation
 
@@ -48,6 +53,14 @@ class Teacher:
             return self.model.observe(batched_inputs, student, self.fields)
         inputs = self.translation.inputs(batched_inputs)
         return self.translation.knowledge(self.model.observe(inputs, student, self.fields))
+
+
+def use_batch_statistics(model: nn.Module) -> None:
+    """Make batch normalisation use the batch in evaluation mode too, and remember nothing."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = None
 
 
 def build_teacher(cfg, fields: Iterable[str], student: Layout) -> Teacher:
@@ -73,10 +86,12 @@ def build_teacher(cfg, fields: Iterable[str], student: Layout) -> Teacher:
         teacher_cfg.MODEL.OIM.NUM_IDS = teacher_cfg.MODEL.OIM.NUM_IDS or cfg.MODEL.OIM.NUM_IDS
     else:
         teacher_cfg.MODEL.OIM.ENABLED = False
+    if teacher_cfg.MODEL.REID_NETWORK.NUM_IDS == 0:
+        teacher_cfg.MODEL.REID_NETWORK.NUM_IDS = cfg.MODEL.REID_NETWORK.NUM_IDS
     model = build_network(teacher_cfg, node.CONFIG_FILE, "observe")
     translation = Translation(student, model.layout(), node.CLASS_MAP)
     load_teacher(model, cfg, node, teacher_cfg, "DISTILLATION.TEACHER")
-    return Teacher(model, fields, translation)
+    return Teacher(model, fields, translation, batch_statistics=node.BATCH_STATISTICS)
 
 
 def read_teacher_config(cfg: CfgNode, node: CfgNode) -> CfgNode:

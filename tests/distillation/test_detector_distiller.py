@@ -272,7 +272,7 @@ def test_student_starts_with_layers_of_the_teacher(tmp_path):
         model.student.proposal_generator.rpn_head.conv.weight,
         theirs["proposal_generator.rpn_head.conv.weight"],
     )
-    names = model.init_from_teacher()
+    names = model.initialise()
     ours = model.student.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in names)
     assert {name.split(".")[0] for name in names} == {"backbone", "proposal_generator"}

@@ -12,11 +12,13 @@ from kd_search.distillation.terms.regression_terms import (
     RegionRegressionTerm,
 )
 from kd_search.distillation.terms.soft_label_terms import AnchorClassTerm, RegionClassTerm
+from kd_search.distillation.terms.vkd_terms import DistancePreservationTerm, ViewLogitsTerm
 
 __all__ = [
     "DISTILLATION_TERM_REGISTRY",
     "AnchorClassTerm",
     "AnchorRegressionTerm",
+    "DistancePreservationTerm",
     "DistillationTerm",
     "HintTerm",
     "IDTableTerm",
@@ -25,5 +27,6 @@ __all__ = [
     "RegionClassTerm",
     "RegionRegressionTerm",
     "TripletRelationTerm",
+    "ViewLogitsTerm",
     "build_terms",
 ]

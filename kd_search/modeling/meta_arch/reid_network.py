@@ -38,6 +38,7 @@ class ReIDNetwork(nn.Module):
         cls_weight: float = 1.0,
         triplet_weight: float = 1.0,
         margin: float = -1.0,
+        train_views: int = 0,
         test_embedding: str = "after",
     ):
         """
@@ -51,6 +52,7 @@ class ReIDNetwork(nn.Module):
             cls_weight: of ``loss_reid_cls``.
             triplet_weight: of ``loss_reid_triplet``; 0 leaves it out.
             margin: of the triplet loss; negative for the soft margin.
+            train_views: frames of each set that :meth:`forward_train` draws; 0 takes all.
             test_embedding: "before" or "after" the batch normalisation of the neck.
 
         Raises:
@@ -81,6 +83,7 @@ class ReIDNetwork(nn.Module):
         self.cls_weight = cls_weight
         self.triplet_weight = triplet_weight
         self.margin = None if margin < 0 else margin
+        self.train_views = train_views
         self.test_embedding = test_embedding
 
     @classmethod
@@ -97,6 +100,7 @@ class ReIDNetwork(nn.Module):
             "cls_weight": node.CLS_WEIGHT,
             "triplet_weight": node.TRIPLET_WEIGHT,
             "margin": node.MARGIN,
+            "train_views": node.TRAIN_VIEWS,
             "test_embedding": node.TEST_EMBEDDING,
         }
 
@@ -142,7 +146,7 @@ class ReIDNetwork(nn.Module):
             ``person_ids`` (B,).
         """
         ids = torch.tensor([x["person_id"] for x in batched_inputs], device=self.device)
-        features, logits = self._judge(self._frames(batched_inputs))
+        features, logits = self._judge(self._drawn_views(self._frames(batched_inputs)))
         losses = self.losses(features, logits, ids)
         return losses, Knowledge(embeddings=features, identity_logits=logits, person_ids=ids)
 
@@ -218,6 +222,14 @@ class ReIDNetwork(nn.Module):
         images = (frames.flatten(0, 1).float() - self.pixel_mean) / self.pixel_std
         maps = self.backbone(images)[self.feature]
         return maps.float().mean(dim=(2, 3)).view(batch, length, -1)
+
+    def _drawn_views(self, frames: torch.Tensor) -> torch.Tensor:
+        """(B, T, ...) to (B, M, ...): other M frames of every set, without repetition."""
+        batch, length = frames.shape[:2]
+        if not 0 < self.train_views < length:
+            return frames
+        drawn = torch.rand((batch, length)).argsort(dim=1)[:, : self.train_views]
+        return frames[torch.arange(batch)[:, None], drawn]
 
     def _frames(self, batched_inputs: list[dict]) -> torch.Tensor:
         return torch.stack([x["frames"] for x in batched_inputs]).to(self.device)

@@ -1,0 +1,74 @@
+"""A teacher that sees more views of a person (Porrello et al., ECCV 2020)."""
+
+import torch
+from detectron2.config import configurable
+
+from kd_search.distillation.terms.base import DistillationTerm
+from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY
+from kd_search.losses import distance_preservation, identity_kl
+from kd_search.structures import Knowledge, Layout
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class ViewLogitsTerm(DistillationTerm):
+    """alpha L_KD, L_KD = T^2 mean_b KL(softmax(z_T / T) || softmax(z_S / T))."""
+
+    teacher_fields = frozenset({"identity_logits"})
+
+    @configurable
+    def __init__(self, *, temperature: float = 10.0, loss_weight: float = 0.1):
+        """
+        Args:
+            temperature: T.
+            loss_weight: alpha.
+        """
+        super().__init__()
+        self.temperature = temperature
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.DISTILLATION.VKD
+        return {"temperature": node.TEMPERATURE, "loss_weight": node.LOGITS_WEIGHT}
+
+    def connect(self, student: Layout, teacher: Layout) -> None:
+        if not student.num_identities or student.num_identities != teacher.num_identities:
+            raise ValueError(
+                f"ViewLogitsTerm: the teacher tells {teacher.num_identities} identities apart, the "
+                f"student {student.num_identities}: train both on the same set"
+            )
+
+    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+        """``{"loss_view_logits": scalar}`` from ``identity_logits``."""
+        loss = identity_kl(
+            student.identity_logits,
+            teacher.identity_logits,
+            temperature=self.temperature,
+            direction="teacher_student",
+        )
+        return {"loss_view_logits": self.loss_weight * loss.sum() / max(len(loss), 1)}
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class DistancePreservationTerm(DistillationTerm):
+    """beta L_DP: squared distances between people as the teacher has them; sizes may differ."""
+
+    teacher_fields = frozenset({"embeddings"})
+
+    @configurable
+    def __init__(self, *, loss_weight: float = 1e-4):
+        """
+        Args:
+            loss_weight: beta.
+        """
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"loss_weight": cfg.DISTILLATION.VKD.DISTANCE_WEIGHT}
+
+    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+        """``{"loss_distance_preservation": scalar}`` from ``embeddings``."""
+        loss = distance_preservation(student.embeddings, teacher.embeddings)
+        return {"loss_distance_preservation": self.loss_weight * loss}

@@ -34,11 +34,13 @@ def local_density(
     check_rows(features=features)
     with torch.autocast(features.device.type, enabled=False):
         features = unit_rows(*full_precision(features))
+        # Smaller than any normal number of the type nothing counts, and much of it is slow.
+        least = math.log(torch.finfo(features.dtype).tiny)
         density = features.new_empty(len(features))
         for start in range(0, len(features), block_size):
             distance = 1 - features[start : start + block_size] @ features.t()
-            kernel = distance.div_(bandwidth).square_().neg_().exp_()
-            density[start : start + block_size] = kernel.sum(dim=1)
+            exponent = distance.div_(bandwidth).square_().neg_().clamp_(min=least)
+            density[start : start + block_size] = exponent.exp_().sum(dim=1)
     check_finite(density)
     return density
 

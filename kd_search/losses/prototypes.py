@@ -33,11 +33,17 @@ after O(N D^2 + K D^2) in the beginning, where the (K, N) form costs O(K N D) an
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 import torch
 
 from ._features import check_finite, check_rows, unit_rows
+
+#: Rows worked on at once.
+BLOCK_SIZE = 2048
+#: Share of the first energy by which gains may differ and count as equal.
+ROUNDING = 1e-12
 
 
 class PrototypePicks(NamedTuple):
@@ -55,7 +61,7 @@ class PrototypePicks(NamedTuple):
 
 @torch.no_grad()
 def joint_moments(
-    student: torch.Tensor, teacher: torch.Tensor, block_size: int = 4096
+    student: torch.Tensor, teacher: torch.Tensor, block_size: int = BLOCK_SIZE
 ) -> torch.Tensor:
     """Return M = F^T F of the joint unit features F = [F_S, F_T]: all that a pursuit has to know.
 
@@ -75,8 +81,7 @@ def joint_moments(
     check_rows(student=student, teacher=teacher)
     num_dims = student.shape[1] + teacher.shape[1]
     moments = student.new_zeros(num_dims, num_dims, dtype=torch.float64)
-    for start in range(0, len(student), block_size):
-        rows = slice(start, start + block_size)
+    for rows in _blocks(len(student), block_size):
         joint = torch.cat([unit_rows(part[rows].double()) for part in (student, teacher)], dim=1)
         moments.addmm_(joint.t(), joint)
     check_finite(moments)
@@ -100,7 +105,8 @@ def match_prototypes(
     forbids neither; since the weights of a pick are shared between the spaces it leaves a residual
     along its own feature, and may be the best again.) A row of zeros has no direction and is never
     picked. Where fewer different candidates than ``num_prototypes`` exist all of them are picked,
-    none of none. Of equal gains the first candidate wins.
+    none of none. Of gains that are equal but for rounding the first candidate wins, so that blocks,
+    ranks and machines agree (two instances, say, always explain each other equally well).
 
     Args:
         student: (K, D_s) candidates, any floating type; rows are scaled to unit length. K may be 0.
@@ -127,7 +133,7 @@ def match_prototypes(
             f"moments of features of {student.shape[1]} and {teacher.shape[1]} dimensions must be "
             f"{(num_dims, num_dims)}, got {tuple(moments.shape)}"
         )
-    student, teacher = unit_rows(student.double()), unit_rows(teacher.double())
+    student, teacher = _double_unit_rows(student), _double_unit_rows(teacher)
     residuals = _ResidualMoments(moments.to(student), 2 * num_prototypes)
     shares = (1.0, 1 / (1 + 2 * alpha))
     # (2, K): u^T M u and v^T M v of every candidate.
@@ -135,10 +141,13 @@ def match_prototypes(
     check_finite(along_pair)
     available = student.any(dim=1) & teacher.any(dim=1)
 
+    rounding = ROUNDING * residuals.energy
     picks, energies = [], [residuals.energy]
     while len(picks) < num_prototypes and bool(available.any()):
         gains = shares[0] * along_pair[0] + shares[1] * along_pair[1]
-        pick = int(gains.masked_fill(~available, -math.inf).argmax())
+        gains = gains.masked_fill(~available, -math.inf)
+        # argmax of 0 and 1 is the first 1.
+        pick = int((gains >= gains.max() - rounding).int().argmax())
         for vector, share in zip(_pair(student[pick], teacher[pick]), shares):
             image, square = residuals.take_away(vector, share)
             products = _products_with_pair(student, teacher, vector)
@@ -297,10 +306,25 @@ def _energies_along_pair(
 ) -> torch.Tensor:
     """(2, K): u^T M u and v^T M v of every candidate, from sum a^2 + b^2 and sum a b."""
     num_dims = student.shape[1]
-    squares = ((student @ moments[:num_dims, :num_dims]) * student).sum(dim=1)
-    squares += ((teacher @ moments[num_dims:, num_dims:]) * teacher).sum(dim=1)
-    mixed = ((student @ moments[:num_dims, num_dims:]) * teacher).sum(dim=1)
-    return torch.stack([squares / 2 + mixed, squares / 2 - mixed])
+    energies = student.new_empty(2, len(student))
+    for rows in _blocks(len(student), BLOCK_SIZE):
+        ours, theirs = student[rows], teacher[rows]
+        squares = ((ours @ moments[:num_dims, :num_dims]) * ours).sum(dim=1)
+        squares += ((theirs @ moments[num_dims:, num_dims:]) * theirs).sum(dim=1)
+        mixed = ((ours @ moments[:num_dims, num_dims:]) * theirs).sum(dim=1)
+        energies[0, rows], energies[1, rows] = squares / 2 + mixed, squares / 2 - mixed
+    return energies
+
+
+def _double_unit_rows(features: torch.Tensor) -> torch.Tensor:
+    result = torch.empty_like(features, dtype=torch.float64)
+    for rows in _blocks(len(features), BLOCK_SIZE):
+        result[rows] = unit_rows(features[rows].double())
+    return result
+
+
+def _blocks(num_rows: int, block_size: int) -> Iterator[slice]:
+    return (slice(start, start + block_size) for start in range(0, num_rows, block_size))
 
 
 def _check_alpha(alpha: float) -> None:

@@ -203,6 +203,20 @@ def test_far_from_the_origin_the_digits_are_kept():
     assert torch.equal(losses, expected)
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_hinge_without_margin_scales_with_the_embeddings(scale):
+    """No constant of the code shows, neither beside near rows nor beside far ones."""
+    embeddings, person_ids = rows(12, 4), torch.arange(12) // 3
+    expected, _ = batch_hard_triplet(embeddings, person_ids, margin=0.0)
+    losses, _ = batch_hard_triplet(embeddings * scale, person_ids, margin=0.0)
+    torch.testing.assert_close(losses / scale, expected)
+    assert expected.sum() > 0
+    # Rows without a positive or a negative stay exactly 0.
+    for others in (torch.arange(12), torch.zeros(12).long()):
+        losses, _ = batch_hard_triplet(embeddings * scale, others, margin=scale)
+        assert torch.equal(losses, torch.zeros(12, dtype=torch.float64))
+
+
 def test_golden_numbers():
     """Written down from this code at a fixed seed, after it agreed with the slow reference."""
     embeddings, person_ids = rows(12, 4, seed=5), identities(12, seed=6)
@@ -243,7 +257,7 @@ def test_identities_of_any_integer_type_and_size():
     expected = batch_hard_triplet(embeddings, person_ids)[0]
     for dtype in (torch.int8, torch.int32):
         assert torch.equal(batch_hard_triplet(embeddings, person_ids.to(dtype))[0], expected)
-    large = person_ids.where(person_ids < 0, person_ids + 2**40)
+    large = person_ids.where(person_ids < 0, person_ids * 2**40)
     assert torch.equal(batch_hard_triplet(embeddings, large)[0], expected)
 
 

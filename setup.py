@@ -44,6 +44,7 @@ setup(
         "numpy>=1.21",
         "Pillow>=7.1",
         "PyYAML>=5.1",
+        "scipy>=1.7",
         "tabulate",
         "termcolor>=1.1",
         "torch>=2.6",

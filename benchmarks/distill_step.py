@@ -6,35 +6,46 @@ teacher, four scenes of 320x192). A step is forward, backward, optimizer and tab
 * frozen table: a student taught by a pre-computed ID table, over the plain student with a table of
   its own (no teacher runs);
 * teacher: a student whose terms read the teacher's region logits and embeddings, over the plain
-  student's step plus the same teacher judging the same regions, called on its own.
+  student's step plus the same teacher judging the same regions, called on its own;
+* all terms: soft labels and bounded regression of regions and anchors and hints, over the plain
+  student's step plus the teacher's backbone, RPN head and region heads, called on their own;
+* the memory of that step beyond the plain student's: at its peak, and what is kept for backward;
+  on a GPU too, where there is one.
 """
 
 import copy
-from pathlib import Path
+from unittest.mock import patch
 
 import torch
-from detectron2.config import get_cfg
-from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import Boxes, Instances
+from _distill_networks import (
+    NUM_IDS,
+    STUDENT,
+    Pair,
+    Step,
+    all_terms,
+    build,
+    make_batch,
+    with_teacher,
+)
+from _step_memory import tensor_bytes, traced
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from kd_search import add_kd_search_config
-from kd_search.distillation import Distiller, IDTableTerm, Teacher
+from kd_search.distillation import DistillationTerm, Distiller, IDTableTerm
 from kd_search.modeling import IDTable
+from kd_search.structures import Knowledge
 
-REPO = Path(__file__).resolve().parent.parent
-NUM_IDS = 60
-BATCH_SIZE = 4
 MOST_OVERHEAD = 1.05
-FIELDS = frozenset({"region_logits", "embeddings"})
+MOST_OVERHEAD_OF_ALL_TERMS = 1.10
+MB = 1e6
 
 
-class ReadEverything(nn.Module):
+class ReadEverything(DistillationTerm):
     """The cheapest term there can be that reads what the teacher says."""
 
-    teacher_fields = FIELDS
+    teacher_fields = frozenset({"region_logits", "embeddings"})
 
     def forward(self, student, teacher):
         logits = (student.region_logits - teacher.region_logits).square().mean()
@@ -43,11 +54,14 @@ class ReadEverything(nn.Module):
 
 
 def run(harness):
-    return [frozen_table(harness), running_teacher(harness)]
+    rows = [frozen_table(harness), running_teacher(harness), *every_term(harness)]
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        rows += memory(harness, device)
+    return rows
 
 
 def frozen_table(harness):
-    plain = build("student_r18w50_fpn")
+    plain = build(STUDENT)
     table = IDTable(num_ids=NUM_IDS, queue_size=200, embedding_dim=256, frozen=True)
     table.load_rows(normalize(torch.randn(NUM_IDS, 256), dim=1))
     student = copy.deepcopy(plain)
@@ -62,87 +76,222 @@ def frozen_table(harness):
 
 
 def running_teacher(harness):
-    plain = build("student_r18w50_fpn")
-    teacher = Teacher(build("teacher_r18_fpn"), FIELDS)
-    distiller = Distiller(
-        student=copy.deepcopy(plain),
-        terms=nn.ModuleDict({"ReadEverything": ReadEverything()}),
-        teacher=teacher,
-    )
-    ours, student_step = Step(distiller), Step(plain)
+    pair = with_teacher(nn.ModuleDict({"ReadEverything": ReadEverything()}))
+    ours, student_step = Step(pair.distiller), Step(pair.plain)
     equal = same_detection_losses(ours, student_step)
-    torch.manual_seed(0)
-    with EventStorage():
-        _, knowledge = plain.forward_train(ours.batch)
+    knowledge = knowledge_of(pair.plain, ours.batch)
 
     def reference():
         student_step()
-        teacher.observe(ours.batch, knowledge)
+        pair.teacher.observe(ours.batch, knowledge)
 
     timing = harness.compare(ours, reference)
     return overhead_row(harness, "observed teacher over plain student + teacher", timing, equal)
 
 
-def overhead_row(harness, case: str, timing, equal: bool) -> dict:
+def every_term(harness):
+    """Time of a step with all terms, and whether the teacher did more than it has to."""
+    pair = all_terms()
+    ours, student_step = Step(pair.distiller), Step(pair.plain)
+    knowledge = knowledge_of(pair.plain, ours.batch)
+    equal = (
+        same_detection_losses(ours, student_step, pair.hard_loss_factors)
+        and all(bool(loss.isfinite()) for loss in ours.losses().values())
+        and same_teacher(pair, knowledge, ours.batch)
+    )
+    surplus = surplus_calls(pair, ours, student_step)
+
+    def reference():
+        student_step()
+        judge_alone(pair.teacher.model, ours.batch, knowledge)
+
+    timing = harness.compare(ours, reference)
+    case = "all terms over plain student + teacher's backbone, RPN head and region heads"
+    return [
+        overhead_row(harness, case, timing, equal, limit=MOST_OVERHEAD_OF_ALL_TERMS),
+        harness.value_row(
+            "proposal generation and NMS of the teacher in a step with all terms",
+            value=surplus,
+            unit="calls",
+            limit=0,
+        ),
+    ]
+
+
+def memory(harness, device: str) -> list[dict]:
+    """What a step with all terms needs beyond a plain one, at its peak and until its backward.
+
+    Everything counts from the building of the networks on: weights, gradients, momentum. The second
+    step starts as every later one does, with the gradients of the one before.
+    """
+
+    def two_steps(make_model):
+        step = Step(make_model().to(device))
+        step()
+        step()
+        return step
+
+    ours, _ = traced(lambda: two_steps(lambda: all_terms().distiller), device)
+    plain, _ = traced(lambda: two_steps(lambda: build(STUDENT)), device)
+    pair, batch = all_terms(device), make_batch()
+    teacher = pair.teacher.model
+    weights = tensor_bytes(*teacher.state_dict().values())
+    knowledge = knowledge_of(pair.plain, batch)
+    # Without gradient a map lives only until its last reader: this is the largest set of them.
+    maps, handed_on = traced(lambda: judge_alone(teacher, batch, knowledge), device)
+    harness.say(
+        f"{device}: peak of a step {plain / MB:.1f} MB plain, {ours / MB:.1f} MB with all terms; "
+        f"the teacher's weights {weights / MB:.1f} MB, its feature maps alive at once "
+        f"{maps / MB:.1f} MB, of which it hands on {handed_on / MB:.1f} MB"
+    )
+    return [
+        harness.value_row(
+            f"{device}: peak memory of a step with all terms beyond a plain one; limit: the "
+            "teacher's weights and the feature maps that it has alive at once, run alone",
+            value=(ours - plain) / MB,
+            unit="MB",
+            limit=(weights + maps) / MB,
+            plain_mb=plain / MB,
+            ours_mb=ours / MB,
+            teacher_weights_mb=weights / MB,
+            teacher_maps_mb=maps / MB,
+            teacher_maps_handed_on_mb=handed_on / MB,
+        ),
+        kept_for_backward(harness, pair, knowledge, device),
+    ]
+
+
+def kept_for_backward(harness, pair: Pair, student: Knowledge, device: str) -> dict:
+    """Row of what the graph holds between forward and backward, beyond a plain step's."""
+    batch = make_batch()
+    ours, plain = (traced(Step(model).losses, device)[1] for model in (pair.distiller, pair.plain))
+    teacher, observed = pair.teacher.model, pair.teacher.observe(batch, student)
+    names = pair.distiller.terms["HintTerm"].pairs
+    hints = tensor_bytes(*(observed.features[theirs] for _, theirs in names))
+    adapted = hints  # made in the shape of the teacher's maps
+    inputs = tensor_bytes(*(student.features[own] for own, _ in names))
+    judged = tensor_bytes(
+        *observed.anchor_logits,
+        *observed.anchor_deltas,
+        observed.region_logits,
+        observed.region_deltas,
+    )
+    limit = hints + adapted + inputs + judged
+    teacher.requires_grad_(True)
+    graph = traced(lambda: judge_alone(teacher, batch, student, graph=True), device)[1]
+    teacher.requires_grad_(False)
+    harness.say(
+        f"{device}: kept for backward {(ours - plain) / MB:.1f} MB: the teacher's maps "
+        f"{hints / MB:.1f}, the adapters' outputs {adapted / MB:.1f} and inputs up to "
+        f"{inputs / MB:.1f}, logits and deltas up to {judged / MB:.1f}; a teacher with a graph "
+        f"would keep {graph / MB:.1f} MB"
+    )
+    if graph <= limit:
+        raise RuntimeError("a teacher with a graph would pass: this row could not fail")
+    return harness.value_row(
+        f"{device}: memory kept for backward beyond a plain step's; limit: the teacher's maps, "
+        "logits and deltas that the terms read, the adapters' inputs and outputs",
+        value=(ours - plain) / MB,
+        unit="MB",
+        limit=limit / MB,
+        teacher_maps_mb=hints / MB,
+        adapter_outputs_mb=adapted / MB,
+        adapter_inputs_mb=inputs / MB,
+        logits_and_deltas_mb=judged / MB,
+        teacher_with_graph_mb=graph / MB,
+    )
+
+
+def overhead_row(harness, case: str, timing, equal: bool, limit: float = MOST_OVERHEAD) -> dict:
     return harness.row(
         case,
         ours_s=timing.ours_s,
         reference_s=timing.reference_s,
         equal=equal,
-        limit=MOST_OVERHEAD,
+        limit=limit,
         ratio_is="overhead",
+        ratios_of_turns=sorted(a / b for a, b in zip(timing.ours, timing.reference)),
     )
 
 
-def build(name: str) -> nn.Module:
-    cfg = get_cfg()
-    add_kd_search_config(cfg)
-    cfg.merge_from_file(str(REPO / "configs" / "generated" / f"{name}.yaml"))
-    cfg.MODEL.OIM.NUM_IDS = NUM_IDS
+def knowledge_of(student: nn.Module, batch: list[dict]) -> Knowledge:
+    """Of the regions that :class:`Step` samples; without its graph."""
     torch.manual_seed(0)
-    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).train()
+    with EventStorage(), torch.no_grad():
+        return student.forward_train(batch)[1]
 
 
-def make_batch() -> list[dict]:
-    generator = torch.Generator().manual_seed(0)
-    batch = []
-    for _ in range(BATCH_SIZE):
-        corners = torch.rand(4, 2, generator=generator) * torch.tensor([270.0, 90.0])
-        people = Instances((192, 320))
-        people.gt_boxes = Boxes(torch.cat([corners, corners + torch.tensor([40.0, 95.0])], dim=1))
-        people.gt_classes = torch.zeros(4, dtype=torch.int64)
-        people.gt_person_ids = torch.randint(-1, NUM_IDS, (4,), generator=generator)
-        image = torch.randint(0, 256, (3, 192, 320), generator=generator, dtype=torch.uint8)
-        batch.append({"image": image, "instances": people})
-    return batch
+def judge_alone(
+    teacher: nn.Module, batch: list[dict], student: Knowledge, graph: bool = False
+) -> tuple:
+    """The least that a teacher does: what each of its parts says, by Detectron2's own calls."""
+    with torch.set_grad_enabled(graph):
+        features = teacher.backbone(teacher.preprocess_image(batch).tensor)
+        maps = [features[name] for name in teacher.proposal_generator.in_features]
+        anchors = teacher.proposal_generator.rpn_head(maps)
+        heads = teacher.roi_heads
+        regions = heads.box_pooler(
+            [features[name] for name in heads.box_in_features],
+            [p.proposal_boxes for p in student.proposals],
+        )
+        return features, anchors, heads.box_predictor(heads.box_head(regions))
 
 
-class Step:
-    """One training step of a model on one batch; every call samples the same regions."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self.batch = make_batch()
-        # No learning rate: the work of a step, but every run does the same.
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-        self.tables = [m for m in model.modules() if isinstance(m, IDTable)]
-
-    def losses(self) -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        with EventStorage():
-            return self.model(self.batch)
-
-    def __call__(self) -> None:
-        losses = self.losses()
-        self.optimizer.zero_grad()
-        sum(losses.values()).backward()
-        self.optimizer.step()
-        for table in self.tables:
-            table.commit()
+def same_teacher(pair: Pair, student: Knowledge, batch: list[dict]) -> bool:
+    """Whether the terms read what the teacher says when called on its own."""
+    observed = pair.teacher.observe(batch, student)
+    features, _, (logits, deltas) = judge_alone(pair.teacher.model, batch, student)
+    return (
+        all(torch.equal(observed.features[name], features[name]) for name in features)
+        and torch.equal(observed.region_logits, logits)
+        and torch.equal(observed.region_deltas, deltas)
+    )
 
 
-def same_detection_losses(ours: Step, reference: Step) -> bool:
-    """Distillation must not change what the student's own detection losses are."""
+def same_detection_losses(ours: Step, reference: Step, factors=None) -> bool:
+    """Distillation must not change what the student's own detection losses are.
+
+    Args:
+        ours: with terms.
+        reference: without.
+        factors: by which terms multiply the student's losses, by name.
+    """
     names = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg")
+    factors = factors or {}
     a, b = ours.losses(), reference.losses()
-    return all(torch.equal(a[name], b[name]) for name in names)
+    return all(torch.equal(a[name], b[name] * factors.get(name, 1.0)) for name in names)
+
+
+def surplus_calls(pair: Pair, ours: Step, plain: Step) -> int:
+    """Calls of the teacher's proposal generation in a step, and NMS beyond the plain student's."""
+    own, teachers = pair.distiller.student, pair.teacher.model
+    with CountNMS() as nms_of_plain:
+        plain.losses()
+    with (
+        spy(own.proposal_generator, "predict_proposals") as own_proposals,
+        spy(teachers.proposal_generator, "forward") as rpn,
+        spy(teachers.proposal_generator, "predict_proposals") as proposals,
+        spy(teachers.roi_heads, "forward") as heads,
+        CountNMS() as nms,
+    ):
+        ours.losses()
+    if own_proposals.call_count != 1 or nms_of_plain.calls == 0:
+        raise RuntimeError("the student's own proposals were not counted: this row could not fail")
+    beyond = nms.calls - nms_of_plain.calls
+    return rpn.call_count + proposals.call_count + heads.call_count + beyond
+
+
+def spy(module: nn.Module, name: str):
+    return patch.object(module, name, wraps=getattr(module, name))
+
+
+class CountNMS(TorchDispatchMode):
+    """Counts non-maximum suppressions, whoever asks for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func is torch.ops.torchvision.nms.default
+        return func(*args, **(kwargs or {}))

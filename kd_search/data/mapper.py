@@ -27,6 +27,7 @@ class PersonSearchDatasetMapper:
       row of the ID table or -1). Crowd boxes and boxes with nothing left inside are dropped.
     - at test: ``query_boxes`` ((Q, 4) float32) and ``query_ids`` where the image holds queries;
       ``gallery_boxes`` ((G, 4) float32, all boxes but crowds) if ``with_gt_boxes``;
+      the same as ``annotated_boxes`` if ``with_annotated_boxes``;
     - if ``with_original``: ``original_image`` ((3, H', W') uint8, before any transform) and
       ``to_original`` ((2, 3) float32), which takes (x, y, 1) of ``image`` to pixels of it;
       ``instances`` also have ``gt_original_boxes`` ((N, 4) float32, pixels of the original) and
@@ -37,7 +38,8 @@ class PersonSearchDatasetMapper:
         augmentations: Detectron2 augmentations or transforms, applied in order.
         image_format: "BGR" or "RGB".
         max_image_pixels: larger images are refused, see :func:`read_image`.
-        with_gt_boxes: give ``gallery_boxes``; test only.
+        with_gt_boxes: give ``gallery_boxes``, which replace detection; test only.
+        with_annotated_boxes: give ``annotated_boxes``, which are embedded beside it; test only.
         with_instances: give ``instances``; ``None`` means only in training.
         with_original: give the original image too, for a teacher that looks at crops of it.
 
@@ -58,6 +60,7 @@ class PersonSearchDatasetMapper:
         with_gt_boxes: bool = False,
         with_instances: Optional[bool] = None,
         with_original: bool = False,
+        with_annotated_boxes: bool = False,
     ) -> None:
         if is_train and with_gt_boxes:
             raise ValueError("with_gt_boxes is for test; in training boxes are in 'instances'")
@@ -68,6 +71,7 @@ class PersonSearchDatasetMapper:
         self.with_gt_boxes = with_gt_boxes
         self.with_instances = is_train if with_instances is None else with_instances
         self.with_original = with_original
+        self.with_annotated_boxes = with_annotated_boxes and not is_train
         mode = "training" if is_train else "test"
         logger.info("Augmentations used in %s: %s", mode, augmentations)
 
@@ -89,6 +93,8 @@ class PersonSearchDatasetMapper:
             "max_image_pixels": cfg.INPUT.MAX_IMAGE_PIXELS,
             "with_gt_boxes": with_gt_boxes,
             "with_instances": with_instances,
+            # For the rows of the table with annotated boxes; in one pass with detection.
+            "with_annotated_boxes": cfg.TEST.PERSON_SEARCH.TABLE and not with_gt_boxes,
             "with_original": is_train and bool(cfg.DISTILLATION.REID_TEACHER.CONFIG_FILE),
         }
 
@@ -121,6 +127,8 @@ class PersonSearchDatasetMapper:
                 sample["query_ids"] = [int(query["query_id"]) for query in queries]
             if self.with_gt_boxes:
                 sample["gallery_boxes"] = _boxes(annotations, transforms, size)
+            if self.with_annotated_boxes:
+                sample["annotated_boxes"] = _boxes(annotations, transforms, size)
         return sample
 
 

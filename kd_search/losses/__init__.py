@@ -15,13 +15,13 @@ from .identity_kl import identity_kl
 from .oim import check_person_ids, oim_logits, oim_loss
 from .prototypes import (
     PrototypePicks,
-    joint_moments,
     joint_weights,
     match_prototypes,
     pursuit_weights,
     select_prototypes,
 )
 from .relations import pairwise_relation_loss, triplet_relation_loss
+from .residual_moments import joint_moments
 from .soft_labels import soft_binary_cross_entropy, soft_cross_entropy
 from .triplet import batch_hard_triplet
 from .views import distance_preservation

@@ -34,8 +34,8 @@ def local_density(
     check_rows(features=features)
     with torch.autocast(features.device.type, enabled=False):
         features = unit_rows(*full_precision(features))
-        # Smaller than any normal number of the type nothing counts, and much of it is slow.
-        least = math.log(torch.finfo(features.dtype).tiny)
+        # Subnormal numbers, exp(-100) in float32, count for nothing and take six times as long.
+        least = math.log(torch.finfo(features.dtype).tiny) + 1
         density = features.new_empty(len(features))
         for start in range(0, len(features), block_size):
             distance = 1 - features[start : start + block_size] @ features.t()

@@ -78,8 +78,8 @@ def global_knowledge_loss(
     """Return the loss of every region's projections on the prototypes of all classes.
 
     ``mean_p smoothL1(r_i cos(f_i^S, p_S), r_i cos(f_i^T, p_T))``; L_global is the mean of that.
-    Only the student's features get a gradient. It is zero where each network sees every prototype
-    under the same angle, so where the student equals its teacher and the prototypes agree, too.
+    Zero where both networks see every prototype of theirs under the same angle, so where student
+    and teacher are equal, prototypes included. Only the student's features get a gradient.
 
     Args:
         student: (R, D_s) features of the regions, any floating type and length. R may be 0.

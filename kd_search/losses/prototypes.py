@@ -10,38 +10,25 @@ after the other. With the residuals R_S, R_T (at first F_S, F_T), candidate k an
     b = <f_k^T, R_T[n]>     w_T = (alpha (a + b) + b) / (1 + 2 alpha)
     E_k = sum_n ||w_S f_k^S - R_S[n]||^2 + ||w_T f_k^T - R_T[n]||^2 + alpha (w_S - w_T)^2
 
-The k of the smallest E_k is picked, then R_S[n] -= w_S f_k^S, R_T[n] -= w_T f_k^T.
-
-**How it is computed here.** The direct definition holds (K, D, N) tensors. With unit features and
-the closed-form weights (w_S + w_T = a + b and w_S - w_T = (a - b) / c with c = 1 + 2 alpha)::
-
-    E_k = sum_n ||R_S[n]||^2 + ||R_T[n]||^2 - 1/2 sum_n ((a + b)^2 + (a - b)^2 / c)
-
-The first part is the same for all k, so a (K, N) table of a and one of b would do. Written with
-the joint residual R = [R_S, R_T] (N, D), D = D_s + D_t, and two orthogonal unit vectors for every
-candidate, u = [f^S, f^T] / sqrt(2) (the spaces agree) and v = [f^S, -f^T] / sqrt(2) (they differ),
-the sum over n goes, too::
-
-    gain_k = sum_n <u, R[n]>^2 + <v, R[n]>^2 / c = u^T M u + v^T M v / c,    M = R^T R
-    R <- R (I - P),  M <- (I - P) M (I - P),  I - P = (I - u u^T) (I - v v^T / c)
-
-So a pick takes away all of the residual along u and the share 1/c of it along v, and the sum of
-its squares, which falls by the gain at least, cannot grow. M is a sum over instances: it is made
-once, block by block, and those of several ranks can be added. A pick is two updates of M of rank
-two, and the gains of all candidates follow from inner products with single vectors: O(D^2 + K D)
-after O(N D^2 + K D^2) in the beginning, where the (K, N) form costs O(K N D) and holds O(K N).
+The k of the smallest E_k is picked, then R_S[n] -= w_S f_k^S, R_T[n] -= w_T f_k^T. The direct
+definition holds (K, D, N) tensors; residual_moments.py says how it is computed here.
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 import torch
 
 from ._features import check_finite, check_rows, unit_rows
+from .residual_moments import (
+    ResidualMoments,
+    double_unit_rows,
+    energies_along_pair,
+    joint_moments,
+    joint_pair,
+    products_with_pair,
+)
 
-#: Rows worked on at once.
-BLOCK_SIZE = 2048
 #: Share of the first energy by which gains may differ and count as equal.
 ROUNDING = 1e-12
 
@@ -52,40 +39,11 @@ class PrototypePicks(NamedTuple):
     Attributes:
         indices: (P,) int64 rows of the candidates, in the order of the picks.
         energies: (P + 1,) float64, the sum over instances of ``||R_S||^2 + ||R_T||^2`` before the
-            first pick and after each. It never grows (but for rounding, about 1e-16 of the first).
+            first pick and after each. It never grows (but for rounding, about 1e-15 of the first).
     """
 
     indices: torch.Tensor
     energies: torch.Tensor
-
-
-@torch.no_grad()
-def joint_moments(
-    student: torch.Tensor, teacher: torch.Tensor, block_size: int = BLOCK_SIZE
-) -> torch.Tensor:
-    """Return M = F^T F of the joint unit features F = [F_S, F_T]: all that a pursuit has to know.
-
-    Moments of several parts of the instances (blocks, ranks) add up to the moments of all.
-
-    Args:
-        student: (N, D_s), any floating type; rows are scaled to unit length. N may be 0.
-        teacher: (N, D_t) of the same boxes.
-        block_size: instances added at once.
-
-    Returns:
-        (D_s + D_t, D_s + D_t) float64. In lower precision nearly equal gains would change places.
-
-    Raises:
-        ValueError: the shapes do not fit, or a feature is not finite.
-    """
-    check_rows(student=student, teacher=teacher)
-    num_dims = student.shape[1] + teacher.shape[1]
-    moments = student.new_zeros(num_dims, num_dims, dtype=torch.float64)
-    for rows in _blocks(len(student), block_size):
-        joint = torch.cat([unit_rows(part[rows].double()) for part in (student, teacher)], dim=1)
-        moments.addmm_(joint.t(), joint)
-    check_finite(moments)
-    return moments
 
 
 @torch.no_grad()
@@ -133,11 +91,11 @@ def match_prototypes(
             f"moments of features of {student.shape[1]} and {teacher.shape[1]} dimensions must be "
             f"{(num_dims, num_dims)}, got {tuple(moments.shape)}"
         )
-    student, teacher = _double_unit_rows(student), _double_unit_rows(teacher)
-    residuals = _ResidualMoments(moments.to(student), 2 * num_prototypes)
+    student, teacher = double_unit_rows(student), double_unit_rows(teacher)
+    residuals = ResidualMoments(moments.to(student), 2 * min(num_prototypes, len(student)))
     shares = (1.0, 1 / (1 + 2 * alpha))
     # (2, K): u^T M u and v^T M v of every candidate.
-    along_pair = _energies_along_pair(student, teacher, residuals.first)
+    along_pair = energies_along_pair(student, teacher, residuals.first)
     check_finite(along_pair)
     available = student.any(dim=1) & teacher.any(dim=1)
 
@@ -148,10 +106,10 @@ def match_prototypes(
         gains = gains.masked_fill(~available, -math.inf)
         # argmax of 0 and 1 is the first 1.
         pick = int((gains >= gains.max() - rounding).int().argmax())
-        for vector, share in zip(_pair(student[pick], teacher[pick]), shares):
+        for vector, share in zip(joint_pair(student[pick], teacher[pick]), shares):
             image, square = residuals.take_away(vector, share)
-            products = _products_with_pair(student, teacher, vector)
-            along_pair -= 2 * share * products * _products_with_pair(student, teacher, image)
+            products = products_with_pair(student, teacher, vector)
+            along_pair -= 2 * share * products * products_with_pair(student, teacher, image)
             along_pair += share**2 * square * products.square()
         nearness = torch.minimum(student @ student[pick], teacher @ teacher[pick])
         available &= nearness < 1 - duplicate_tolerance
@@ -160,34 +118,6 @@ def match_prototypes(
         energies.append(residuals.energy)
     indices = torch.tensor(picks, dtype=torch.int64, device=student.device)
     return PrototypePicks(indices, torch.stack(energies))
-
-
-class _ResidualMoments:
-    """M of the residuals: as it was at first, and corrections of rank two, one for each vector."""
-
-    def __init__(self, moments: torch.Tensor, num_vectors: int):
-        self.first = moments
-        self.energy = moments.trace()
-        self.count = 0
-        # Each vector x with M x and share * x^T M x, M as it was at its turn; zeros do nothing.
-        self.vectors = moments.new_zeros(num_vectors, len(moments))
-        self.images = moments.new_zeros(num_vectors, len(moments))
-        self.shares = moments.new_zeros(num_vectors)
-        self.squares = moments.new_zeros(num_vectors)
-
-    def take_away(self, vector: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """R <- R (I - share x x^T) for a unit vector x (D,); return M x and x^T M x from before."""
-        # M <- M - share (x (M x)^T + (M x) x^T) + share^2 (x^T M x) x x^T, for every one so far.
-        along = self.shares * (self.vectors @ vector)
-        along_images = self.shares * (self.images @ vector)
-        image = self.first @ vector - along @ self.images
-        image -= (along_images - self.squares * along) @ self.vectors
-        square = vector @ image
-        self.vectors[self.count], self.images[self.count] = vector, image
-        self.shares[self.count], self.squares[self.count] = share, share * square
-        self.count += 1
-        self.energy = self.energy - share * (2 - share) * square
-        return image, square
 
 
 def select_prototypes(
@@ -285,46 +215,6 @@ def pursuit_weights(
             residuals[side].addr_(found, pair[side], alpha=-1)
     check_finite(weights)
     return weights[0], weights[1]
-
-
-def _pair(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """u and v of the candidate with unit features (D_s,) and (D_t,)."""
-    return tuple(torch.cat([student, sign * teacher]) * math.sqrt(0.5) for sign in (1, -1))
-
-
-def _products_with_pair(
-    student: torch.Tensor, teacher: torch.Tensor, vector: torch.Tensor
-) -> torch.Tensor:
-    """(2, K): inner products of a joint vector (D,) with u and with v of every candidate."""
-    ours, theirs = vector.split([student.shape[1], teacher.shape[1]])
-    ours, theirs = student @ ours, teacher @ theirs
-    return torch.stack([ours + theirs, ours - theirs]) * math.sqrt(0.5)
-
-
-def _energies_along_pair(
-    student: torch.Tensor, teacher: torch.Tensor, moments: torch.Tensor
-) -> torch.Tensor:
-    """(2, K): u^T M u and v^T M v of every candidate, from sum a^2 + b^2 and sum a b."""
-    num_dims = student.shape[1]
-    energies = student.new_empty(2, len(student))
-    for rows in _blocks(len(student), BLOCK_SIZE):
-        ours, theirs = student[rows], teacher[rows]
-        squares = ((ours @ moments[:num_dims, :num_dims]) * ours).sum(dim=1)
-        squares += ((theirs @ moments[num_dims:, num_dims:]) * theirs).sum(dim=1)
-        mixed = ((ours @ moments[:num_dims, num_dims:]) * theirs).sum(dim=1)
-        energies[0, rows], energies[1, rows] = squares / 2 + mixed, squares / 2 - mixed
-    return energies
-
-
-def _double_unit_rows(features: torch.Tensor) -> torch.Tensor:
-    result = torch.empty_like(features, dtype=torch.float64)
-    for rows in _blocks(len(features), BLOCK_SIZE):
-        result[rows] = unit_rows(features[rows].double())
-    return result
-
-
-def _blocks(num_rows: int, block_size: int) -> Iterator[slice]:
-    return (slice(start, start + block_size) for start in range(0, num_rows, block_size))
 
 
 def _check_alpha(alpha: float) -> None:

@@ -1,4 +1,7 @@
 from kd_search.modeling.backbones import (
+    build_bam_resnet_backbone,
+    build_densenet121_backbone,
+    build_mobilenet_v2_backbone,
     build_width_resnet_backbone,
     build_width_resnet_fpn_backbone,
     build_width_retinanet_resnet_fpn_backbone,
@@ -35,6 +38,9 @@ __all__ = [
     "ReIDBranch",
     "ReIDNetwork",
     "as_distillable",
+    "build_bam_resnet_backbone",
+    "build_densenet121_backbone",
+    "build_mobilenet_v2_backbone",
     "build_reid_head",
     "build_width_resnet_backbone",
     "build_width_resnet_fpn_backbone",

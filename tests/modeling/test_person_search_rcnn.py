@@ -177,3 +177,18 @@ def test_full_width_takes_the_names_and_shapes_of_detectron2s_resnet():
         ours = build_width_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
         theirs = build_resnet_backbone(cfg, ShapeSpec(channels=3)).state_dict()
         assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_annotated_boxes_are_embedded_beside_detection():
+    model = build_model(tiny_cfg("fpn")).eval()
+    boxes = torch.tensor([[5.0, 10.0, 28.0, 80.0], [35.0, 10.0, 58.0, 80.0]])
+    x = {"image": picture(), "height": 192, "width": 256}
+    with torch.no_grad():
+        plain = model([x])[0]
+        both = model([{**x, "annotated_boxes": boxes}])[0]
+        alone = model([{**x, "gallery_boxes": boxes}])[0]["instances"]
+    assert "gt_instances" not in plain
+    assert torch.equal(plain["instances"].scores, both["instances"].scores)
+    given = both["gt_instances"]
+    assert torch.equal(given.pred_boxes.tensor, boxes * 2)
+    assert torch.equal(given.pred_embeddings, alone.pred_embeddings)

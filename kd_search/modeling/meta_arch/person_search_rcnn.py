@@ -80,15 +80,16 @@ class PersonSearchRCNN(DistillableRCNN):
 
         Args:
             batched_inputs: as Detectron2's. ``query_boxes`` (Q, 4), XYXY in pixels of ``image``,
-                asks for the embeddings of these boxes too; ``gallery_boxes`` (G, 4), the same,
-                replaces detection by given boxes (scores 1).
+                asks for the embeddings of these boxes too, ``annotated_boxes`` (A, 4) likewise;
+                ``gallery_boxes`` (G, 4), the same, replaces detection by given boxes (scores 1).
             detected_instances: boxes that replace detection, as in Detectron2.
             do_postprocess: scale boxes to the ``height`` and ``width`` of each input.
 
         Returns:
             Per image ``{"instances": Instances}`` with ``pred_boxes``, ``scores``,
-            ``pred_classes`` and ``pred_embeddings`` (N, D), and ``"query_embeddings"`` (Q, D)
-            where asked for. Without post-processing, the list of ``Instances`` alone.
+            ``pred_classes`` and ``pred_embeddings`` (N, D), and where asked for
+            ``"query_embeddings"`` (Q, D) and ``"gt_instances"``, the annotated boxes as
+            ``instances``. Without post-processing, the list of ``Instances`` alone.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -108,6 +109,8 @@ class PersonSearchRCNN(DistillableRCNN):
         outputs = GeneralizedRCNN._postprocess(results, batched_inputs, images.image_sizes)
         if any("query_boxes" in x for x in batched_inputs):
             self._add_query_embeddings(outputs, batched_inputs, features)
+        if any("annotated_boxes" in x for x in batched_inputs):
+            self._add_annotated(outputs, batched_inputs, features, images.image_sizes)
         return outputs
 
     def embed(self, batched_inputs: list[dict], boxes: list[torch.Tensor]) -> torch.Tensor:
@@ -131,11 +134,24 @@ class PersonSearchRCNN(DistillableRCNN):
             if "query_boxes" in x:
                 output["query_embeddings"] = part
 
+    def _add_annotated(self, outputs, batched_inputs, features, image_sizes) -> None:
+        none = torch.zeros((0, 4))
+        given = [
+            _as_detections(x.get("annotated_boxes", none), size).to(self.device)
+            for x, size in zip(batched_inputs, image_sizes)
+        ]
+        given = self.roi_heads.forward_with_given_boxes(features, given)
+        scaled = GeneralizedRCNN._postprocess(given, batched_inputs, image_sizes)
+        for output, x, people in zip(outputs, batched_inputs, scaled):
+            if "annotated_boxes" in x:
+                output["gt_instances"] = people["instances"]
+
 
 def _as_detections(boxes: torch.Tensor, image_size: tuple[int, int]) -> Instances:
     return Instances(
         image_size,
-        pred_boxes=Boxes(boxes),
+        # A copy: post-processing scales it in place.
+        pred_boxes=Boxes(boxes.clone()),
         scores=boxes.new_ones(len(boxes)),
         pred_classes=torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device),
     )

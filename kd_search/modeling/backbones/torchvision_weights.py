@@ -1,0 +1,109 @@
+"""ImageNet weights of torchvision's networks: from a file, or from torchvision's own cache."""
+
+import hashlib
+import logging
+import os
+import re
+
+import torch
+from torch import nn
+from torchvision.models import WeightsEnum
+
+from kd_search.files import check_torch_archive
+
+logger = logging.getLogger(__name__)
+
+# Names in the files of DenseNets, which modules cannot have any more: denselayer1.norm.1.weight.
+_OLD_DENSE_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
+# torchvision names its files after the first digits of their SHA-256.
+_HASHED_NAME = re.compile(r".*-([0-9a-f]{8})\.pth")
+
+
+def load_torchvision_features(
+    features: nn.Module, source: str, known: type[WeightsEnum], key: str
+) -> None:
+    """Load the convolutional part of a network of torchvision's; all of it, or nothing.
+
+    Args:
+        features: ``model.features`` of the network.
+        source: path of a file with a state dict of the whole network, in torchvision's names; or
+            the name of an entry of ``known``, for the file in torchvision's cache
+            (``$TORCH_HOME/hub/checkpoints``). Nothing is downloaded.
+        known: torchvision's weights of this network.
+        key: config key of ``source``, for messages.
+
+    Raises:
+        FileNotFoundError: there is no such file; the line says what to do.
+        ValueError: the file is torn, or of another network.
+    """
+    path = _locate(source, known, key)
+    state = _read(path, key)
+    state = {_new_name(name): value for name, value in state.items()}
+    own = {n[len("features.") :]: v for n, v in state.items() if n.startswith("features.")}
+    shapes = {name: value.shape for name, value in features.state_dict().items()}
+    wrong = [
+        name
+        for name, shape in shapes.items()
+        if not name.endswith("num_batches_tracked")
+        and (name not in own or own[name].shape != shape)
+    ]
+    wrong += [name for name in own if name not in shapes]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"{key}: {path} is not of this network: missing, unknown or of another shape are "
+            f"features.{', features.'.join(wrong[:3])}{more}"
+        )
+    features.load_state_dict(own, strict=False)
+    logger.info("Loaded torchvision's weights from %s", path)
+
+
+def _locate(source: str, known: type[WeightsEnum], key: str) -> str:
+    if source not in known.__members__:
+        path = os.path.expanduser(source)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"{key}: there is no file {source}, nor are there weights of that name "
+                f"({', '.join(known.__members__)}). Set it to '' for a random start, or where "
+                "MODEL.WEIGHTS holds the whole network"
+            )
+        return path
+    url = known[source].url
+    folder = os.path.join(torch.hub.get_dir(), "checkpoints")
+    path = os.path.join(folder, os.path.basename(url))
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{key}: {source} is not in torchvision's cache: put {url} into {folder}, or set it to "
+            "'' for a random start, or where MODEL.WEIGHTS holds the whole network"
+        )
+    return path
+
+
+def _read(path: str, key: str) -> dict[str, torch.Tensor]:
+    try:
+        _check_hash(path)
+        check_torch_archive(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+        return state
+    except Exception as error:  # a torn file fails in whatever way its next byte says
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{key}: {path} is torn or holds no weights ({reason})") from None
+
+
+def _check_hash(path: str) -> None:
+    named = _HASHED_NAME.fullmatch(os.path.basename(path))
+    if named is None:
+        return
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            digest.update(part)
+    if not digest.hexdigest().startswith(named[1]):
+        raise ValueError("its SHA-256 is not the one that it is named after")
+
+
+def _new_name(name: str) -> str:
+    old = _OLD_DENSE_NAME.fullmatch(name)
+    return name if old is None else old[1] + old[2]

@@ -1,0 +1,228 @@
+"""Backbones of re-ID networks: torchvision's, their weights, and attention in a ResNet."""
+
+import enum
+import hashlib
+import pickle
+from collections import OrderedDict
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from tiny_reid import reid_cfg
+from torch import nn
+from torchvision.models import densenet121, mobilenet_v2
+
+from kd_search.modeling.backbones.bam import BottleneckAttention
+from kd_search.modeling.backbones.torchvision_weights import load_torchvision_features
+
+SIZE = (64, 32)
+NETWORKS = {
+    "build_densenet121_backbone": (densenet121, 1024),
+    "build_mobilenet_v2_backbone": (mobilenet_v2, 1280),
+}
+RGB = (
+    *("INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53]),
+    *("MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
+)
+
+
+def network(name, *overrides):
+    torch.manual_seed(0)
+    feature = "res5" if "bam" in name else "last"
+    return build_model(
+        reid_cfg("MODEL.BACKBONE.NAME", name, "MODEL.REID_NETWORK.FEATURE", feature, *overrides)
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_is_torchvisions_network_from_its_file(name, tmp_path):
+    build, channels = NETWORKS[name]
+    torch.manual_seed(1)
+    theirs = build(weights=None).eval()
+    path = tmp_path / "weights.pth"
+    torch.save(theirs.state_dict(), path)
+    backbone = network(name, *RGB, "MODEL.TORCHVISION.WEIGHTS", str(path)).backbone.eval()
+    x = torch.randn(2, 3, *SIZE)
+    with torch.no_grad():
+        found, expected = backbone(x)["last"], theirs.features(x)
+    expected = expected.relu() if "densenet" in name else expected
+    torch.testing.assert_close(found, expected)
+    shape = backbone.output_shape()["last"]
+    assert (shape.channels, shape.stride) == (channels, 32)
+    assert found.shape == (2, channels, SIZE[0] // 32, SIZE[1] // 32)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_last_stage_keeps_its_resolution_and_both_signs(name):
+    model = network(
+        name, "MODEL.TORCHVISION.LAST_STRIDE", 1, "MODEL.TORCHVISION.FINAL_ACTIVATION", False
+    ).eval()
+    with torch.no_grad():
+        x = model.backbone(torch.randn(2, 3, *SIZE))["last"]
+        (embedding,) = model([{"frames": torch.zeros(2, 3, *SIZE)}])
+    assert x.shape[2:] == (SIZE[0] // 16, SIZE[1] // 16)
+    assert model.backbone.output_shape()["last"].stride == 16
+    assert x.min() < 0 < x.max()
+    assert embedding["embedding"].shape == (NETWORKS[name][1],)
+
+
+def test_every_weight_of_mobilenet_is_trained():
+    model = network("build_mobilenet_v2_backbone")
+    generator = torch.Generator().manual_seed(0)
+    batch = [
+        {"frames": 255 * torch.rand(1, 3, *SIZE, generator=generator), "person_id": i}
+        for i in (0, 0, 1, 1)
+    ]
+    sum(model(batch).values()).backward()
+    assert all(p.grad is not None for p in model.backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((*RGB, "MODEL.TORCHVISION.WEIGHTS", "no/such/file.pth"), "there is no file no/such/file"),
+        (("MODEL.TORCHVISION.WEIGHTS", "IMAGENET1K_V1"), "set INPUT.FORMAT RGB"),
+        (("MODEL.TORCHVISION.LAST_STRIDE", 3), "LAST_STRIDE 3 must be 1 or 2"),
+        (("MODEL.BACKBONE.FREEZE_AT", 2), "FREEZE_AT must be 0"),
+    ],
+)
+def test_mistakes_in_the_config_are_named(overrides, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        network("build_mobilenet_v2_backbone", *overrides)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_that_are_not_in_the_cache_are_no_silent_random_start(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="IMAGENET1K_V1 is not in torchvision's cache: put"):
+        network(name, *RGB, "MODEL.TORCHVISION.WEIGHTS", "IMAGENET1K_V1")
+
+
+class Known(enum.Enum):
+    V1 = "net.pth"
+
+    @property
+    def url(self):
+        return f"https://example.org/models/{self.value}"
+
+
+def features():
+    return nn.Sequential(OrderedDict(denselayer1=nn.Sequential(OrderedDict(conv1=nn.Linear(2, 3)))))
+
+
+OLD_NAMES = {
+    "features.denselayer1.conv.1.weight": torch.ones(3, 2),
+    "features.denselayer1.conv.1.bias": torch.zeros(3),
+    "classifier.weight": torch.zeros(1, 3),
+}
+
+
+def test_weights_come_from_torchvisions_cache_under_old_names_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(OLD_NAMES, folder / "net.pth")
+    net = features()
+    load_torchvision_features(net, "V1", Known, "KEY")
+    assert (net.denselayer1.conv1.weight == 1).all()
+
+
+def test_files_are_compared_with_the_hash_of_their_name(tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save(OLD_NAMES, path)
+    named = tmp_path / f"net-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+    named.write_bytes(path.read_bytes())
+    load_torchvision_features(features(), str(named), Known, "KEY")
+    named.write_bytes(path.read_bytes() + b"0")
+    with pytest.raises(ValueError, match="KEY: .* is torn .*SHA-256"):
+        load_torchvision_features(features(), str(named), Known, "KEY")
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("a file was executed",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({**OLD_NAMES, "features.denselayer1.conv.1.bias": torch.zeros(4)}, "another shape are"),
+        ({"features.denselayer1.conv.1.weight": torch.ones(3, 2)}, "features.denselayer1.conv1.b"),
+        ({**OLD_NAMES, "features.denselayer2.conv.1.bias": torch.zeros(3)}, "denselayer2"),
+        ([1, 2], "holds a list"),
+        (Trap(), "is torn or holds no weights"),
+    ],
+)
+def test_other_files_are_refused_whole(content, message, tmp_path):
+    path = tmp_path / "weights.pth"
+    if isinstance(content, Trap):
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    net = features()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        load_torchvision_features(net, str(path), Known, "KEY")
+    assert all((value == before[name]).all() for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("combine", ["sum", "product"])
+def test_attention_equals_its_formula(combine):
+    block = BottleneckAttention(32, reduction=8, dilation=2, combine=combine).double().eval()
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 32, 6, 5, dtype=torch.float64)
+
+    def normalised(layer, y):
+        mean, var = (v.view(1, -1, 1, 1) for v in (layer.running_mean, layer.running_var))
+        return torch.relu((y - mean) / torch.sqrt(var + layer.eps))
+
+    def linear(layer, y):
+        return torch.einsum("oi,nihw->nohw", layer.weight[:, :, 0, 0], y) + layer.bias.view(
+            -1, 1, 1
+        )
+
+    def dilated(layer, y):
+        padded = torch.zeros(2, 4, 10, 9, dtype=torch.float64)
+        padded[:, :, 2:8, 2:7] = y
+        total = layer.bias.view(-1, 1, 1)
+        for i in range(3):
+            for j in range(3):
+                part = padded[:, :, 2 * i : 2 * i + 6, 2 * j : 2 * j + 5]
+                total = total + torch.einsum("oi,nihw->nohw", layer.weight[:, :, i, j], part)
+        return total
+
+    with torch.no_grad():
+        _, narrow, norm, _, widen = block.channel
+        pooled = x.sum(dim=(2, 3), keepdim=True) / 30
+        channel = linear(widen, normalised(norm, linear(narrow, pooled)))
+        first, norm1, _, second, norm2, _, third, norm3, _, last = block.spatial
+        y = normalised(norm1, linear(first, x))
+        y = normalised(norm3, dilated(third, normalised(norm2, dilated(second, y))))
+        spatial = linear(last, y)
+        joined = channel + spatial if combine == "sum" else channel * spatial
+        expected = x * (1 + 1 / (1 + torch.exp(-joined)))
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_bam_resnet_is_the_resnet_with_attention_after_three_stages():
+    torch.manual_seed(0)
+    plain = network("build_width_resnet_backbone", "MODEL.REID_NETWORK.FEATURE", "res5")
+    bam = network("build_bam_resnet_backbone", "MODEL.RESNETS.NORM", "FrozenBN")
+    loaded = bam.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.rsplit(".", 4)[0] for name in loaded.missing_keys} <= {
+        f"backbone.res{i}.2" for i in (2, 3, 4)
+    } | {f"backbone.res{i}.2.{part}" for i in (2, 3, 4) for part in ("channel", "spatial")}
+    assert len(loaded.missing_keys) > 3
+    attention = [m for m in bam.modules() if isinstance(m, BottleneckAttention)]
+    assert [a.out_channels for a in attention] == [16, 32, 64]
+    assert any(isinstance(m, nn.BatchNorm2d) for m in attention[0].modules())
+    x = torch.randn(2, 3, *SIZE)
+    assert bam.eval().backbone(x)["res5"].shape == plain.eval().backbone(x)["res5"].shape
+
+
+def test_unknown_combination_is_named():
+    with pytest.raises(ValueError, match="MODEL.BAM.COMBINE 'max'"):
+        network("build_bam_resnet_backbone", "MODEL.BAM.COMBINE", "max")

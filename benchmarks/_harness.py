@@ -38,12 +38,16 @@ class Harness:
         repeats: timed runs of each side; a benchmark may pass its own number to :meth:`compare`.
         threads: threads of each numeric library, pinned before it was imported.
         full: whether slow references run on the whole input instead of a sample.
+        scale: whether to show how time and memory grow instead; few benchmarks can.
     """
 
-    def __init__(self, *, repeats: int = 5, threads: int = 1, full: bool = False):
+    def __init__(
+        self, *, repeats: int = 5, threads: int = 1, full: bool = False, scale: bool = False
+    ):
         self.repeats = repeats
         self.threads = threads
         self.full = full
+        self.scale = scale
 
     def say(self, message: str) -> None:
         """Print a line of progress at once; standard error, so that rows can be piped."""

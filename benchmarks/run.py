@@ -19,6 +19,8 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+#: Benchmarks that look at ``harness.scale``.
+SCALES = ("prototypes", "search_eval")
 
 
 def benchmark_names():
@@ -42,6 +44,11 @@ def parse_arguments(argv):
     parser.add_argument(
         "--full", action="store_true", help="no sampling of slow references: the whole input"
     )
+    parser.add_argument(
+        "--scale",
+        action="store_true",
+        help=f"how time and memory grow with the input instead ({', '.join(SCALES)})",
+    )
     return parser.parse_args(argv)
 
 
@@ -60,12 +67,20 @@ def main(argv=None):
     if arguments.json and not Path(arguments.json).resolve().parent.is_dir():
         return complain(f"--json {arguments.json}: its folder does not exist")
 
+    if arguments.scale and arguments.name not in SCALES:
+        return complain(f"--scale: only {', '.join(SCALES)} can")
+
     pin_threads(arguments.threads)
     # A checkout is benchmarked as it lies, whether or not it is the installed one.
     sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
     from _harness import Harness
 
-    harness = Harness(repeats=arguments.repeats, threads=arguments.threads, full=arguments.full)
+    harness = Harness(
+        repeats=arguments.repeats,
+        threads=arguments.threads,
+        full=arguments.full,
+        scale=arguments.scale,
+    )
     module = importlib.import_module(arguments.name)
     harness.pin_torch()
     rows = module.run(harness)

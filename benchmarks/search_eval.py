@@ -1,173 +1,285 @@
-"""Search evaluation of a gallery of PRW's size against the per-pair definition; peak memory."""
+"""Search evaluation at the sizes of PRW and CUHK-SYSU against the per-pair definition; memory.
+
+``--scale`` shows instead how time and memory grow up to 100,000 images and 10,000 queries.
+"""
 
 import json
 import resource
 import subprocess
 import sys
+import time
 
 import numpy as np
 from _search_reference import search_one_query, split_by_image
+from _search_sets import EMBEDDING_DIM, cuhk_set, prw_set
 
-from kd_search.evaluation import Detections, GroundTruth, Queries, evaluate_search
-
-NUM_IMAGES = 6112
-NUM_QUERIES = 2057
-NUM_IDENTITIES = 450
-EMBEDDING_DIM = 256
-PEOPLE_PER_IMAGE = 4.2
-FALSE_ALARMS_PER_IMAGE = 0.8
-# Share of the people who carry an identity, share of them whom the detector finds.
-LABELLED = 0.8
-FOUND = 0.93
-# Length of the identity's direction in an embedding, before normalisation, beside noise of length
-# 1: people are found, but not all of them first.
-SIGNAL = 0.45
+from kd_search.evaluation import Gallery, View, evaluate_search, search_views
+from kd_search.evaluation.galleries import MODES, complete_gallery
+from kd_search.evaluation.protocol_table import TableOptions, table_rows
 
 SAMPLED_QUERIES = 100
 SPEED_UP = 90.0
+ALL_TABLES = 4.0
 TOLERANCE = 1e-9
 MEMORY_GB = 1.5
-
-
-def make_test_set(seed=0):
-    """Detections (float32), ground truth and queries of a test set of PRW's size."""
-    rng = np.random.default_rng(seed)
-    directions = _normalise(rng.standard_normal((NUM_IDENTITIES, EMBEDDING_DIM)))
-
-    people_in_image = rng.poisson(PEOPLE_PER_IMAGE, NUM_IMAGES)
-    image = np.repeat(np.arange(NUM_IMAGES), people_in_image)
-    # A person is in an image at most once: consecutive numbers from a random start.
-    place = np.arange(len(image)) - np.repeat(
-        np.cumsum(people_in_image) - people_in_image, people_in_image
-    )
-    person = (rng.integers(NUM_IDENTITIES, size=NUM_IMAGES)[image] + place) % NUM_IDENTITIES
-    person[rng.random(len(person)) >= LABELLED] = -1
-    boxes = _random_boxes(rng, len(image))
-    ground_truth = GroundTruth(boxes, person, image)
-
-    found = np.flatnonzero(rng.random(len(image)) < FOUND)
-    alarms = rng.integers(NUM_IMAGES, size=int(FALSE_ALARMS_PER_IMAGE * NUM_IMAGES))
-    size = boxes[found, 2:] - boxes[found, :2]
-    shift = rng.normal(0, 0.05, (len(found), 2)) * size
-    scores = np.concatenate([rng.uniform(0.5, 1, len(found)), rng.uniform(0.5, 1, len(alarms))])
-    detected_image = np.concatenate([image[found], alarms])
-    order = np.argsort(detected_image, kind="stable")
-    detected_boxes = np.concatenate(
-        [boxes[found] + np.tile(shift, 2), _random_boxes(rng, len(alarms))]
-    )
-    detected_person = np.concatenate([person[found], np.full(len(alarms), -1)])
-    detections = Detections(
-        boxes=detected_boxes[order].astype(np.float32),
-        scores=scores[order].astype(np.float32),
-        image_index=detected_image[order],
-        embeddings=_embeddings(rng, detected_person[order], directions),
-    )
-    asked = rng.choice(np.flatnonzero(person >= 0), NUM_QUERIES, replace=False)
-    queries = Queries(_embeddings(rng, person[asked], directions), person[asked], image[asked])
-    return detections, ground_truth, queries
+# (images, queries); each step is a process of its own.
+SCALE = ((1000, 1000), (6250, 2500), (25000, 5000), (50000, 10000), (100000, 10000))
+# Memory beyond the set itself may grow by this factor from the second step to the last.
+FLAT = 2.0
 
 
 def run(harness):
-    peak_gb = _peak_memory_gb()
-    detections, ground_truth, queries = make_test_set()
-    harness.say(f"{NUM_IMAGES} images, {len(detections)} detections, {len(queries)} queries")
-    result = evaluate_search(detections, ground_truth, queries)
+    if harness.scale:
+        return scale_rows(harness)
+    rows = [_prw_row(harness)]
+    data = cuhk_set()
+    harness.say(f"CUHK-SYSU size: {data.num_images} images, {len(data.detections)} detections")
+    rows += _cuhk_rows(harness, data)
+    rows.append(_all_tables_row(harness, data))
+    del data
+    for case, name in (
+        ("PRW size, one table", "prw"),
+        ("CUHK-SYSU size, all tables of detected and ground-truth boxes", "cuhk"),
+    ):
+        rows.append(
+            harness.value_row(
+                f"peak memory of a process that makes the set and evaluates it: {case}",
+                value=_measure(name)["peak_gb"],
+                unit="GB",
+                limit=MEMORY_GB,
+            )
+        )
+    return rows
 
-    rng = np.random.default_rng(1)
-    sampled = len(queries) if harness.full else SAMPLED_QUERIES
-    sample = np.sort(rng.choice(len(queries), sampled, replace=False))
-    gallery = split_by_image(detections, ground_truth, NUM_IMAGES)
+
+def _prw_row(harness):
+    data = prw_set()
+    harness.say(f"PRW size: {data.num_images} images, {len(data.detections)} detections")
+    return _against_definition(
+        harness,
+        "PRW size, whole gallery",
+        data,
+        lambda: [evaluate_search(data.detections, data.ground_truth, data.queries)],
+        [None],
+        SPEED_UP,
+    )
+
+
+def _cuhk_rows(harness, data):
+    g100 = next(gallery for gallery in data.galleries if gallery.name == "G100")
+    views = [View(Gallery.whole()), View(g100)]
+
+    def both():
+        return search_views(data.detections, data.ground_truth, data.queries, views, num_matches=10)
+
+    def alone():
+        return search_views(
+            data.detections, data.ground_truth, data.queries, views[1:], num_matches=10
+        )
+
+    return [
+        _against_definition(
+            harness, "CUHK-SYSU size, whole pool and G100", data, both, [None, g100], SPEED_UP
+        ),
+        # One pass costs nearly the same whatever the gallery: a small list alone gains little.
+        _against_definition(harness, "CUHK-SYSU size, G100 alone", data, alone, [g100], 1.0),
+    ]
+
+
+def _against_definition(harness, case, data, ours, galleries, limit):
+    """A row: ``ours`` gives a result per gallery (None: all images), the definition too."""
+    results = ours()
+    count = len(data.queries)
+    sampled = count if harness.full else SAMPLED_QUERIES
+    sample = np.sort(np.random.default_rng(1).choice(count, sampled, replace=False))
+    images = split_by_image(data.detections, data.ground_truth, data.num_images)
     reference = []
 
-    def run_reference():
+    def definition():
         reference[:] = [
-            search_one_query(
-                queries.embeddings[q].astype(np.float64),
-                queries.person_ids[q],
-                queries.image_index[q],
-                gallery,
-            )
-            for q in sample
+            [_search_by_definition(data, images, q, gallery) for q in sample]
+            for gallery in galleries
         ]
 
     harness.say(f"per-pair definition on {sampled} queries; this takes a while")
     timing = harness.compare(
-        lambda: evaluate_search(detections, ground_truth, queries),
-        run_reference,
-        repeats=1 if harness.full else min(3, harness.repeats),
-        warmup=0,
+        ours, definition, repeats=1 if harness.full else min(3, harness.repeats), warmup=0
+    )
+    difference, ranks_equal = 0.0, True
+    for result, expected in zip(results, reference):
+        ap = np.array([query.ap for query in expected])
+        difference = max(difference, float(np.abs(ap - result.ap[sample]).max()))
+        ranks = [query.first_hit_rank for query in expected]
+        ranks_equal &= ranks == result.first_hit_rank[sample].tolist()
+    counted = results[0].num_gt > 0
+    return harness.row(
+        f"{case}: {data.num_images:,} images, {count:,} queries, {len(data.detections):,} "
+        f"detections, {EMBEDDING_DIM}-d; seconds per query; the per-pair definition is timed, and "
+        f"AP compared, on {'all' if sampled == count else f'{sampled} of'} {count:,} queries",
+        ours_s=timing.ours_s / count,
+        reference_s=timing.reference_s / sampled,
+        equal=difference <= TOLERANCE and ranks_equal,
+        limit=limit,
+        ratio_is="speed-up",
+        mAP=100 * float(results[0].ap[counted].mean()),
+        top1=100 * float((results[0].first_hit_rank[counted] == 1).mean()),
+        max_AP_difference=difference,
+        ours_total_s=timing.ours_s,
+        reference_queries=sampled,
     )
 
-    reference_ap = np.array([query.ap for query in reference])
-    map_difference = abs(float(reference_ap.mean() - result.ap[sample].mean()))
-    ap_difference = float(np.abs(reference_ap - result.ap[sample]).max())
-    ranks_equal = [query.first_hit_rank for query in reference] == list(
-        result.first_hit_rank[sample]
+
+def _search_by_definition(data, images, query, gallery):
+    embedding = data.queries.embeddings[query].astype(np.float64)
+    person, own = data.queries.person_ids[query], data.queries.image_index[query]
+    if gallery is None:
+        return search_one_query(embedding, person, own, images)
+    # These lists hold all images of the person, and no image twice; in the order of the set, as
+    # equal similarities have it.
+    listed = np.sort(gallery.images[gallery.offsets[query] : gallery.offsets[query + 1]])
+    return search_one_query(embedding, person, -1, [images[i] for i in listed if i != own])
+
+
+def _all_tables_row(harness, data):
+    def single():
+        return evaluate_search(data.detections, data.ground_truth, data.queries)
+
+    rows = all_tables(data)
+    timing = harness.compare(
+        lambda: all_tables(data), single, repeats=min(3, harness.repeats), warmup=1
     )
-    timed_on = "all" if sampled == len(queries) else f"{sampled} of"
-    return [
-        harness.row(
-            f"{NUM_IMAGES:,} images, {len(queries):,} queries, {len(detections):,} detections, "
-            f"{EMBEDDING_DIM}-d; seconds per query; the per-pair definition is timed, and mAP "
-            f"compared, on {timed_on} {len(queries):,} queries",
-            ours_s=timing.ours_s / len(queries),
-            reference_s=timing.reference_s / sampled,
-            equal=map_difference <= TOLERANCE and ap_difference <= TOLERANCE and ranks_equal,
-            limit=SPEED_UP,
-            ratio_is="speed-up",
-            mAP=100 * result.mean_ap(),
-            top1=100 * result.top_k_accuracy(1),
-            mAP_difference=map_difference,
-            max_AP_difference=ap_difference,
-            ours_total_s=timing.ours_s,
-            reference_queries=sampled,
-        ),
-        harness.value_row(
-            "peak memory of a process that makes this test set and evaluates it, imports included",
-            value=peak_gb,
-            unit="GB",
-            limit=MEMORY_GB,
-        ),
+    return harness.row(
+        f"all {len(rows)} rows of the table of protocols (7 galleries and 2 subsets, detected and "
+        "ground-truth boxes, plain and re-ranked, both modes, intervals) over the one of the whole "
+        "pool; seconds",
+        ours_s=timing.ours_s,
+        reference_s=timing.reference_s,
+        equal=None,
+        limit=ALL_TABLES,
+        ratio_is="overhead",
+    )
+
+
+def all_tables(data):
+    """Every row of the table of protocols of a set, both kinds of boxes."""
+    options = TableOptions()
+    full = [gallery for gallery in data.galleries if gallery.queries is None]
+    views = [
+        View(gallery, "all", mode, reranked)
+        for mode in MODES
+        for gallery in [*data.galleries, complete_gallery(full[0]) if full else Gallery.whole()]
+        for reranked in (False, True)
     ]
+    rows = []
+    for boxes, detections in (("detected", data.detections), ("ground_truth", data.given)):
+        results = search_views(
+            detections,
+            data.ground_truth,
+            data.queries,
+            views,
+            contexts=data.contexts,
+            k1=options.cbgm_k1,
+        )
+        rows += table_rows(
+            results,
+            boxes,
+            options,
+            top_k=(1, 5, 10),
+            subsets=data.subsets,
+            num_detections=len(detections),
+            score_thresh=0.5,
+            iou_thresh=0.5,
+        )
+    return rows
 
 
-def _embeddings(rng, person, directions):
-    noise = _normalise(rng.standard_normal((len(person), EMBEDDING_DIM)))
-    signal = np.where(person[:, None] >= 0, directions[person], 0) * SIGNAL
-    return _normalise(noise + signal).astype(np.float32)
+def scale_rows(harness):
+    """Time and memory of one table of sets that grow; rows for people, and one with a limit."""
+    measured = []
+    for images, queries in SCALE:
+        harness.say(f"{images:,} images, {queries:,} queries")
+        measured.append(_measure("scale", images, queries))
+    rows = []
+    for (images, queries), numbers in zip(SCALE, measured):
+        seconds, detections = numbers["seconds"], numbers["detections"]
+        rows.append(
+            harness.value_row(
+                f"{images:,} images, {queries:,} queries, {detections:,} detections: {seconds:.1f} "
+                f"s, {1e9 * seconds / (detections * queries):.2f} ns per pair of query and "
+                f"detection; memory beyond the {numbers['set_gb']:.2f} GB of imports and set",
+                value=numbers["peak_gb"] - numbers["set_gb"],
+                unit="GB",
+                limit=MEMORY_GB,
+                **numbers,
+            )
+        )
+    extra = [numbers["peak_gb"] - numbers["set_gb"] for numbers in measured]
+    grown = SCALE[-1][0] * SCALE[-1][1] / (SCALE[1][0] * SCALE[1][1])
+    rows.append(
+        harness.value_row(
+            f"growth of the memory beyond the set, where pairs of query and image are {grown:.0f} "
+            "times as many",
+            value=extra[-1] / extra[1],
+            unit="times",
+            limit=FLAT,
+        )
+    )
+    return rows
 
 
-def _normalise(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _random_boxes(rng, count):
-    """People in a frame of 1920 x 1080: twice to three times as tall as wide."""
-    width = rng.uniform(20, 120, count)
-    height = width * rng.uniform(2, 3, count)
-    x, y = rng.uniform(0, 1800, count), rng.uniform(0, 900, count)
-    return np.stack([x, y, x + width, y + height], axis=1)
-
-
-def _peak_memory_gb():
-    """Run the evaluation in a process of its own and return its peak resident memory, 1e9 bytes."""
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import search_eval; search_eval.report_peak()"
+def _measure(*arguments):
+    """Evaluate in a process of its own; what :func:`report` prints."""
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; import search_eval; "
+        f"search_eval.report(*{arguments!r})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
     )
-    return json.loads(done.stdout.splitlines()[-1])["peak_gb"]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def report_peak():
-    """Evaluate once and print the peak resident memory of this process as JSON."""
-    evaluate_search(*make_test_set())
+def report(name, num_images=None, num_queries=None):
+    """Make a set, evaluate it once, and print seconds and memory of this process as JSON."""
+    if name == "cuhk":
+        data = cuhk_set()
+        evaluate = all_tables
+    elif name == "prw":
+        data = prw_set()
+        evaluate = _one_table
+    else:
+        # Identities in proportion, so that a person is in as many images as in PRW.
+        data = prw_set(0, num_images, num_queries, max(2, num_images * 450 // 6112))
+        evaluate = _one_table
+        data.given = None
+    set_gb = _memory("VmRSS")
+    start = time.perf_counter()
+    evaluate(data)
+    seconds = time.perf_counter() - start
+    print(
+        json.dumps(
+            {
+                "detections": len(data.detections),
+                "seconds": seconds,
+                "set_gb": set_gb,
+                "peak_gb": _memory("VmHWM"),
+            }
+        )
+    )
+
+
+def _one_table(data):
+    return evaluate_search(data.detections, data.ground_truth, data.queries)
+
+
+def _memory(field):
+    """Resident memory of this process now (VmRSS) or at its peak (VmHWM), 1e9 bytes."""
     try:
-        # Linux hands ru_maxrss on from the parent to a new program; this counter starts afresh.
+        # Linux hands ru_maxrss on from the parent to a new program; these start afresh.
         with open("/proc/self/status") as lines:
             status = dict(line.split(":", 1) for line in lines)
-        peak = int(status["VmHWM"].split()[0]) * 1024
+        return int(status[field].split()[0]) * 1024 / 1e9
     except (OSError, KeyError):
-        # Bytes on macOS, kilobytes elsewhere.
+        # Bytes on macOS, kilobytes elsewhere; the peak stands for both.
         unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps({"peak_gb": peak / 1e9}))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -18,7 +18,9 @@ def add_kd_search_config(cfg: CfgNode) -> None:
     _add_datasets(cfg)
     _add_model(cfg)
     _add_reid_network(cfg)
+    _add_reid_backbones(cfg)
     _add_reid_data(cfg)
+    _add_reid_test(cfg)
     _add_distillation(cfg)
     _add_training(cfg)
     _add_test(cfg)
@@ -39,6 +41,9 @@ def _add_datasets(cfg: CfgNode) -> None:
     # People's own data sets, each [name, annotations.json, image folder] and, for a test set, the
     # query file: registered under that name before anything is loaded. (kd_search)
     cfg.DATASETS.PERSON_SEARCH_COCO = []
+    # The same for folders of MOTChallenge, each [name, folder, "option=value", ...] with the options
+    # of docs/datasets.md. (kd_search)
+    cfg.DATASETS.PERSON_SEARCH_MOT = []
 
 
 def _add_model(cfg: CfgNode) -> None:
@@ -138,6 +143,30 @@ def _add_reid_network(cfg: CfgNode) -> None:
     cfg.MODEL.REID_NETWORK.TEST_EMBEDDING = "after"
 
 
+def _add_reid_backbones(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # build_densenet121_backbone and build_mobilenet_v2_backbone, from torchvision.
+    cfg.MODEL.TORCHVISION = CN()
+    # Their ImageNet weights: a file with torchvision's names; a name of torchvision's, such as
+    # "IMAGENET1K_V1", for the file in torchvision's own cache; or empty for a random start.
+    cfg.MODEL.TORCHVISION.WEIGHTS = ""
+    # Stride of the last stage: 2 as published; 1 for re-ID, of MobileNet-V2 in VKD (ECCV 2020, its
+    # code).
+    cfg.MODEL.TORCHVISION.LAST_STRIDE = 2
+    # Keep the last activation: torchvision's networks have it, those of VKD do not.
+    cfg.MODEL.TORCHVISION.FINAL_ACTIVATION = True
+
+    # build_bam_resnet_backbone: attention after res2, res3 and res4 (BAM, Park et al., BMVC 2018).
+    cfg.MODEL.BAM = CN()
+    # How channel and spatial attention are joined: "sum" (the paper) or "product" (the authors'
+    # code, which VKD uses).
+    cfg.MODEL.BAM.COMBINE = "sum"
+    # Reduction r of the channels in both branches: 16 (BAM).
+    cfg.MODEL.BAM.REDUCTION = 16
+    # Dilation d of the spatial branch: 4 (BAM).
+    cfg.MODEL.BAM.DILATION = 4
+
+
 def _add_reid_data(cfg: CfgNode) -> None:
     CN = type(cfg)  # noqa: N806
     cfg.REID_DATA = CN()
@@ -173,14 +202,12 @@ def _add_reid_data(cfg: CfgNode) -> None:
 
     # Frames of a training sample.
     cfg.REID_DATA.VIEWS = CN()
-    # N: 1 for images; 8 in VKD.
+    # N: 1 for images; 8 in VKD, of which a student sees MODEL.REID_NETWORK.TRAIN_VIEWS.
     cfg.REID_DATA.VIEWS.NUM = 1
     # "tracklet": of one tracklet (teachers of VKD); "cameras": over different cameras, then
     # tracklets (its students); "tracklets": over different tracklets, whatever their camera;
     # "frames": any frames of the identity. (kd_search)
     cfg.REID_DATA.VIEWS.SOURCE = "tracklet"
-    # M of the N frames, at random, for the student of VKD: 2 there; 0 for no student.
-    cfg.REID_DATA.VIEWS.STUDENT = 0
 
     cfg.REID_DATA.TEST = CN()
     # "<query>-to-<gallery>" with image or video; for sets of single images all are the same. VKD
@@ -190,6 +217,22 @@ def _add_reid_data(cfg: CfgNode) -> None:
     cfg.REID_DATA.TEST.FRAMES = 8
     # Samples of a batch. (kd_search)
     cfg.REID_DATA.TEST.BATCH_SIZE = 32
+
+
+def _add_reid_test(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    cfg.TEST.REID = CN()
+    # "cosine" (VKD, ECCV 2020) or "euclidean".
+    cfg.TEST.REID.METRIC = "cosine"
+    # Area under the curve of precision and recall: "market", the trapezoid of Market-1501's own
+    # code, which VKD uses; "exact", the mean precision at the hits, as in most later re-ID code
+    # (BoT, CVPRW 2019).
+    cfg.TEST.REID.AP_RULE = "market"
+    # Ranks of the reported top-k accuracies.
+    cfg.TEST.REID.TOP_K = [1, 5, 10]
+    # Write the embeddings beside the results, so that they can be looked at without the model.
+    # (kd_search)
+    cfg.TEST.REID.SAVE_EMBEDDINGS = True
 
 
 def _add_distillation(cfg: CfgNode) -> None:
@@ -401,6 +444,8 @@ def _add_test(cfg: CfgNode) -> None:
     # Gallery of the returned numbers: "all", a list of the set's protocol such as "G100", or
     # "auto", which is G100 where the set lists it (CUHK-SYSU as the field reports it), else "all".
     cfg.TEST.PERSON_SEARCH.GALLERY = "auto"
+    # "cosine" (OIM), or "score_weighted": times the score of the detection (NAE, SeqNet).
+    cfg.TEST.PERSON_SEARCH.SIMILARITY = "cosine"
     # Also rate every protocol that the set has, in one table. (kd_search)
     cfg.TEST.PERSON_SEARCH.TABLE = True
     # Gallery sizes of the table, -1 for the whole pool; [] for all that the set's protocol lists

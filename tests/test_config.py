@@ -94,3 +94,18 @@ def test_own_data_sets_are_registered_from_the_config(tmp_path):
         build_config("", ["DATASETS.PERSON_SEARCH_COCO", other, *names])
     with pytest.raises(ValueError, match="PERSON_SEARCH_COCO.*must be"):
         build_config("", ["DATASETS.PERSON_SEARCH_COCO", "[['only_a_name']]"])
+
+
+def test_motchallenge_folders_are_registered_from_the_config(real_data):
+    from kd_search.data import get_person_search_dicts
+    from kd_search.engine import build_config
+
+    entry = str(["mot_for_test", str(real_data("mot17_mini")), "queries=yes", "gallery_gap=3"])
+    build_config("", ["DATASETS.PERSON_SEARCH_MOT", f"[{entry}]"])
+    dicts, ids = get_person_search_dicts("mot_for_test")
+    assert len(dicts) == 12 and len(ids) > 20
+    other = entry.replace("gallery_gap=3", "gallery_gap=4")
+    with pytest.raises(ValueError, match="PERSON_SEARCH_MOT: the name mot_for_test is taken"):
+        build_config("", ["DATASETS.PERSON_SEARCH_MOT", f"[{other}]"])
+    with pytest.raises(ValueError, match="mot_wrong.*colour"):
+        build_config("", ["DATASETS.PERSON_SEARCH_MOT", "[['mot_wrong', 'x', 'colour=red']]"])

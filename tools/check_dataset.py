@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Print the counts of a person search data set and every defect found in it.
+"""Print the counts of a data set and every defect found in it.
 
     python tools/check_dataset.py --dataset prw_train
+    python tools/check_dataset.py --dataset kitti_train
     python tools/check_dataset.py --json train.json --images photos/ --test-json test.json
     python tools/check_dataset.py --json test.json --images photos/ --query-info query_info.txt
 
@@ -11,13 +12,23 @@ Exit status: 0 no defect, 1 defects found, 2 the input cannot be used.
 import argparse
 import os
 import sys
-from typing import Optional
+from typing import Optional, Union
 
 from detectron2.data import DatasetCatalog
 
 from kd_search.data.check import DatasetReport, Split, check_split
 from kd_search.data.datasets import SplitFiles
+from kd_search.data.datasets.detection_sets import is_person_search
+from kd_search.data.detection_check import DetectionSplit, check_detection_split
 from kd_search.files import write_json
+
+#: Ends of the names of two sets that share no image.
+_PARTNERS = (
+    ("_train", "_test"),
+    ("_train", "_val"),
+    ("_test", "_train"),
+    ("_val", "_train"),
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,7 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--test-dataset",
         metavar="NAME",
         help="registered data set to look for the same ids and images in; with --dataset X_train "
-        "it is X_test by itself, and the other way round",
+        "it is X_test or X_val by itself, and the other way round",
     )
     partner.add_argument("--test-json", metavar="FILE", help="the same, as COCO-JSON")
     parser.add_argument("--test-images", metavar="DIR", help="image folder of --test-json")
@@ -66,25 +77,32 @@ def main(argv: Optional[list] = None) -> int:
 
 def _check(args: argparse.Namespace) -> DatasetReport:
     if args.dataset:
-        split = Split.from_name(args.dataset)
+        split = _from_name(args.dataset)
     else:
         split = Split.from_files(args.json, _files(args.json, args.images, args.query_info))
     if not split.dicts:
         raise ValueError(f"{split.name}: holds no image")
     partner, note = None, None
     if args.test_dataset:
-        partner = Split.from_name(args.test_dataset)
+        partner = _from_name(args.test_dataset)
     elif args.test_json:
         files = _files(args.test_json, args.test_images or args.images)
         partner = Split.from_files(args.test_json, files)
     elif args.dataset:
         partner, note = _usual_partner(args.dataset)
-    report = check_split(
-        split, partner=partner, decode=not args.no_decode, max_pixels=args.max_pixels
-    )
+    if partner is not None and type(partner) is not type(split):
+        raise ValueError(f"only one of {split.name} and {partner.name} has identities")
+    check = check_detection_split if isinstance(split, DetectionSplit) else check_split
+    report = check(split, partner=partner, decode=not args.no_decode, max_pixels=args.max_pixels)
     if partner is None:
         report.notes.append(note or "overlap of train and test not checked: see --test-dataset")
     return report
+
+
+def _from_name(name: str) -> Union[Split, DetectionSplit]:
+    if name in DatasetCatalog.list() and not is_person_search(name):
+        return DetectionSplit.from_name(name)
+    return Split.from_name(name)
 
 
 def _files(json_file: str, images: str, query_info: Optional[str] = None) -> SplitFiles:
@@ -95,13 +113,13 @@ def _files(json_file: str, images: str, query_info: Optional[str] = None) -> Spl
     return SplitFiles(json_file, images, query_info)
 
 
-def _usual_partner(name: str) -> tuple[Optional[Split], Optional[str]]:
+def _usual_partner(name: str) -> tuple[Union[Split, DetectionSplit, None], Optional[str]]:
     """The test set of a training set by its name, or the other way round; or why there is none."""
-    for end, other in (("_train", "_test"), ("_test", "_train")):
+    for end, other in _PARTNERS:
         partner = name[: -len(end)] + other
         if name.endswith(end) and partner in DatasetCatalog.list():
             try:
-                return Split.from_name(partner), None
+                return _from_name(partner), None
             except (OSError, ValueError) as error:
                 return None, f"overlap with {partner} not checked: {error}"
     return None, None

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train or evaluate a person search model.
+"""Train or evaluate a person search model, or a plain detector.
 
     python tools/train_net.py --config-file configs/prw/r50_c4.yaml --num-gpus 2
     python tools/train_net.py --config-file ... --resume

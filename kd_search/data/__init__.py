@@ -1,6 +1,11 @@
 """Data sets, mapper and loaders of person search."""
 
-from kd_search.data.datasets import get_id_map, get_person_search_dicts, register_person_search_coco
+from kd_search.data.datasets import (
+    get_id_map,
+    get_person_search_dicts,
+    register_motchallenge,
+    register_person_search_coco,
+)
 from kd_search.data.id_map import IDMap
 from kd_search.data.image import ImageError, read_image
 from kd_search.data.loader import (
@@ -9,6 +14,7 @@ from kd_search.data.loader import (
     build_person_search_train_loader,
 )
 from kd_search.data.mapper import PersonSearchDatasetMapper
+from kd_search.data.reid import register_market1501, register_reid_set, reid_crops_of
 
 __all__ = [
     "IDMap",
@@ -20,5 +26,9 @@ __all__ = [
     "get_id_map",
     "get_person_search_dicts",
     "read_image",
+    "register_market1501",
+    "register_motchallenge",
     "register_person_search_coco",
+    "register_reid_set",
+    "reid_crops_of",
 ]

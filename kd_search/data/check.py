@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
+import numpy as np
 from detectron2.utils.file_io import PathManager
 from tqdm import tqdm
 
 from kd_search.data.datasets.coco_json import clip_box
 from kd_search.data.datasets.register import (
-    SplitFiles,
     get_person_search_dicts,
-    load_split,
     locate_split,
     registered_id_space,
 )
+from kd_search.data.datasets.split import Galleries, SplitSource
 from kd_search.data.id_map import IDMap
 from kd_search.data.image import ImageError, read_image
 
@@ -79,11 +79,24 @@ class Split:
     id_map: IDMap
     image_root: str = ""
     id_space: Optional[str] = None
+    #: Galleries of the protocol, where the set has some.
+    galleries: Optional[Galleries] = None
+    #: What the loader found worth saying.
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_files(cls, name: str, files: SplitFiles, id_space: Optional[str] = None) -> "Split":
-        dicts, id_map = load_split(files, clip=False)
-        return cls(name, dicts, id_map, files.image_root, id_space)
+    def from_files(cls, name: str, files: SplitSource, id_space: Optional[str] = None) -> "Split":
+        loaded = files.load(clip=False)
+        more = files.check(loaded) if hasattr(files, "check") else []
+        return cls(
+            name,
+            loaded.dicts,
+            loaded.id_map,
+            files.image_root,
+            id_space,
+            loaded.galleries,
+            tuple(loaded.notes + more),
+        )
 
     @classmethod
     def from_name(cls, name: str) -> "Split":
@@ -120,10 +133,14 @@ def check_split(
         decode: decode every image, with a progress bar where standard error is a terminal.
         max_pixels: larger images count as unreadable.
     """
-    report = DatasetReport(split.name, count_split(split))
+    report = DatasetReport(split.name, count_split(split), notes=list(split.notes))
     report.defects += _box_defects(split)
     report.defects += _identity_defects(split)
     report.defects += _query_defects(split)
+    for name in split.galleries or ():
+        counts, defects = _check_gallery(split, name)
+        report.counts.update(counts)
+        report.defects += defects
     if partner is not None:
         report.defects += _overlap_defects(split, partner)
         if split.id_space != partner.id_space:
@@ -219,6 +236,34 @@ def _query_defects(split: Split) -> Iterator[Defect]:
             if not galleries[query["person_id"]] - {record["image_id"]}:
                 message = "the person is in no other gallery image"
                 yield Defect("query_without_match", where, message)
+
+
+def _check_gallery(split: Split, name: str) -> tuple[dict[str, int], list[Defect]]:
+    """Counts of one gallery of the protocol, and its queries that have no match there.
+
+    An image that a query's gallery lists twice, a match behind an entry without a box, and the
+    query's own image in its gallery are counted: evaluations treat them differently.
+    """
+    gallery = split.galleries[name]
+    query_ids, offsets, images = (gallery[key] for key in ("query_ids", "offsets", "images"))
+    matched = ~np.isnan(gallery["boxes"]).any(axis=1)
+    own = {q["query_id"]: i for i, d in enumerate(split.dicts) for q in d.get("queries", ())}
+    counts: Counter = Counter()
+    defects = []
+    for i, query_id in enumerate(query_ids.tolist()):
+        part = slice(offsets[i], offsets[i + 1])
+        found = matched[part]
+        counts["entries"] += len(found)
+        counts["matches"] += int(found.sum())
+        counts["repeated_images"] += len(found) - len(np.unique(images[part]))
+        counts["late_matches"] += 0 if found.all() else int(found[found.argmin() :].sum())
+        counts["queries_with_own_image"] += int((images[part] == own[query_id]).any())
+        if not found.any():
+            where = f"query {query_id} ({split.short(split.dicts[own[query_id]])})"
+            message = f"gallery {name} has no match for it"
+            defects.append(Defect("query_without_match", where, message))
+    counts["queries"] = len(query_ids)
+    return {f"{name}_{what}": count for what, count in sorted(counts.items())}, defects
 
 
 def _overlap_defects(split: Split, partner: Split) -> Iterator[Defect]:

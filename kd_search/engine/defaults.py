@@ -1,5 +1,6 @@
 """From the command line to a config, with errors that a user can act on."""
 
+import contextlib
 import difflib
 import logging
 import os
@@ -17,8 +18,21 @@ from detectron2.utils.logger import setup_logger
 
 from kd_search.config import add_kd_search_config
 from kd_search.data import get_id_map, register_person_search_coco
-from kd_search.data.datasets import SplitFiles
+from kd_search.data.datasets import (
+    MOTFiles,
+    SplitFiles,
+    parse_motchallenge_entry,
+    register_motchallenge,
+)
 from kd_search.data.datasets.register import locate_split
+from kd_search.data.reid import get_reid_id_map, register_named_crops
+from kd_search.engine.network_kind import (
+    check_kind,
+    check_num_classes,
+    has_id_branch,
+    is_reid_network,
+    train_kind,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +60,11 @@ def build_config(
 ) -> CfgNode:
     """Merge defaults, a config file and overrides, and resolve what depends on data and machine.
 
-    - ``DATASETS.PERSON_SEARCH_COCO`` is registered.
-    - ``MODEL.OIM.NUM_IDS`` 0 becomes the number of identities of ``DATASETS.TRAIN``.
+    - ``DATASETS.PERSON_SEARCH_COCO`` is registered, and so are the crops of person search sets
+      ("<set>_crops") that ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name.
+    - ``MODEL.OIM.NUM_IDS`` 0, of a re-ID network ``MODEL.REID_NETWORK.NUM_IDS``, becomes the number
+      of identities of ``DATASETS.TRAIN``, where the network tells people apart.
+    - The number of classes is compared with that of plain detection sets.
     - ``MODEL.DEVICE`` becomes "cpu" where no GPU can be used.
     - To evaluate a distilled student, its plain architecture is built, without a teacher.
 
@@ -69,13 +86,19 @@ def build_config(
         _merge_file(cfg, config_file)
     _merge_opts(cfg, list(opts))
     _register_own_data(cfg)
+    register_named_crops([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No GPU can be used: MODEL.DEVICE is cpu")
         cfg.MODEL.DEVICE = "cpu"
     if eval_only and cfg.MODEL.META_ARCHITECTURE == "Distiller":
         cfg.MODEL.META_ARCHITECTURE = cfg.DISTILLATION.STUDENT_META_ARCH
-    if cfg.MODEL.OIM.NUM_IDS == 0:
-        cfg.MODEL.OIM.NUM_IDS = _count_identities(cfg, eval_only)
+    _check_kinds(cfg, eval_only)
+    if cfg.MODEL.OIM.NUM_IDS == 0 and has_id_branch(cfg):
+        cfg.MODEL.OIM.NUM_IDS = _count_identities(cfg, "MODEL.OIM.NUM_IDS", eval_only)
+    if cfg.MODEL.REID_NETWORK.NUM_IDS == 0 and is_reid_network(cfg):
+        number = _count_identities(cfg, "MODEL.REID_NETWORK.NUM_IDS", eval_only)
+        cfg.MODEL.REID_NETWORK.NUM_IDS = number
+    _check_classes(cfg, eval_only)
     cfg.freeze()
     return cfg
 
@@ -117,6 +140,15 @@ def _register_own_data(cfg: CfgNode) -> None:
             register_person_search_coco(name, *files)
         elif locate_split(name) != SplitFiles(*files):
             raise ValueError(f"DATASETS.PERSON_SEARCH_COCO: the name {name} is taken")
+    for entry in cfg.DATASETS.PERSON_SEARCH_MOT:
+        try:
+            name, root, options = parse_motchallenge_entry(entry)
+        except ValueError as error:
+            raise ValueError(f"DATASETS.PERSON_SEARCH_MOT: {entry}: {error}") from None
+        if name not in DatasetCatalog.list():
+            register_motchallenge(name, root, **options)
+        elif locate_split(name) != MOTFiles(root, **options):
+            raise ValueError(f"DATASETS.PERSON_SEARCH_MOT: the name {name} is taken")
 
 
 def _explain(error: Exception, cfg: CfgNode) -> str:
@@ -145,19 +177,36 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _count_identities(cfg: CfgNode, eval_only: bool) -> int:
+def _check_kinds(cfg: CfgNode, eval_only: bool) -> None:
+    if not eval_only:
+        # Scripts may register theirs later.
+        train_kind([name for name in cfg.DATASETS.TRAIN if name in DatasetCatalog.list()])
+        check_kind(cfg, cfg.DATASETS.TRAIN)
+    check_kind(cfg, cfg.DATASETS.TEST)
+
+
+def _check_classes(cfg: CfgNode, eval_only: bool) -> None:
+    if not eval_only:
+        check_num_classes(cfg, cfg.DATASETS.TRAIN)
+    # A test set that is not there is told when it is used.
+    with contextlib.suppress(FileNotFoundError):
+        check_num_classes(cfg, cfg.DATASETS.TEST)
+
+
+def _count_identities(cfg: CfgNode, key: str, eval_only: bool) -> int:
+    get_map = get_reid_id_map if is_reid_network(cfg) else get_id_map
     try:
-        count = len(get_id_map(cfg.DATASETS.TRAIN))
+        count = len(get_map(cfg.DATASETS.TRAIN))
     except (FileNotFoundError, ValueError) as error:
         if not eval_only:
             raise
-        # The table takes no part in inference; Detectron2 skips weights of another shape.
-        logger.warning("The ID table has one row: it is not needed to evaluate (%s)", error)
+        # Identities take no part in inference; Detectron2 skips weights of another shape.
+        logger.warning("%s is 1: identities are not needed to evaluate (%s)", key, error)
         return 1
     if count == 0:
         raise ValueError(
             f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has no person with an identity: there is "
             "nobody to learn to tell apart"
         )
-    logger.info("MODEL.OIM.NUM_IDS is %d, from %s", count, tuple(cfg.DATASETS.TRAIN))
+    logger.info("%s is %d, from %s", key, count, tuple(cfg.DATASETS.TRAIN))
     return count

@@ -11,6 +11,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from kd_search.data.loader import build_person_search_table_loader
 from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
+from kd_search.engine.network_kind import best_metric
 from kd_search.engine.parallel import id_tables
 from kd_search.modeling.id_table import IDTable
 
@@ -19,7 +20,6 @@ logger = logging.getLogger(__name__)
 _TERMS = "terms."
 _WRITE_EVERY = 20
 _COMPARE_EVERY = 1000
-_BEST_METRIC = "person_search/mAP"
 
 
 def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase]]:
@@ -99,7 +99,7 @@ def _best_checkpointer(trainer) -> Optional[HookBase]:
         def load_state_dict(self, state: dict) -> None:
             self.best_metric, self.best_iter = state["best_metric"], state["best_iter"]
 
-    return BestCheckpointer(period, trainer.checkpointer, _BEST_METRIC)
+    return BestCheckpointer(period, trainer.checkpointer, best_metric(trainer.cfg))
 
 
 def _label(name: str) -> str:

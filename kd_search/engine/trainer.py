@@ -18,18 +18,27 @@ from torch import nn
 import kd_search.distillation
 import kd_search.modeling  # noqa: F401  both register what configs name
 from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.data.detection_loader import (
+    build_plain_detection_test_loader,
+    build_seeded_detection_train_loader,
+)
 from kd_search.data.loader import (
     build_person_search_test_loader,
     build_person_search_train_loader,
 )
+from kd_search.data.reid import build_reid_test_loader, build_reid_train_loader, is_reid
+from kd_search.engine.detection_evaluator import build_detection_evaluator
 from kd_search.engine.hooks import build_hooks
-from kd_search.engine.parallel import wrap_model
+from kd_search.engine.loss_normalizers import read_loss_normalizers, write_loss_normalizers
+from kd_search.engine.network_kind import check_kind, check_num_classes, searches, train_kind
+from kd_search.engine.parallel import unwrap_model, wrap_model
 from kd_search.engine.seeding import draw_seed, seed_everything
 from kd_search.engine.signals import StopSignals, interrupts_blocked, stop_error
 from kd_search.engine.solver import build_optimizer
 from kd_search.engine.train_step import TrainStep
 from kd_search.engine.writers import build_writers, cut_metrics
 from kd_search.evaluation import PersonSearchEvaluator
+from kd_search.evaluation.reid_evaluator import ReIDEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +147,7 @@ class PersonSearchTrainer(DefaultTrainer):
         else:
             # Distillation may start the student with layers of its teacher.
             model = getattr(self.model, "module", self.model)
-            getattr(model, "init_from_teacher", list)()
+            getattr(model, "initialise", list)()
         if resume and comm.is_main_process():
             cut_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
         self._data_loader = self._data_iterator = None
@@ -209,8 +218,9 @@ class PersonSearchTrainer(DefaultTrainer):
     # ------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict:
-        """Iteration, seed, counters, and the states of hooks."""
+        """Iteration, seed, counters, loss normalizers (of this rank), and the states of hooks."""
         state = TrainerBase.state_dict(self)
+        state["loss_normalizers"] = read_loss_normalizers(unwrap_model(self.model))
         state["seed"] = self.seed
         state["skipped_steps"] = self._trainer.skipped_steps
         state["skipped_in_row"] = self._trainer.skipped_in_row
@@ -222,6 +232,7 @@ class PersonSearchTrainer(DefaultTrainer):
         if self.cfg.SEED >= 0 and seed != self.cfg.SEED:
             logger.warning("SEED %d is ignored: resuming with %d", self.cfg.SEED, seed)
         self._trainer.seed = seed
+        write_loss_normalizers(unwrap_model(self.model), state.get("loss_normalizers", {}))
         self._trainer.skipped_steps = state.get("skipped_steps", 0)
         self._trainer.skipped_in_row = state.get("skipped_in_row", 0)
 
@@ -256,16 +267,45 @@ class PersonSearchTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg, start_iter: int = 0):
-        """Batches of ``DATASETS.TRAIN``, from the batch of iteration ``start_iter`` on."""
-        return build_person_search_train_loader(cfg, start_iter=start_iter)
+        """Batches of ``DATASETS.TRAIN``, from the batch of iteration ``start_iter`` on.
+
+        Raises:
+            FileNotFoundError, ValueError: a set is missing or broken, sets of several kinds are
+                mixed, or the sets are not of the kind, or the classes, of the network.
+        """
+        kind = train_kind(cfg.DATASETS.TRAIN)
+        check_kind(cfg, cfg.DATASETS.TRAIN)
+        if kind == "reid":
+            return build_reid_train_loader(cfg, start_iter=start_iter)
+        if kind == "person_search":
+            return build_person_search_train_loader(cfg, start_iter=start_iter)
+        loader = build_seeded_detection_train_loader(cfg, start_iter=start_iter)
+        check_num_classes(cfg, cfg.DATASETS.TRAIN)
+        return loader
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
-        """Every image of a test set once, with its queries."""
-        return build_person_search_test_loader(cfg, dataset_name)
+        """Every image of a test set once, with its queries where people are searched; of a re-ID
+        set every query and gallery sample."""
+        check_kind(cfg, [dataset_name])
+        if is_reid(dataset_name):
+            return build_reid_test_loader(cfg, dataset_name)
+        if searches(cfg, dataset_name):
+            return build_person_search_test_loader(cfg, dataset_name)
+        loader = build_plain_detection_test_loader(cfg, dataset_name)
+        check_num_classes(cfg, [dataset_name])
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str):
-        """Search and detection metrics; files go to ``OUTPUT_DIR/inference/<dataset_name>``."""
+        """Metrics of a test set; files go to ``OUTPUT_DIR/inference/<dataset_name>``.
+
+        Search and detection metrics where the set has identities and the network tells people
+        apart, AP of boxes otherwise; of a re-ID set mAP and CMC.
+        """
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return PersonSearchEvaluator(cfg, dataset_name, output_dir=output_dir)
+        if is_reid(dataset_name):
+            return ReIDEvaluator(cfg, dataset_name, output_dir=output_dir)
+        if searches(cfg, dataset_name):
+            return PersonSearchEvaluator(cfg, dataset_name, output_dir=output_dir)
+        return build_detection_evaluator(dataset_name, output_dir)

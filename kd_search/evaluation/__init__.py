@@ -2,24 +2,37 @@
 
 from .annotations import Annotations, flatten_annotations
 from .average_precision import average_precision
+from .cbgm import Contexts
 from .detection_metric import DetectionResult, evaluate_detection
 from .detection_set import DetectionSet
 from .detections_file import evaluate_detections_file, load_detections, save_detections
 from .flat_arrays import Detections, GroundTruth, Queries
+from .galleries import CAMERAS, MODES, Gallery, View
 from .person_search_evaluator import PersonSearchEvaluator
-from .protocol import Protocol, evaluate_detection_set
+from .protocol import Evaluation, Protocol, evaluate_detection_set
+from .protocol_table import ProtocolTable, TableOptions
+from .search_engine import ViewResult, search_views
 from .search_metric import SearchResult, evaluate_search
 
 __all__ = [
+    "CAMERAS",
+    "MODES",
     "Annotations",
+    "Contexts",
     "DetectionResult",
     "DetectionSet",
     "Detections",
+    "Evaluation",
+    "Gallery",
     "GroundTruth",
     "PersonSearchEvaluator",
     "Protocol",
+    "ProtocolTable",
     "Queries",
     "SearchResult",
+    "TableOptions",
+    "View",
+    "ViewResult",
     "average_precision",
     "evaluate_detection",
     "evaluate_detection_set",
@@ -28,4 +41,5 @@ __all__ = [
     "flatten_annotations",
     "load_detections",
     "save_detections",
+    "search_views",
 ]

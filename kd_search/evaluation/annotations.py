@@ -22,6 +22,7 @@ class Annotations:
     query_boxes: np.ndarray  # (Q, 4), absolute pixels, XYXY
     query_person_ids: np.ndarray  # (Q,) int
     query_image_index: np.ndarray  # (Q,) int
+    image_cameras: np.ndarray  # (G,) int, -1 where unknown
 
 
 def flatten_annotations(dataset_dicts: list[dict]) -> Annotations:
@@ -60,7 +61,13 @@ def flatten_annotations(dataset_dicts: list[dict]) -> Annotations:
         query_boxes=np.array([q["bbox"] for q in queries], dtype=np.float64).reshape(-1, 4),
         query_person_ids=np.array([query["person_id"] for query in queries], dtype=np.int64),
         query_image_index=np.array(query_images, dtype=np.int64),
+        image_cameras=np.array([_camera(image) for image in dataset_dicts], dtype=np.int64),
     )
+
+
+def _camera(image: dict) -> int:
+    camera = image.get("camera_id")
+    return -1 if camera is None else int(camera)
 
 
 def _xyxy(annotation: dict, image_id: ImageId) -> list[float]:

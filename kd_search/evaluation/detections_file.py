@@ -13,30 +13,38 @@ scores              (N,)         float32
 embeddings          (N, D)       float32 (float16 is read too); unit length
 query_ids           (Q,)         int64
 query_embeddings    (Q, D)       as embeddings
+gt_offsets          (G + 1,)     optional, version 2: as offsets, for the annotated boxes where they
+                                 were embedded in the same pass
+gt_boxes            (M, 4)       with gt_offsets: as boxes
+gt_embeddings       (M, D)       with gt_offsets: as embeddings
 metadata            (B,)         uint8: UTF-8 JSON object with "format", "version" and what the
                                  writer adds ("dataset", "use_gt_boxes")
 ==================  ===========  ==================================================================
+
+A file without ``gt_*`` says version 1, which older readers know.
 """
 
 import json
 import os
 import zipfile
 from collections import OrderedDict
-from typing import Union
+from collections.abc import Mapping
+from typing import Optional, Union
 
 import numpy as np
 
 from kd_search.files import atomic_write, write_json
 
-from .detection_set import DetectionSet
-from .protocol import Protocol, evaluate_detection_set, results_document
+from .detection_set import GT_ARRAYS, DetectionSet
+from .protocol import Evaluation, Protocol, evaluate_detection_set, results_document
+from .protocol_table import TableOptions
 
 #: Names of the files that an evaluation leaves in its output folder.
 RESULTS_FILE = "person_search_results.json"
 DETECTIONS_FILE = "person_search_detections.npz"
 
 FORMAT = "kd_search.detections"
-VERSION = 1
+VERSIONS = (1, 2)
 _ARRAYS = (
     "image_ids",
     "offsets",
@@ -58,11 +66,14 @@ def save_detections(path: Union[str, os.PathLike], detections: DetectionSet, **m
     ids = detections.image_ids
     arrays = {name: getattr(detections, name) for name in _ARRAYS}
     arrays["image_ids"] = np.array(ids) if ids else np.zeros(0, np.int64)
+    if detections.has_gt_boxes:
+        arrays.update({name: getattr(detections, name) for name in GT_ARRAYS})
     kinds = {type(image_id) for image_id in ids}
     # An integer beyond 64 bits would become a Python object, which would be pickled.
     if not (kinds <= {int} or kinds <= {str}) or arrays["image_ids"].dtype.kind not in "iU":
         raise ValueError(f"{path}: image ids must be all 64-bit int or all str")
-    text = json.dumps({"format": FORMAT, "version": VERSION, **metadata})
+    version = VERSIONS[1] if detections.has_gt_boxes else VERSIONS[0]
+    text = json.dumps({"format": FORMAT, "version": version, **metadata})
     arrays["metadata"] = np.frombuffer(text.encode(), dtype=np.uint8)
     with atomic_write(path) as file:
         np.savez(file, **arrays)
@@ -97,7 +108,9 @@ def evaluate_detections_file(
     path: Union[str, os.PathLike],
     dataset_dicts: list[dict],
     *,
+    search_galleries: Optional[Mapping[str, Mapping]] = None,
     output_dir: Union[str, os.PathLike, None] = None,
+    table: Optional[TableOptions] = None,
     **protocol,
 ) -> "OrderedDict[str, dict[str, float]]":
     """Evaluate saved detections as :class:`PersonSearchEvaluator` does.
@@ -105,7 +118,10 @@ def evaluate_detections_file(
     Args:
         path: file of :func:`save_detections`.
         dataset_dicts: annotations of the same test set.
-        output_dir: where to write the per-query results; None writes nothing.
+        search_galleries: the lists of its protocol, from the metadata of the set.
+        output_dir: where to write the per-query results, and the table if there is one; None
+            writes nothing.
+        table: which protocols to put into a table.
         protocol: fields of :class:`Protocol` (``score_thresh``, ``top_k``, ...); ``use_gt_boxes``
             is taken from the file.
 
@@ -115,13 +131,24 @@ def evaluate_detections_file(
     detections, metadata = load_detections(path)
     protocol = Protocol(**{"use_gt_boxes": bool(metadata.get("use_gt_boxes")), **protocol})
     try:
-        results, rankings = evaluate_detection_set(detections, dataset_dicts, protocol)
+        evaluation = evaluate_detection_set(
+            detections, dataset_dicts, protocol, search_galleries=search_galleries, table=table
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if output_dir is not None:
-        document = results_document(metadata.get("dataset"), protocol, results, rankings)
-        write_json(os.path.join(output_dir, RESULTS_FILE), document)
-    return results
+        write_evaluation(output_dir, metadata.get("dataset"), evaluation)
+    return evaluation.results
+
+
+def write_evaluation(
+    output_dir: Union[str, os.PathLike], dataset_name: Optional[str], evaluation: Evaluation
+) -> None:
+    """Write the per-query results and, where there is one, the table of protocols."""
+    document = results_document(dataset_name, evaluation)
+    write_json(os.path.join(output_dir, RESULTS_FILE), document)
+    if evaluation.table is not None:
+        evaluation.table.write(output_dir, dataset_name)
 
 
 def _read_arrays(path) -> dict[str, np.ndarray]:
@@ -135,7 +162,8 @@ def _read_arrays(path) -> dict[str, np.ndarray]:
                 entry = missing[0]
                 raise ValueError("missing")
             arrays = {}
-            for entry in (*_ARRAYS, "metadata"):
+            optional = [name for name in GT_ARRAYS if name in archive.files]
+            for entry in (*_ARRAYS, *optional, "metadata"):
                 arrays[entry] = archive[entry]
             return arrays
     # A torn or hostile file makes the readers of zip and npy raise errors of a dozen kinds.
@@ -151,8 +179,9 @@ def _parse_metadata(path, array: np.ndarray) -> dict:
         raise ValueError(f"{path}: metadata is not JSON text as uint8") from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: metadata does not say format {FORMAT!r}; it is another file")
-    if metadata.get("version") != VERSION:
+    if metadata.get("version") not in VERSIONS:
+        known = " and ".join(map(str, VERSIONS))
         raise ValueError(
-            f"{path}: version {metadata.get('version')!r} of the format; this reads {VERSION}"
+            f"{path}: version {metadata.get('version')!r} of the format; this reads {known}"
         )
     return metadata

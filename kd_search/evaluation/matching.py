@@ -46,6 +46,8 @@ def overlapping_pairs(
     thresholds: np.ndarray,
     boxes: np.ndarray,
     image_index: np.ndarray,
+    *,
+    without_touching: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All pairs of annotated box and detection of one image with IoU at or above a threshold.
 
@@ -54,6 +56,7 @@ def overlapping_pairs(
         thresholds: (M,) IoU that each annotated box demands. Boxes that do not touch are no pair
             even where it is 0.
         boxes: (N, 4) detections; image_index: (N,) their images.
+        without_touching: where the threshold is 0, take boxes that do not touch for a pair too.
 
     Returns:
         (P,) rows of the annotated boxes, (P,) rows of the detections, (P,) their IoU; sorted by
@@ -69,7 +72,9 @@ def overlapping_pairs(
         gt = np.repeat(part, count[part])
         detection = by_image[expand_ranges(start[part], count[part])]
         iou = iou_of_pairs(gt_boxes[gt], boxes[detection])
-        keep = (iou >= thresholds[gt]) & (iou > 0)
+        keep = iou >= thresholds[gt]
+        if not without_touching:
+            keep &= iou > 0
         gt_parts.append(gt[keep])
         detection_parts.append(detection[keep])
         iou_parts.append(iou[keep])

@@ -10,15 +10,14 @@ from typing import Optional
 import numpy as np
 import torch
 from detectron2.config import configurable
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from kd_search.files import write_json
-
 from .detection_set import ImageDetections, collect
-from .detections_file import DETECTIONS_FILE, RESULTS_FILE, save_detections
-from .protocol import Protocol, evaluate_detection_set, results_document
+from .detections_file import DETECTIONS_FILE, RESULTS_FILE, save_detections, write_evaluation
+from .protocol import Protocol, evaluate_detection_set
+from .protocol_table import TableOptions, log_table
 
 
 class PersonSearchEvaluator(DatasetEvaluator):
@@ -27,13 +26,15 @@ class PersonSearchEvaluator(DatasetEvaluator):
     ``process`` takes the dicts of the test loader (``image_id``, and ``query_ids`` where the image
     holds queries) and the model's outputs: ``instances`` with ``pred_boxes`` (original image,
     absolute pixels, XYXY), ``scores`` and unit ``pred_embeddings``, and ``query_embeddings`` in
-    the order of ``query_ids``. ``evaluate`` returns on the main process what
-    :func:`evaluate_detection_set` does, and {} on the others. The ranks may share the images in
-    any way; one that several ranks saw counts once.
+    the order of ``query_ids``. Where the annotated boxes were embedded too, ``gt_instances`` holds
+    them, with ``pred_boxes`` and ``pred_embeddings`` as ``instances`` has. ``evaluate`` returns on
+    the main process what :func:`evaluate_detection_set` finds, and {} on the others. The ranks may
+    share the images in any way; one that several ranks saw counts once.
 
     In ``output_dir`` it leaves ``person_search_results.json`` (protocol, metrics and the ranking
-    of each query, see :func:`results_document` and :func:`rank_lists`) and, with
-    ``save_features``, ``person_search_detections.npz`` (see :mod:`.detections_file`).
+    of each query, see :func:`results_document` and :func:`rank_lists`), with ``table``
+    ``person_search_table.csv`` and ``.json`` (every protocol, see :mod:`.protocol_table`), and with
+    ``save_features`` ``person_search_detections.npz`` (see :mod:`.detections_file`).
     """
 
     @configurable
@@ -48,6 +49,9 @@ class PersonSearchEvaluator(DatasetEvaluator):
         top_k: Sequence[int] = (1, 5, 10),
         use_gt_boxes: bool = False,
         save_features: bool = True,
+        gallery: str = "auto",
+        similarity: str = "cosine",
+        table: Optional[TableOptions] = None,
         distributed: bool = True,
     ):
         """
@@ -61,11 +65,22 @@ class PersonSearchEvaluator(DatasetEvaluator):
             use_gt_boxes: the loader hands the annotated boxes to the model (``gallery_boxes``);
                 detection is not rated then.
             save_features: also write the detections and embeddings.
+            gallery, similarity: of the returned numbers, see :class:`Protocol`.
+            table: which protocols to put into a table; None makes none.
             distributed: gather from all ranks; False evaluates what this process saw.
         """
         self._dataset_name = dataset_name
         self._output_dir = output_dir
-        self._protocol = Protocol(score_thresh, det_score_thresh, iou_thresh, top_k, use_gt_boxes)
+        self._protocol = Protocol(
+            score_thresh,
+            det_score_thresh,
+            iou_thresh,
+            top_k,
+            use_gt_boxes,
+            gallery,
+            similarity=similarity,
+        )
+        self._table = table
         self._save_features = save_features
         self._distributed = distributed
         self._images: list[ImageDetections] = []
@@ -82,6 +97,9 @@ class PersonSearchEvaluator(DatasetEvaluator):
             "top_k": node.TOP_K,
             "use_gt_boxes": node.USE_GT_BOXES,
             "save_features": node.SAVE_FEATURES,
+            "gallery": node.GALLERY,
+            "similarity": node.SIMILARITY,
+            "table": _table_options(node) if node.TABLE else None,
         }
 
     def reset(self) -> None:
@@ -101,6 +119,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
                     f"image {image['image_id']!r} has {len(query_ids)} queries, but the model "
                     f"gave {len(query_embeddings)} query embeddings"
                 )
+            given = output.get("gt_instances")
             self._images.append(
                 ImageDetections(
                     image_id=image["image_id"],
@@ -109,6 +128,8 @@ class PersonSearchEvaluator(DatasetEvaluator):
                     embeddings=_to_array(instances.pred_embeddings),
                     query_ids=query_ids,
                     query_embeddings=query_embeddings,
+                    gt_boxes=None if given is None else _to_array(given.pred_boxes.tensor),
+                    gt_embeddings=None if given is None else _to_array(given.pred_embeddings),
                 )
             )
 
@@ -136,14 +157,21 @@ class PersonSearchEvaluator(DatasetEvaluator):
                     use_gt_boxes=self._protocol.use_gt_boxes,
                 )
         dataset_dicts = DatasetCatalog.get(self._dataset_name)
-        results, rankings = evaluate_detection_set(detections, dataset_dicts, self._protocol)
+        evaluation = evaluate_detection_set(
+            detections,
+            dataset_dicts,
+            self._protocol,
+            # Only known once the set was read.
+            search_galleries=MetadataCatalog.get(self._dataset_name).get("search_galleries"),
+            table=self._table,
+        )
+        if evaluation.table is not None:
+            log_table(evaluation.table, self._dataset_name)
         if self._output_dir:
+            write_evaluation(self._output_dir, self._dataset_name, evaluation)
             path = os.path.join(self._output_dir, RESULTS_FILE)
-            write_json(
-                path, results_document(self._dataset_name, self._protocol, results, rankings)
-            )
             logging.getLogger(__name__).info("per-query results are in %s", path)
-        return results
+        return evaluation.results
 
     def _check_boxes_source(self, image: dict) -> None:
         """Numbers on annotated and on detected boxes must not be taken for one another."""
@@ -153,6 +181,18 @@ class PersonSearchEvaluator(DatasetEvaluator):
                 f"image {image['image_id']!r} comes {have} gallery_boxes, but use_gt_boxes is "
                 f"{self._protocol.use_gt_boxes}: the loader and the evaluator must agree"
             )
+
+
+def _table_options(node) -> TableOptions:
+    return TableOptions(
+        gallery_sizes=node.GALLERY_SIZES,
+        cameras=node.CAMERAS,
+        modes=node.MODES,
+        cbgm=node.CBGM,
+        cbgm_k1=node.CBGM_K1,
+        cbgm_k2=node.CBGM_K2,
+        bootstrap=node.BOOTSTRAP,
+    )
 
 
 def _to_array(tensor: torch.Tensor) -> np.ndarray:

@@ -5,22 +5,14 @@ The protocol is that of CUHK-SYSU and PRW (Xiao et al., CVPR 2017; Zheng et al.,
 """
 
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
+from .cbgm import Contexts
 from .flat_arrays import Detections, GroundTruth, Queries
-from .matching import overlapping_pairs, search_iou_threshold
-
-# Similarities are rounded to multiples of 2^-44 (6e-14): adding and subtracting 1.5 * 2^8 drops
-# the bits below. A matrix product may sum in another order near the edge of the matrix, so that
-# equal embeddings would differ in the last bit; rounded, they tie wherever they lie.
-_ROUNDING = 384.0
-# Bytes of one block of similarities.
-_BLOCK_BYTES = 16 << 20
-# Entries that one maximum stands for when the best of a row are looked for.
-_CHUNK = 128
-# Sorting an entry costs about as much as comparing this many.
-_SORT_COST = 150
+from .galleries import Gallery, View
+from .search_engine import ViewResult, search_views
 
 
 @dataclass
@@ -69,8 +61,14 @@ def evaluate_search(
     score_thresh: float = 0.5,
     iou_thresh: float = 0.5,
     num_matches: int = 10,
+    view: Optional[View] = None,
+    image_cameras: Optional[np.ndarray] = None,
+    searchable: Optional[np.ndarray] = None,
+    contexts: Optional[Contexts] = None,
+    k1: int = 10,
+    weight_by_score: bool = False,
 ) -> SearchResult:
-    """Search each query's person among the detections of all gallery images.
+    """Search each query's person among the detections of its gallery.
 
     1. Detections with a score below ``score_thresh`` are dropped.
     2. The similarity of query and detection is the dot product of their unit embeddings.
@@ -90,6 +88,9 @@ def evaluate_search(
         ground_truth: annotated people of the gallery images.
         queries: embeddings (Q, D).
         num_matches: K, how many of the best detections to report per query.
+        view: another gallery than all images, other cameras, the mode ``compat`` (which changes
+            rules 3 to 6 as :mod:`.galleries` says), or re-ranking.
+        image_cameras, searchable, contexts, k1, weight_by_score: see :func:`search_views`.
 
     Returns:
         SearchResult.
@@ -97,152 +98,33 @@ def evaluate_search(
     Raises:
         ValueError: detections have no embeddings, or of another length than the queries'.
     """
-    _check_embeddings(detections, queries)
-    kept = np.flatnonzero(detections.scores >= score_thresh)
-    columns = -(-max(len(kept), 1) // _CHUNK) * _CHUNK
-    gallery = _Gallery(detections, kept, columns, ground_truth, iou_thresh)
-    num_queries = len(queries)
-    result = SearchResult(
-        ap=np.zeros(num_queries),
-        num_gt=np.zeros(num_queries, dtype=np.int64),
-        num_found=np.zeros(num_queries, dtype=np.int64),
-        first_hit_rank=np.zeros(num_queries, dtype=np.int64),
-        match_index=np.full((num_queries, num_matches), -1, dtype=np.int64),
-        match_similarity=np.full((num_queries, num_matches), np.nan),
-        match_correct=np.zeros((num_queries, num_matches), dtype=bool),
+    check_embeddings(detections, queries)
+    (result,) = search_views(
+        detections,
+        ground_truth,
+        queries,
+        [view or View(Gallery.whole())],
+        score_thresh=score_thresh,
+        iou_thresh=iou_thresh,
+        num_matches=num_matches,
+        image_cameras=image_cameras,
+        searchable=searchable,
+        contexts=contexts,
+        k1=k1,
+        weight_by_score=weight_by_score,
     )
-    block = np.zeros((max(1, min(num_queries, _BLOCK_BYTES // (8 * columns))), columns))
-    for start in range(0, num_queries, len(block)):
-        embeddings = queries.embeddings[start : start + len(block)]
-        similarity = gallery.similarity(embeddings, out=block[: len(embeddings)])
-        for query, row in enumerate(similarity, start):
-            _evaluate_query(result, query, row, gallery, queries)
-    return result
+    return search_result(result)
 
 
-class _Gallery:
-    """The kept detections, and for each person the detections that would be right.
-
-    Detection ``kept[i]`` is column i of the similarities; the columns from len(kept) on are empty.
-    """
-
-    def __init__(
-        self,
-        detections: Detections,
-        kept: np.ndarray,
-        columns: int,
-        ground_truth: GroundTruth,
-        iou_thresh: float,
-    ):
-        self.kept = kept
-        self._embeddings = np.zeros((columns, detections.embeddings.shape[1]))
-        self._embeddings[: len(kept)] = detections.embeddings[kept]
-        image_index = detections.image_index[kept]
-        self._by_image = np.argsort(image_index, kind="stable")
-        self._sorted_images = image_index[self._by_image]
-
-        labelled = np.flatnonzero(ground_truth.person_ids >= 0)
-        boxes = ground_truth.boxes[labelled]
-        persons, images = ground_truth.person_ids[labelled], ground_truth.image_index[labelled]
-        # Rows (person, image): the images that hold each person.
-        self._holding = np.unique(np.stack([persons, images], axis=1), axis=0)
-        gt, detection, _ = overlapping_pairs(
-            boxes,
-            images,
-            search_iou_threshold(boxes, iou_thresh),
-            detections.boxes[kept],
-            image_index,
-        )
-        # Rows (person, image, detection): sorted, so that a person's are together, image by image.
-        self._matching = np.unique(np.stack([persons[gt], images[gt], detection], axis=1), axis=0)
-
-    def similarity(self, query_embeddings: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Similarities (B, columns) of queries (B, D); -inf in the empty columns."""
-        if len(self.kept):
-            np.matmul(query_embeddings.astype(np.float64), self._embeddings.T, out=out)
-        out += _ROUNDING
-        out -= _ROUNDING
-        out[:, len(self.kept) :] = -np.inf
-        return out
-
-    def detections_of_image(self, image: int) -> np.ndarray:
-        """Columns of the detections of one image."""
-        start, stop = np.searchsorted(self._sorted_images, (image, image + 1))
-        return self._by_image[start:stop]
-
-    def images_holding(self, person: int) -> np.ndarray:
-        """The gallery images in which the person is annotated, each once."""
-        start, stop = np.searchsorted(self._holding[:, 0], (person, person + 1))
-        return self._holding[start:stop, 1]
-
-    def matching(self, person: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images and columns of the detections that overlap the person enough, image by image."""
-        start, stop = np.searchsorted(self._matching[:, 0], (person, person + 1))
-        return self._matching[start:stop, 1], self._matching[start:stop, 2]
+def search_result(result: ViewResult) -> SearchResult:
+    """The part of a view's result that means and rankings are made of."""
+    return SearchResult(
+        **{field: getattr(result, field) for field in SearchResult.__dataclass_fields__}
+    )
 
 
-def _evaluate_query(
-    result: SearchResult, query: int, row: np.ndarray, gallery: _Gallery, queries: Queries
-) -> None:
-    """Rank one query; ``row`` holds its similarities and is changed."""
-    person, own_image = queries.person_ids[query], queries.image_index[query]
-    # Whatever a query must not see is -inf from here on: it matches nothing and outranks nothing.
-    row[gallery.detections_of_image(own_image)] = -np.inf
-    hits = _right_detections(row, *gallery.matching(person))
-
-    result.num_gt[query] = np.count_nonzero(gallery.images_holding(person) != own_image)
-    result.num_found[query] = len(hits)
-    if len(hits):
-        # Sum over the hits of (recall gained) x precision, x found / images holding the person.
-        scores = np.sort(row[hits])
-        hits_so_far = len(hits) - np.searchsorted(scores, scores, side="left")
-        precision = hits_so_far / _count_at_least(row, scores)
-        result.ap[query] = precision.sum() / result.num_gt[query]
-        result.first_hit_rank[query] = _first_rank(row, hits)
-
-    best = _best_columns(row, result.match_index.shape[1])
-    result.match_index[query, : len(best)] = gallery.kept[best]
-    result.match_similarity[query, : len(best)] = row[best]
-    result.match_correct[query, : len(best)] = (best[:, None] == hits).any(axis=1)
-
-
-def _right_detections(row: np.ndarray, images: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Of each image, the most similar of these columns; the first among equals."""
-    searched = row[columns] > -np.inf
-    images, columns = images[searched], columns[searched]
-    # The sort is stable and columns ascend within an image: among equals the first comes first.
-    order = np.lexsort((-row[columns], images))
-    images, columns = images[order], columns[order]
-    return columns[np.flatnonzero(np.diff(images, prepend=-1))]
-
-
-def _count_at_least(row: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """For each score (sorted ascending), how many entries of the row are as high or higher."""
-    relevant = row >= scores[0]
-    if len(scores) * len(row) < _SORT_COST * np.count_nonzero(relevant):
-        return np.array([np.count_nonzero(row >= score) for score in scores])
-    candidates = np.sort(row[relevant])
-    return len(candidates) - np.searchsorted(candidates, scores, side="left")
-
-
-def _first_rank(row: np.ndarray, hits: np.ndarray) -> int:
-    """Rank of the best hit; it comes after equally similar detections that were given earlier."""
-    score = row[hits].max()
-    first = hits[row[hits] == score].min()
-    return 1 + np.count_nonzero(row > score) + np.count_nonzero(row[:first] == score)
-
-
-def _best_columns(row: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the ``count`` highest entries, best first, equals in order; fewer if -inf."""
-    maxima = row.reshape(-1, _CHUNK).max(axis=1)
-    # The count-th highest maximum cannot be above the count-th highest entry. With fewer chunks
-    # than that, every searched column is a candidate.
-    bound = np.partition(maxima, -count)[-count] if count <= len(maxima) else -np.inf
-    candidates = np.flatnonzero((row >= bound) & (row > -np.inf))
-    return candidates[np.argsort(-row[candidates], kind="stable")[:count]]
-
-
-def _check_embeddings(detections: Detections, queries: Queries) -> None:
+def check_embeddings(detections: Detections, queries: Queries) -> None:
+    """Raise ValueError unless the embeddings are there and of one length."""
     if detections.embeddings is None:
         raise ValueError("search needs detections with embeddings")
     have, want = detections.embeddings.shape[1], queries.embeddings.shape[1]

@@ -116,6 +116,7 @@ def _with(entry, key, value):
         (_with("annotations", "bbox", [1, 2, 3]), r"annotations\[1\]: bbox \[1, 2, 3\] is not"),
         (_with("annotations", "bbox", [1, 2, 3, None]), r"annotations\[1\]: bbox .* is not a list"),
         (_with("annotations", "bbox", [1, 2, 3, float("inf")]), r"annotations\[1\]: bbox"),
+        (_with("annotations", "iscrowd", "no"), r"annotations\[1\]: iscrowd 'no' is neither"),
         (_with("annotations", "person_id", 1.5), r"annotations\[1\]: person_id 1.5 is neither"),
         (_with("annotations", "person_id", "x"), r"mix numbers and strings"),
         (_with("images", "id", 1), r"images\[1\]: id 1 is already that of images\[0\]"),

@@ -74,6 +74,9 @@ def test_unknown_and_foreign_sets_are_refused_by_name(registry):
         ("kd_generated_test", "KD_SEARCH_GENERATED"),
         ("prw_c6_train", "KD_SEARCH_PRW_C6"),
         ("prw_c6_test", "KD_SEARCH_PRW_C6"),
+        ("prw_mini_test", "DETECTRON2_DATASETS"),
+        ("mot_train", "KD_SEARCH_MOT"),
+        ("mot_test", "KD_SEARCH_MOT"),
     ],
 )
 def test_a_missing_builtin_set_says_in_one_line_what_to_set(name, variable, monkeypatch, tmp_path):
@@ -109,4 +112,4 @@ def test_registering_the_builtin_sets_touches_no_file(monkeypatch):
     monkeypatch.setattr(os.path, "exists", lambda _: pytest.fail("a file was looked for"))
     builtin.register_builtin()
     monkeypatch.undo()
-    assert len(names) == 8 and set(names) <= set(DatasetCatalog.list())
+    assert len(names) == 11 and set(names) <= set(DatasetCatalog.list())

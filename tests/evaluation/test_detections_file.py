@@ -113,7 +113,7 @@ def one_line(error):
         ({"metadata": np.ones(3)}, "metadata is not JSON text as uint8"),
         (
             {"metadata": np.frombuffer(b'{"format":"kd_search.detections","version":9}', "u1")},
-            "version 9 of the format; this reads 1",
+            "version 9 of the format; this reads 1 and 2",
         ),
     ],
 )

@@ -125,6 +125,9 @@ def test_per_query_results_are_saved(tmp_path):
         "iou_thresh": 0.5,
         "top_k": [1, 3],
         "use_gt_boxes": False,
+        "gallery": "all",
+        "mode": "corrected",
+        "similarity": "cosine",
     }
     assert document["metrics"] == json.loads(json.dumps(results))
     assert {"mAP", "top1", "top3"} <= set(results["person_search"])
@@ -170,7 +173,8 @@ def test_built_from_config(tmp_path):
     expected = evaluate(records, score_thresh=0.8, top_k=[2])
     assert evaluator.evaluate() == expected
     assert set(expected["person_search"]) == {"mAP", "top2", "queries", "queries_without_match"}
-    assert [path.name for path in tmp_path.iterdir()] == [RESULTS]
+    tables = ["person_search_table.csv", "person_search_table.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [RESULTS, *tables]
 
 
 def two_ranks(monkeypatch, records, share_of_0, share_of_1):

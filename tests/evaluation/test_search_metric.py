@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 
 from benchmarks._search_reference import search_one_query, split_by_image
-from kd_search.evaluation import Detections, GroundTruth, Queries, evaluate_search, search_metric
+from kd_search.evaluation import (
+    Detections,
+    GroundTruth,
+    Queries,
+    evaluate_search,
+    search_engine,
+    similarity,
+)
 from tests.evaluation import search_scenes
 
 REPO = Path(__file__).resolve().parents[2]
@@ -66,9 +73,10 @@ def test_thresholds_are_used_as_the_definition_says(scene):
 @pytest.mark.parametrize("sort_cost", [0, 1e9], ids=["sorting", "comparing"])
 def test_either_way_of_counting_equals_the_per_pair_definition(monkeypatch, sort_cost):
     """A thousand float32 detections of 32-d, several blocks of queries, many chunks."""
-    monkeypatch.setattr(search_metric, "_SORT_COST", sort_cost)
-    monkeypatch.setattr(search_metric, "_BLOCK_BYTES", 1 << 16)
-    monkeypatch.setattr(search_metric, "_CHUNK", 16)
+    monkeypatch.setattr(search_engine, "_SORT_COST", sort_cost)
+    monkeypatch.setattr(similarity, "_BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(similarity, "_MIN_QUERIES", 1)
+    monkeypatch.setattr(similarity, "CHUNK", 16)
     scene = random_test_set(num_detections=1000, num_images=60, num_queries=20)
     assert_equal_to_reference(*scene)
 
@@ -141,7 +149,7 @@ def test_copies_of_an_embedding_tie_wherever_they_lie_in_the_matrix_product(
 
     Where the product is not padded to whole chunks, OpenBLAS gives the last columns other bits.
     """
-    monkeypatch.setattr(search_metric, "_CHUNK", chunk)
+    monkeypatch.setattr(similarity, "CHUNK", chunk)
     rng = np.random.default_rng(3)
     one, other = rng.standard_normal((2, 256))
     count = 1001

@@ -156,7 +156,7 @@ class Trap:
 def test_other_files_are_refused_whole(content, message, tmp_path):
     path = tmp_path / "weights.pth"
     if isinstance(content, Trap):
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
     net = features()
@@ -212,10 +212,9 @@ def test_bam_resnet_is_the_resnet_with_attention_after_three_stages():
     plain = network("build_width_resnet_backbone", "MODEL.REID_NETWORK.FEATURE", "res5")
     bam = network("build_bam_resnet_backbone", "MODEL.RESNETS.NORM", "FrozenBN")
     loaded = bam.load_state_dict(plain.state_dict(), strict=False)
-    assert {name.rsplit(".", 4)[0] for name in loaded.missing_keys} <= {
-        f"backbone.res{i}.2" for i in (2, 3, 4)
-    } | {f"backbone.res{i}.2.{part}" for i in (2, 3, 4) for part in ("channel", "spatial")}
-    assert len(loaded.missing_keys) > 3
+    assert {".".join(name.split(".")[:3]) for name in loaded.missing_keys} == {
+        f"backbone.res{stage}.2" for stage in (2, 3, 4)
+    }
     attention = [m for m in bam.modules() if isinstance(m, BottleneckAttention)]
     assert [a.out_channels for a in attention] == [16, 32, 64]
     assert any(isinstance(m, nn.BatchNorm2d) for m in attention[0].modules())

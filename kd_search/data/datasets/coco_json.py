@@ -182,6 +182,8 @@ def _check_annotation(annotation: Any, where: str, image_ids: dict[Any, int]) ->
     bbox = annotation["bbox"]
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_finite(v) for v in bbox):
         raise ValueError(f"{where}: bbox {bbox!r} is not a list of four numbers x, y, w, h")
+    if annotation.get("iscrowd") not in (None, 0, 1):
+        raise ValueError(f"{where}: iscrowd {annotation['iscrowd']!r} is neither 0 nor 1")
 
 
 def _require_keys(entry: Any, keys: tuple[str, ...], where: str) -> None:

@@ -1,5 +1,6 @@
 """Registers person search data sets with Detectron2's catalogs; files are read on first use."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -12,14 +13,19 @@ from kd_search.data.datasets.coco_json import (
     read_coco_json,
 )
 from kd_search.data.datasets.prw import attach_queries, query_person_ids, read_query_info
+from kd_search.data.datasets.split import LoadedSplit, SplitSource
 from kd_search.data.id_map import IDMap
 
-_LOCATE: dict[str, Callable[[], "SplitFiles"]] = {}
+logger = logging.getLogger(__name__)
+
+_LOCATE: dict[str, Callable[[], SplitSource]] = {}
+#: Metadata keys that the last load of a set has put there.
+_LOADED_KEYS: dict[str, set[str]] = {}
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Where the files of one split lie."""
+    """Where the files of one split in COCO-JSON lie; a :class:`SplitSource`."""
 
     #: COCO-JSON with ``person_id``.
     json_file: str
@@ -27,6 +33,46 @@ class SplitFiles:
     image_root: str
     #: Queries in PRW's text format; test sets only.
     query_info: Optional[str] = None
+    #: Numbering that the ids belong to, see :func:`register_person_search_coco`.
+    id_space: Optional[str] = None
+
+    def load(self, *, clip: bool = True) -> LoadedSplit:
+        """Dataset dicts of the split with its queries, and the id map over both."""
+        content = read_coco_json(self.json_file)
+        metadata = {"json_file": self.json_file, "image_root": self.image_root}
+        metadata["query_info"] = self.query_info
+        return load_content(
+            content, self.json_file, self.image_root, self.query_info, metadata, clip=clip
+        )
+
+
+def load_content(
+    content: dict[str, Any],
+    where: str,
+    image_root: str,
+    query_info: Optional[str],
+    metadata: dict[str, Any],
+    *,
+    clip: bool,
+) -> LoadedSplit:
+    """A split from the content of a COCO-JSON file, or of what was brought into that form.
+
+    Args:
+        content: as :func:`~kd_search.data.datasets.coco_json.read_coco_json` returns it.
+        where: file or folder, for messages.
+        image_root: folder that the file names are relative to.
+        query_info: query file of a test set.
+        metadata: of the result.
+        clip: as in :func:`~kd_search.data.datasets.coco_json.load_coco_json`.
+    """
+    person_ids = person_ids_of(content)
+    if query_info is not None:
+        person_ids = person_ids + query_person_ids(read_query_info(query_info), person_ids)
+    id_map = build_id_map(person_ids, where)
+    dicts = dataset_dicts(content, where, image_root, id_map, clip=clip)
+    if query_info is not None:
+        attach_queries(dicts, query_info, id_map, clip=clip)
+    return LoadedSplit(dicts, id_map, metadata)
 
 
 def register_person_search_coco(
@@ -57,25 +103,21 @@ def register_person_search_coco(
 
 
 def register_split(
-    name: str, locate: Callable[[], SplitFiles], *, id_space: Optional[str] = None
+    name: str, locate: Callable[[], SplitSource], *, id_space: Optional[str] = None
 ) -> None:
     """Register a split whose files are located when it is first used.
 
     Args:
         locate: returns the files; raises FileNotFoundError with a line that says what to set.
+        id_space: numbering of the ids; ``None`` takes that of the files.
     """
 
     def load() -> list[dict[str, Any]]:
-        files = locate()
-        dicts, id_map = load_split(files)
-        _replace_metadata(
-            name,
-            person_ids=tuple(id_map.to_list()),
-            json_file=files.json_file,
-            image_root=files.image_root,
-            query_info=files.query_info,
-        )
-        return dicts
+        loaded = locate().load()
+        for note in loaded.notes:
+            logger.info("%s: %s", name, note)
+        _replace_metadata(name, {"person_ids": tuple(loaded.id_map.to_list()), **loaded.metadata})
+        return loaded.dicts
 
     DatasetCatalog.register(name, load)
     _LOCATE[name] = locate
@@ -84,7 +126,7 @@ def register_split(
     )
 
 
-def locate_split(name: str) -> Optional[SplitFiles]:
+def locate_split(name: str) -> Optional[SplitSource]:
     """Files of a registered split; ``None`` where it was not registered by this module.
 
     Raises:
@@ -96,25 +138,21 @@ def locate_split(name: str) -> Optional[SplitFiles]:
 
 
 def registered_id_space(name: str) -> Optional[str]:
-    """The ``id_space`` that a split was registered with."""
-    return MetadataCatalog.get(name).get("id_space")
+    """The ``id_space`` that a split was registered with, or else that of its files."""
+    id_space = MetadataCatalog.get(name).get("id_space")
+    if id_space is None and name in _LOCATE:
+        id_space = _LOCATE[name]().id_space
+    return id_space
 
 
-def load_split(files: SplitFiles, *, clip: bool = True) -> tuple[list[dict[str, Any]], IDMap]:
+def load_split(files: SplitSource, *, clip: bool = True) -> tuple[list[dict[str, Any]], IDMap]:
     """Dataset dicts of a split with its queries, and the id map over both.
 
     Args:
-        clip: as in :func:`~kd_search.data.datasets.coco_json.load_coco_json`.
+        clip: as in :meth:`~kd_search.data.datasets.split.SplitSource.load`.
     """
-    content = read_coco_json(files.json_file)
-    person_ids = person_ids_of(content)
-    if files.query_info is not None:
-        person_ids = person_ids + query_person_ids(read_query_info(files.query_info), person_ids)
-    id_map = build_id_map(person_ids, files.json_file)
-    dicts = dataset_dicts(content, files.json_file, files.image_root, id_map, clip=clip)
-    if files.query_info is not None:
-        attach_queries(dicts, files.query_info, id_map, clip=clip)
-    return dicts, id_map
+    loaded = files.load(clip=clip)
+    return loaded.dicts, loaded.id_map
 
 
 def get_person_search_dicts(names: Any) -> tuple[list[dict[str, Any]], IDMap]:
@@ -172,10 +210,12 @@ def _is_person_search(name: str) -> bool:
     return MetadataCatalog.get(name).get("evaluator_type") == "person_search"
 
 
-def _replace_metadata(name: str, **values: Any) -> None:
-    # Metadata refuses to change a value, but files may have been made anew since they were read.
+def _replace_metadata(name: str, values: dict[str, Any]) -> None:
+    # Metadata refuses to change a value, but files may have been made anew, or in another format,
+    # since they were read. Values are not compared: galleries are arrays, and large.
     metadata = MetadataCatalog.get(name)
-    for key, value in values.items():
-        if metadata.get(key, value) != value:
+    for key in _LOADED_KEYS.get(name, set()) | set(values):
+        if key in metadata.__dict__:
             delattr(metadata, key)
-        setattr(metadata, key, value)
+    metadata.set(**values)
+    _LOADED_KEYS[name] = set(values)

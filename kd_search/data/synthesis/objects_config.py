@@ -6,10 +6,6 @@ from typing import Any
 #: Raised whenever the same config and seed would give other bytes than before.
 OBJECTS_VERSION = 1
 
-#: In pairs that share their outline and differ in structure: what tells them apart is not colour,
-#: size or direction, all of which are drawn alike for every class.
-OBJECT_CLASSES = ("wheel", "button", "star", "flower", "fish", "leaf", "mug", "pot")
-
 
 @dataclass(frozen=True)
 class ObjectsConfig:
@@ -19,17 +15,19 @@ class ObjectsConfig:
     num_test_images: int = 150
     width: int = 160
     height: int = 128
-    min_objects: int = 1
+    min_objects: int = 2
     max_objects: int = 6
     #: Length of the longer side of a thing before it is turned, of the smallest and the largest.
-    min_size: int = 22
-    max_size: int = 68
+    min_size: int = 30
+    max_size: int = 72
+    #: Things are turned by up to this many degrees to either side, and half of them mirrored.
+    max_turn: float = 40.0
     #: Things of which less than this fraction can be seen are moved, or dropped if that fails.
-    min_visible: float = 0.45
+    min_visible: float = 0.5
     #: Probability that a thing is put partly behind another one.
-    overlap: float = 0.4
+    overlap: float = 0.35
     #: Mean number of shapes of no class that lie behind the things.
-    clutter: float = 9.0
+    clutter: float = 5.0
     jpeg_quality: int = 92
 
     def __post_init__(self) -> None:
@@ -48,6 +46,7 @@ class ObjectsConfig:
         )
         _require(0 < self.min_visible < 1, "min_visible", "must lie between 0 and 1")
         _require(0 <= self.overlap <= 1, "overlap", "must lie between 0 and 1")
+        _require(0 <= self.max_turn <= 180, "max_turn", "must lie between 0 and 180")
         _require(self.clutter >= 0, "clutter", "must not be negative")
         _require(1 <= self.jpeg_quality <= 100, "jpeg_quality", "must be 1 to 100")
 

@@ -6,14 +6,17 @@ from typing import Optional
 import cv2
 import numpy as np
 
+from kd_search.data.datasets.objects import OBJECT_CLASSES
 from kd_search.data.synthesis.camera import Look, expose
 from kd_search.data.synthesis.canvas import Sprite
-from kd_search.data.synthesis.objects_config import OBJECT_CLASSES, ObjectsConfig
+from kd_search.data.synthesis.objects_config import ObjectsConfig
 from kd_search.data.synthesis.objects_shapes import draw_clutter, draw_colors, draw_object
 
 _TRIES = 24
 #: Things whose box is smaller than this in pixels cannot be told by anybody.
 _MIN_BOX = 8
+#: Share of the image at each border where the middle of no thing is put.
+_MARGIN = 0.12
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,13 @@ class _Placed:
 def render_objects(config: ObjectsConfig, rng: np.random.Generator) -> ObjectScene:
     """Render one image.
 
-    Things of which less than ``config.min_visible`` could be shown are left out; the first one is
-    always there.
+    Things of which less than ``config.min_visible`` could be shown are left out, so there may be
+    fewer than ``config.min_objects``, but there is always one.
     """
     canvas = _background(config, rng)
     for _ in range(int(rng.poisson(config.clutter))):
         sprite = draw_clutter(_draw_size(config, rng), rng)
-        _paste(canvas, sprite, _anywhere(config, rng))
+        _paste(canvas, sprite, (int(rng.integers(config.width)), int(rng.integers(config.height))))
     placed = _place_all(config, rng)
     for item in reversed(placed):
         _paste(canvas, item.sprite, item.at)
@@ -72,28 +75,37 @@ def _place_all(config: ObjectsConfig, rng: np.random.Generator) -> list[_Placed]
     hidden = np.zeros((config.height, config.width), bool)
     for _ in range(int(rng.integers(config.min_objects, config.max_objects + 1))):
         category = int(rng.integers(len(OBJECT_CLASSES)))
-        sprite = draw_object(OBJECT_CLASSES[category], _draw_size(config, rng), rng)
-        item = _find_place(sprite, category, placed, hidden, config, rng)
+        size = _draw_size(config, rng)
+        sprite = draw_object(OBJECT_CLASSES[category], size, config.max_turn, rng)
+        tries = [_somewhere(placed, config, rng) for _ in range(_TRIES)]
+        if not placed:
+            tries.append((config.width // 2, config.height // 2))
+        item = _first_fit(sprite, category, tries, hidden, config.min_visible)
         if item is not None:
             placed.append(item)
             _mark(hidden, item.sprite, item.at)
     return placed
 
 
-def _find_place(
-    sprite: Sprite, category: int, placed: list[_Placed], hidden: np.ndarray, config, rng
+def _somewhere(placed: list[_Placed], config, rng: np.random.Generator) -> tuple[int, int]:
+    """A place anywhere, or partly behind something."""
+    if placed and rng.random() < config.overlap:
+        x0, y0, x1, y1 = placed[int(rng.integers(len(placed)))].box
+        return int(rng.integers(x0, x1)), int(rng.integers(y0, y1))
+    return _anywhere(config, rng)
+
+
+def _first_fit(
+    sprite: Sprite, category: int, tries, hidden: np.ndarray, min_visible: float
 ) -> Optional[_Placed]:
+    """The thing at the first place where enough of it can be seen, or ``None``."""
     whole = np.count_nonzero(sprite.alpha > 0.5)
-    for _ in range(_TRIES):
-        at = _anywhere(config, rng)
-        if placed and rng.random() < config.overlap:
-            x0, y0, x1, y1 = placed[int(rng.integers(len(placed)))].box
-            at = (int(rng.integers(x0, x1)), int(rng.integers(y0, y1)))
+    for at in tries:
         seen = np.zeros_like(hidden)
         _mark(seen, sprite, at)
         seen &= ~hidden
         visible = np.count_nonzero(seen) / whole
-        if visible < config.min_visible:
+        if visible < min_visible:
             continue
         ys, xs = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         box = int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
@@ -108,7 +120,9 @@ def _draw_size(config: ObjectsConfig, rng: np.random.Generator) -> float:
 
 
 def _anywhere(config: ObjectsConfig, rng: np.random.Generator) -> tuple[int, int]:
-    return int(rng.integers(config.width)), int(rng.integers(config.height))
+    """A middle inside of the image, but some of them so near to its border that it cuts."""
+    x, y = rng.uniform(_MARGIN, 1 - _MARGIN, 2)
+    return int(x * config.width), int(y * config.height)
 
 
 def _meeting(sprite: Sprite, at: tuple[int, int], shape: tuple[int, ...]):
@@ -148,7 +162,7 @@ def _background(config: ObjectsConfig, rng: np.random.Generator) -> np.ndarray:
     weight = np.clip(cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC), 0, 1)[..., None]
     grain = rng.standard_normal((config.height // 2, config.width // 2), dtype=np.float32)
     grain = cv2.resize(grain, size, interpolation=cv2.INTER_LINEAR)[..., None]
-    strength = np.float32(rng.uniform(2, 14))
+    strength = np.float32(rng.uniform(2, 10))
     return np.clip(first + (second - first) * weight + strength * grain, 0, 255).astype(np.float32)
 
 
@@ -158,7 +172,7 @@ def _draw_look(rng: np.random.Generator) -> Look:
         gamma=float(rng.uniform(0.9, 1.15)),
         saturation=float(rng.uniform(0.7, 1.05)),
         blur=float(rng.uniform(0.4, 0.9)),
-        noise=float(rng.uniform(2, 7)),
+        noise=float(rng.uniform(2, 6)),
         vignette=float(rng.uniform(0, 0.3)),
         shadow=0.0,
         shadow_slope=0.0,

@@ -30,15 +30,22 @@ class Paints:
 class Pen:
     """Draws in coordinates of the thing, -1 to 1, x to the right and y up, onto a turned canvas.
 
-    ``stretch`` scales y before turning by ``angle`` radians. ``light`` is the direction, on the
-    picture, that the light comes from.
+    ``stretch`` scales x and y before turning by ``angle`` radians; a negative one mirrors.
+    ``light`` is the direction, on the picture, that the light comes from.
     """
 
-    def __init__(self, canvas: Canvas, paints: Paints, angle: float, stretch: float, light: float):
+    def __init__(
+        self,
+        canvas: Canvas,
+        paints: Paints,
+        angle: float,
+        stretch: tuple[float, float],
+        light: float,
+    ):
         self._canvas = canvas
         self.paints = paints
         self._turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        self._stretch = np.array([1.0, stretch])
+        self._stretch = np.array(stretch, np.float32)
         self._light = np.array([np.cos(light), np.sin(light)], np.float32)
 
     def polygon(self, points, paint) -> None:
@@ -62,8 +69,8 @@ class Pen:
 
         def lit(x, y):
             x, y = np.broadcast_arrays(x, y)
-            own_x = inverse[0, 0] * x + inverse[0, 1] * y
-            own_y = (inverse[1, 0] * x + inverse[1, 1] * y) / np.float32(stretch[1])
+            own_x = (inverse[0, 0] * x + inverse[0, 1] * y) / stretch[0]
+            own_y = (inverse[1, 0] * x + inverse[1, 1] * y) / stretch[1]
             if isinstance(paint, Cloth):
                 color = fabric(paint, own_x, own_y)
             else:
@@ -74,19 +81,21 @@ class Pen:
         return lit
 
 
-def draw_object(name: str, size: float, rng: np.random.Generator) -> Sprite:
+def draw_object(name: str, size: float, max_turn: float, rng: np.random.Generator) -> Sprite:
     """Draw a thing.
 
     Args:
-        name: one of :data:`~kd_search.data.synthesis.objects_config.OBJECT_CLASSES`.
+        name: one of :data:`~kd_search.data.datasets.objects.OBJECT_CLASSES`.
         size: length in pixels of its longer side before it is turned.
+        max_turn: in degrees, to either side.
         rng: where colours, texture, direction and proportions come from.
 
     Returns:
         The sprite; its anchor is the middle of the thing.
     """
     paints = _draw_paints(rng)
-    angle, stretch = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.8, 1.0))
+    angle = float(np.deg2rad(max_turn) * rng.uniform(-1, 1))
+    stretch = (float(rng.choice((-1.0, 1.0))), float(rng.uniform(0.8, 1.0)))
     # Unit 1 is half of the thing; whatever its direction, it stays within 1.45.
     canvas = Canvas(size / 2, 1.45, 1.45, 1.45, 1.45)
     DRAW[name](Pen(canvas, paints, angle, stretch, float(rng.uniform(0, 2 * np.pi))), rng)
@@ -94,11 +103,12 @@ def draw_object(name: str, size: float, rng: np.random.Generator) -> Sprite:
 
 
 def draw_clutter(size: float, rng: np.random.Generator) -> Sprite:
-    """Draw a shape of no class: a rod, disc, triangle, box or splinter, coloured like the things."""
+    """Draw a shape of no class (rod, disc, triangle, box, splinter), coloured like the things."""
     pen_angle, light = rng.uniform(0, 2 * np.pi, 2)
     paints = _draw_paints(rng)
     canvas = Canvas(size / 2, 1.45, 1.45, 1.45, 1.45)
-    pen = Pen(canvas, paints, float(pen_angle), float(rng.uniform(0.5, 1.0)), float(light))
+    stretch = (1.0, float(rng.uniform(0.5, 1.0)))
+    pen = Pen(canvas, paints, float(pen_angle), stretch, float(light))
     kind = int(rng.integers(5))
     if kind == 0:
         pen.rod((-0.9, 0), (0.9, 0), float(rng.uniform(0.08, 0.2)), paints.body)
@@ -176,8 +186,8 @@ def _flower(pen: Pen, rng) -> None:
 
 def _fish(pen: Pen, rng) -> None:
     """A long body with a tail fin and an eye."""
-    high = float(rng.uniform(0.36, 0.46))
-    pen.polygon([(0.15, high), (-0.3, high + 0.28), (-0.35, 0.2)], pen.paints.accent)
+    high = float(rng.uniform(0.46, 0.58))
+    pen.polygon([(0.2, high - 0.05), (-0.3, high + 0.3), (-0.4, 0.2)], pen.paints.accent)
     pen.polygon([(-0.5, 0), (-1.0, 0.45), (-0.88, 0), (-1.0, -0.45)], pen.paints.accent)
     pen.ellipse((0.15, 0), (0.82, high), pen.paints.body)
     pen.ellipse((0.62, 0.1), (0.11, 0.11), (240, 240, 240))
@@ -186,7 +196,7 @@ def _fish(pen: Pen, rng) -> None:
 
 def _leaf(pen: Pen, rng) -> None:
     """A long blade that is pointed at both ends, with ribs and a stalk."""
-    high = float(rng.uniform(0.36, 0.46))
+    high = float(rng.uniform(0.46, 0.58))
     x = np.linspace(-0.7, 1.0, 16)
     arc = high * np.sin(np.pi * (x + 0.7) / 1.7) ** 0.9
     pen.rod((-1.0, 0), (-0.6, 0), 0.05, pen.paints.accent)

@@ -1,0 +1,139 @@
+"""ATRW: Amur tigers, with a CSV list for training and JSON ground truth for the test."""
+
+import csv
+import json
+import os
+from collections import defaultdict
+from typing import Any
+
+from kd_search.data.reid.folders import image_names, read_lines, require_file
+from kd_search.data.reid.register import register_reid_set
+from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets
+
+#: Height and width of crops of animals (VKD, ECCV 2020).
+ANIMAL_SIZE = (224, 224)
+#: The benchmark's own evaluation ("plain" track) takes images of a tiger in the same camera that
+#: are at most this many frames apart for the same image.
+JUNK_FRAMES = 3
+
+_TRAIN_LISTS = ("atrw_anno_reid_train/reid_list_train.csv", "reid_list_train.csv")
+_TRAIN_IMAGES = ("atrw_reid_train/train", "train")
+_TEST_LISTS = ("gt_test_plain.json", "annotations/gt_test_plain.json")
+_TEST_IMAGES = ("atrw_reid_test/test", "test")
+
+
+def load_atrw(root: str, split: str, *, tracklets: bool = False, hint: str = "") -> LoadedReID:
+    """One split of ATRW's re-ID in the plain setting.
+
+    Training images have an identity and nothing else (``reid_list_train.csv``, lines
+    "identity,image"): no camera and no tracklet is known. The test is ``gt_test_plain.json`` of
+    the benchmark's evaluation scripts, which tells video, camera and frame of each image. Every
+    test image is a query among all the others. A tiger in the same camera is a match too, but for
+    frames not more than :data:`JUNK_FRAMES` away.
+
+    Args:
+        root: folder of ``atrw_reid_train``, ``atrw_anno_reid_train``, ``atrw_reid_test`` and
+            ``gt_test_plain.json``, or of the same without the archives' folders.
+        split: "train" or "test".
+        tracklets: of the test, join the images of a tiger in a video and camera.
+        hint: what to do if a file is missing.
+
+    Raises:
+        FileNotFoundError, ValueError: a list is missing or cannot be read; the line names it.
+    """
+    if split == "train":
+        found, metadata = _train(root, hint), {}
+    elif split == "test":
+        found = _test(root, hint, tracklets)
+        metadata = {"junk_rule": "frames", "junk_frames": JUNK_FRAMES}
+    else:
+        raise ValueError(f"{root}: the split {split!r} is neither 'train' nor 'test'")
+    return load_tracklets(found, root, input_size=ANIMAL_SIZE, reid_root=root, **metadata)
+
+
+def _train(root: str, hint: str) -> list[Tracklet]:
+    path = _first(root, _TRAIN_LISTS, hint)
+    folder = _first_folder(root, _TRAIN_IMAGES)
+    found = []
+    for number, row in enumerate(csv.reader(read_lines(path)), 1):
+        row = [part.strip() for part in row]
+        if len(row) != 2 or not row[0].isdecimal():
+            if number == 1 and len(row) == 2:
+                continue  # a line of titles
+            raise ValueError(f"{path}: line {number}: expected 'identity,image', got {row}")
+        found.append(Tracklet((os.path.join(folder, row[1]),), int(row[0]), -1, "train"))
+    return found
+
+
+def _test(root: str, hint: str, tracklets: bool) -> list[Tracklet]:
+    path = _first(root, _TEST_LISTS, hint)
+    folder = _first_folder(root, _TEST_IMAGES)
+    entries = sorted(_read_ground_truth(path), key=lambda entry: entry["frame"] + [entry["imgid"]])
+    names = _names_by_number(folder)
+    cameras = sorted({tuple(entry["frame"][:2]) for entry in entries})
+    groups: dict[Any, list[dict]] = defaultdict(list)
+    for entry in entries:
+        place = (entry["entityid"], *entry["frame"][:2])
+        groups[place if tracklets else entry["imgid"]].append(entry)
+    found = []
+    for group in groups.values():
+        first = group[0]
+        video, camera, frame = first["frame"]
+        found.append(
+            Tracklet(
+                tuple(_image(folder, names, entry["imgid"]) for entry in group),
+                first["entityid"] if first["entityid"] >= 0 else None,
+                cameras.index((video, camera)),
+                "both" if first["entityid"] >= 0 else "gallery",
+                frame_id=frame,
+                group=(first["entityid"], video, camera),
+            )
+        )
+    return found
+
+
+def _names_by_number(folder: str) -> dict[int, str]:
+    names = image_names(folder) if os.path.isdir(folder) else []
+    stems = ((os.path.splitext(name)[0], name) for name in names)
+    return {int(stem): name for stem, name in stems if stem.isdecimal()}
+
+
+def _image(folder: str, names: dict[int, str], number: int) -> str:
+    return os.path.join(folder, names.get(number, f"{number:06d}.jpg"))
+
+
+def _read_ground_truth(path: str) -> list[dict[str, Any]]:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            entries = json.load(stream)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path}: expected a list of images")
+    for number, entry in enumerate(entries):
+        frame = entry.get("frame") if isinstance(entry, dict) else None
+        numbers = [entry.get("imgid"), entry.get("entityid")] if frame else []
+        whole = isinstance(frame, list) and len(frame) == 3
+        if not whole or not all(type(value) is int for value in [*numbers, *frame]):
+            raise ValueError(
+                f"{path}: [{number}]: expected imgid, entityid and frame (video, camera, frame)"
+            )
+    return entries
+
+
+def _first(root: str, choices: tuple[str, ...], hint: str) -> str:
+    paths = [os.path.join(root, *choice.split("/")) for choice in choices]
+    return next((path for path in paths if os.path.isfile(path)), None) or require_file(
+        paths[0], hint
+    )
+
+
+def _first_folder(root: str, choices: tuple[str, ...]) -> str:
+    paths = [os.path.join(root, *choice.split("/")) for choice in choices]
+    # Images are looked for when they are read; the error then names them where they should be.
+    return next((path for path in paths if os.path.isdir(path)), paths[0])
+
+
+def register_atrw(name: str, root: str, split: str, *, replace: bool = False) -> None:
+    """Register a split of ATRW; see :func:`load_atrw`."""
+    register_reid_set(name, lambda: load_atrw(root, split), replace=replace)

@@ -1,0 +1,96 @@
+"""Re-ID sets of the people who are annotated in a person search set."""
+
+from collections.abc import Iterable
+from typing import Any, Optional
+
+from detectron2.data import DatasetCatalog
+
+from kd_search.data.datasets.detection_sets import is_person_search
+from kd_search.data.datasets.register import get_person_search_dicts
+from kd_search.data.reid.register import is_reid, register_reid_set
+from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets
+
+_SUFFIX = "_crops"
+
+
+def reid_crops_of(name: str) -> str:
+    """Register the crops of a person search set as ``"<name>_crops"``, and return that name.
+
+    Samples are the ground-truth boxes, cut from the original images when they are loaded.
+    Identities have the rows that they have in the person search set, so that a re-ID network
+    trained on the crops and a person search network agree on their classes. Nothing is read before
+    the set is used.
+
+    - In a training set, people without an identity and ignored boxes are left out.
+    - In a set with queries, every box of a gallery image is in the gallery, people without an
+      identity as distractors. A query is its person's box in its image, with the role "both"
+      there; if no box is annotated, or the image is not in the gallery, it is a sample of its own
+      with the role "query".
+
+    Args:
+        name: a registered person search set; a set of crops is registered once.
+    """
+    crops = name + _SUFFIX
+    if crops not in DatasetCatalog.list():
+        register_reid_set(crops, lambda: _load(name))
+    return crops
+
+
+def register_named_crops(names: Iterable[str]) -> None:
+    """Register those of the names that end in ``_crops`` and stand for a person search set.
+
+    Args:
+        names: as in ``DATASETS.TRAIN``; others are passed over.
+    """
+    for name in names:
+        source = name[: -len(_SUFFIX)]
+        if not name.endswith(_SUFFIX) or name in DatasetCatalog.list():
+            continue
+        if source in DatasetCatalog.list() and is_person_search(source) and not is_reid(source):
+            reid_crops_of(source)
+
+
+def _load(name: str) -> LoadedReID:
+    dicts, id_map = get_person_search_dicts(name)
+    is_test = any(record.get("queries") for record in dicts)
+    tracklets: list[Tracklet] = []
+    left_out = 0
+    for record in dicts:
+        people = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+        if is_test:
+            tracklets += _test_crops(record, people, id_map.original)
+            continue
+        for person in people:
+            if person["person_id"] < 0:
+                left_out += 1
+                continue
+            original = id_map.original(person["person_id"])
+            tracklets.append(_crop(record, person["bbox"], original, "train"))
+    notes = [f"{left_out} boxes without an identity are left out"] if left_out else []
+    return load_tracklets(tracklets, name, id_map=id_map, notes=notes, crops_of=name)
+
+
+def _test_crops(record: dict[str, Any], people: list[dict], original_of) -> list[Tracklet]:
+    in_gallery = record.get("in_gallery", True)
+    waiting = {query["person_id"]: query for query in record.get("queries", ())}
+    found = []
+    for person in people if in_gallery else ():
+        row = person["person_id"]
+        query = waiting.pop(row, None) if row >= 0 else None
+        original = original_of(row) if row >= 0 else None
+        role = "gallery" if query is None else "both"
+        found.append(_crop(record, person["bbox"], original, role))
+    for row, query in waiting.items():
+        original = original_of(row) if row >= 0 else None
+        found.append(_crop(record, query["bbox"], original, "query"))
+    return found
+
+
+def _crop(record: dict[str, Any], box: Any, original: Optional[Any], role: str) -> Tracklet:
+    return Tracklet(
+        (record["file_name"],),
+        original,
+        int(record.get("camera_id", -1)),
+        role,
+        boxes=(tuple(float(value) for value in box),),
+    )

@@ -1,0 +1,187 @@
+"""Writes the generated multi-class detection set: images and COCO-JSON, whole or not at all."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from kd_search.data.datasets.objects import OBJECT_CLASSES
+from kd_search.data.synthesis.objects_config import OBJECTS_VERSION, ObjectsConfig
+from kd_search.data.synthesis.objects_scene import ObjectScene, render_objects
+from kd_search.data.synthesis.writer import (
+    SPLITS,
+    _beside,
+    _remove_leftovers,
+    _start_worker,
+    _write_json,
+    read_description,
+)
+
+_KIND = "objects"
+#: Keeps the random numbers apart from those of the street scenes of the same seed.
+_STREAM = 100
+
+
+def generate_objects(
+    root: Union[str, Path],
+    config: Optional[ObjectsConfig] = None,
+    seed: int = 0,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> bool:
+    """Write the set that follows from ``config`` and ``seed``; equal ones give equal bytes.
+
+    ``root`` gets ``train/images/*.jpg``, ``test/images/*.jpg``, ``train.json`` and ``test.json``
+    (COCO-JSON; boxes enclose what can be seen) and ``dataset.json``. It appears whole or not at
+    all.
+
+    Returns:
+        True if it was written, False if exactly this set was already there.
+
+    Raises:
+        ValueError: ``root`` holds another set and ``overwrite`` is False, or something that is no
+            generated set of things, which is never touched.
+    """
+    root = Path(root).expanduser().absolute()
+    config = config or ObjectsConfig()
+    if seed < 0:
+        raise ValueError(f"the seed must not be negative, got {seed}")
+    description = {
+        "kind": _KIND,
+        "objects_version": OBJECTS_VERSION,
+        "seed": seed,
+        "config": config.to_dict(),
+    }
+    if root.exists() and _is_there(root, description, config, overwrite):
+        return False
+    root.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(root)
+    partial, old = (_beside(root, what) for what in ("partial", "old"))
+    try:
+        _write_all(partial, config, seed, workers, progress, description)
+        if root.exists():
+            os.replace(root, old)
+        os.replace(partial, root)
+    finally:
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def render_object_image(config: ObjectsConfig, seed: int, split: str, index: int) -> ObjectScene:
+    """Render image ``index`` (from 0) of a split; depends on nothing but the arguments."""
+    sequence = np.random.SeedSequence([seed, _STREAM, SPLITS.index(split), index])
+    return render_objects(config, np.random.default_rng(sequence))
+
+
+def _is_there(root: Path, description: dict[str, Any], config, overwrite: bool) -> bool:
+    """Whether ``root`` holds exactly this set; False if it may be (over)written."""
+    if root.is_dir() and not any(root.iterdir()):
+        return False
+    found = read_description(root)
+    if not isinstance(found, dict) or found.get("kind") != _KIND:
+        # Whatever this is, it was not made here: never remove it.
+        raise ValueError(f"{root} exists and is no generated set of things: choose another folder")
+    wanted = json.loads(json.dumps(description))
+    differences = [key for key in wanted if found.get(key) != wanted[key]]
+    if not differences and _is_whole(root, config):
+        return True
+    if overwrite:
+        return False
+    what = f"has another {' and '.join(differences)}" if differences else "lacks images"
+    raise ValueError(
+        f"the data set in {root} {what}: choose another folder, or overwrite it (--overwrite)"
+    )
+
+
+def _is_whole(root: Path, config: ObjectsConfig) -> bool:
+    return all(
+        len(list((root / split / "images").glob("*.jpg"))) == config.num_images(split)
+        and (root / f"{split}.json").is_file()
+        for split in SPLITS
+    )
+
+
+def _write_all(folder: Path, config, seed: int, workers: int, progress: bool, description) -> None:
+    for split in SPLITS:
+        (folder / split / "images").mkdir(parents=True)
+    jobs = [
+        (config, seed, split, index, str(folder))
+        for split in SPLITS
+        for index in range(config.num_images(split))
+    ]
+    records: dict[str, list] = {split: [] for split in SPLITS}
+    with tqdm(total=len(jobs), desc="generating images", unit="img", disable=not progress) as bar:
+        for job, record in zip(jobs, _run(jobs, workers)):
+            records[job[2]].append(record)
+            bar.update()
+    for split in SPLITS:
+        _write_json(folder / f"{split}.json", _to_coco(records[split]))
+    _write_json(folder / "dataset.json", description)
+
+
+def _run(jobs: list, workers: int) -> Iterator[dict[str, Any]]:
+    """Records of all jobs, in their order."""
+    if workers <= 1:
+        yield from map(_make_image, jobs)
+        return
+    # "spawn": a fork of a process that already runs torch or OpenCV threads may hang.
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+    )
+    try:
+        yield from pool.map(_make_image, jobs, chunksize=4)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _make_image(job: tuple[ObjectsConfig, int, str, int, str]) -> dict[str, Any]:
+    config, seed, split, index, folder = job
+    scene = render_object_image(config, seed, split, index)
+    name = f"{split}_{index + 1:06d}.jpg"
+    quality = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
+    ok, encoded = cv2.imencode(".jpg", scene.image[..., ::-1], quality)
+    if not ok:
+        raise RuntimeError(f"could not encode {name}")
+    Path(folder, split, "images", name).write_bytes(encoded.tobytes())
+    return {
+        "id": index + 1,
+        "file_name": name,
+        "width": config.width,
+        "height": config.height,
+        "objects": [
+            {
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": (x1 - x0) * (y1 - y0),
+                "category_id": item.category + 1,
+                "iscrowd": 0,
+                "visible": round(item.visible, 3),
+            }
+            for item in scene.objects
+            for x0, y0, x1, y1 in (item.box,)
+        ],
+    }
+
+
+def _to_coco(records: list) -> dict[str, Any]:
+    images, annotations = [], []
+    for record in records:
+        images.append({k: v for k, v in record.items() if k != "objects"})
+        for item in record["objects"]:
+            annotations.append({"id": len(annotations) + 1, "image_id": record["id"], **item})
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(OBJECT_CLASSES, 1)],
+    }

@@ -1,0 +1,216 @@
+"""Writes the generated tracklet set in the layout and names of Market-1501, whole or not at all."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Union
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from kd_search.data.synthesis.appearance import (
+    Appearance,
+    draw_appearance,
+    draw_identities,
+    draw_outfit,
+)
+from kd_search.data.synthesis.scene import Stage
+from kd_search.data.synthesis.tracklets_config import TRACKLETS_VERSION, TrackletsConfig
+from kd_search.data.synthesis.tracklets_scene import build_street, film_tracklet
+from kd_search.data.synthesis.writer import (
+    _beside,
+    _remove_leftovers,
+    _start_worker,
+    _write_json,
+    read_description,
+)
+
+_KIND = "tracklets"
+_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+# Every random stream has a name; apart from those of the other generated sets of the same seed.
+_STREAMS = {"identities": 200, "camera": 201, "tracklet": 202}
+#: Frames between two pictures of a tracklet, and between the begins of two tracklets.
+_STEP, _PAUSE = 25, 5000
+
+
+class _Job(NamedTuple):
+    config: TrackletsConfig
+    seed: int
+    #: 0 for a distractor, who is somebody else in each tracklet.
+    person_id: int
+    camera_id: int
+    #: Number of the tracklet of this identity in this camera.
+    number: int
+    folder: str
+
+
+def generate_tracklets(
+    root: Union[str, Path],
+    config: Optional[TrackletsConfig] = None,
+    seed: int = 0,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> bool:
+    """Write the set that follows from ``config`` and ``seed``; equal ones give equal bytes.
+
+    ``root`` gets ``bounding_box_train``, ``query`` and ``bounding_box_test`` with crops named as
+    those of Market-1501 (0001_c2s1_000025_00.jpg), and ``dataset.json``. Tracklets follow from the
+    names. Of each test identity the first tracklet of each camera is in ``query``. It appears whole
+    or not at all.
+
+    Returns:
+        True if it was written, False if exactly this set was already there.
+
+    Raises:
+        ValueError: ``root`` holds another set and ``overwrite`` is False, or something that is no
+            generated set of tracklets, which is never touched.
+    """
+    root = Path(root).expanduser().absolute()
+    config = config or TrackletsConfig()
+    if seed < 0:
+        raise ValueError(f"the seed must not be negative, got {seed}")
+    description = {
+        "kind": _KIND,
+        "tracklets_version": TRACKLETS_VERSION,
+        "seed": seed,
+        "config": config.to_dict(),
+    }
+    jobs = list(_plan(config, seed))
+    if root.exists() and _is_there(root, description, jobs, overwrite):
+        return False
+    root.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(root)
+    partial, old = (_beside(root, what) for what in ("partial", "old"))
+    try:
+        for folder in _FOLDERS:
+            (partial / folder).mkdir(parents=True)
+        jobs = [job._replace(folder=str(partial / job.folder)) for job in jobs]
+        with tqdm(total=len(jobs), desc="filming tracklets", disable=not progress) as bar:
+            for _ in _run(jobs, workers):
+                bar.update()
+        _write_json(partial / "dataset.json", description)
+        if root.exists():
+            os.replace(root, old)
+        os.replace(partial, root)
+    finally:
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def _plan(config: TrackletsConfig, seed: int) -> Iterator[_Job]:
+    for index in range(config.num_train_ids + config.num_test_ids):
+        for camera in range(1, config.num_cameras + 1):
+            for number in range(config.tracklets_per_camera):
+                is_train = index < config.num_train_ids
+                folder = _FOLDERS[0] if is_train else _FOLDERS[1 if number == 0 else 2]
+                yield _Job(config, seed, index + 1, camera, number, folder)
+    for number in range(config.num_distractors):
+        camera = 1 + number % config.num_cameras
+        yield _Job(config, seed, 0, camera, number, _FOLDERS[2])
+
+
+def _rng(seed: int, stream: str, *place: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([seed, _STREAMS[stream], *place]))
+
+
+@lru_cache(maxsize=16)
+def _street(config: TrackletsConfig, seed: int, camera_id: int) -> Stage:
+    return build_street(config, camera_id, _rng(seed, "camera", camera_id))
+
+
+@lru_cache(maxsize=4)
+def _identities(config: TrackletsConfig, seed: int) -> tuple[Appearance, ...]:
+    """Everybody with an identity; number i is entry i - 1, train before test."""
+    counts = (config.num_train_ids, config.num_test_ids)
+    train, test = (
+        draw_identities(_rng(seed, "identities", i), count, config.ids_per_outfit)
+        for i, count in enumerate(counts)
+    )
+    return train + test
+
+
+def _names(job: _Job, rng: np.random.Generator) -> list[str]:
+    """Files of a tracklet; the first thing that is drawn from its generator."""
+    count = int(rng.integers(job.config.min_frames, job.config.max_frames + 1))
+    begin = _PAUSE * job.number
+    return [
+        f"{job.person_id:04d}_c{job.camera_id}s1_{begin + _STEP * (t + 1):06d}_00.jpg"
+        for t in range(count if job.person_id else 1)
+    ]
+
+
+def _make_tracklet(job: _Job) -> int:
+    """Write the frames of a tracklet; depends on nothing but the job."""
+    config = job.config
+    rng = _rng(job.seed, "tracklet", job.person_id, job.camera_id, job.number)
+    names = _names(job, rng)
+    passer_by = draw_appearance(rng, draw_outfit(rng))
+    if job.person_id:
+        person = _identities(config, job.seed)[job.person_id - 1]
+    else:
+        person = draw_appearance(rng, draw_outfit(rng))
+    stage = _street(config, job.seed, job.camera_id)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
+    frames = film_tracklet(stage, person, len(names), config, rng, passer_by)
+    for name, frame in zip(names, frames):
+        ok, encoded = cv2.imencode(".jpg", frame[..., ::-1], quality)
+        if not ok:
+            raise RuntimeError(f"could not encode {name}")
+        Path(job.folder, name).write_bytes(encoded.tobytes())
+    return len(names)
+
+
+def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
+    if workers <= 1:
+        yield from map(_make_tracklet, jobs)
+        return
+    # "spawn": a fork of a process that already runs torch or OpenCV threads may hang.
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+    )
+    try:
+        yield from pool.map(_make_tracklet, jobs, chunksize=4)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _is_there(root: Path, description: dict[str, Any], jobs: list[_Job], overwrite: bool) -> bool:
+    """Whether ``root`` holds exactly this set; False if it may be (over)written."""
+    if root.is_dir() and not any(root.iterdir()):
+        return False
+    found = read_description(root)
+    if not isinstance(found, dict) or found.get("kind") != _KIND:
+        # Whatever this is, it was not made here: never remove it.
+        raise ValueError(f"{root} exists and is no generated set of tracklets: choose another one")
+    wanted = json.loads(json.dumps(description))
+    differences = [key for key in wanted if found.get(key) != wanted[key]]
+    if not differences and _is_whole(root, jobs):
+        return True
+    if overwrite:
+        return False
+    what = f"has another {' and '.join(differences)}" if differences else "lacks images"
+    raise ValueError(
+        f"the data set in {root} {what}: choose another folder, or overwrite it (--overwrite)"
+    )
+
+
+def _is_whole(root: Path, jobs: list[_Job]) -> bool:
+    present = {
+        folder: set(os.listdir(root / folder)) if (root / folder).is_dir() else set()
+        for folder in _FOLDERS
+    }
+    return all(
+        set(_names(job, _rng(job.seed, "tracklet", job.person_id, job.camera_id, job.number)))
+        <= present[job.folder]
+        for job in jobs
+    )

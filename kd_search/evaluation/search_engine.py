@@ -1,0 +1,558 @@
+"""Person search in many views at once: each similarity is computed, and ranked, only once.
+
+What a view needs of a query is little: for each right detection, how many searched detections are
+at least as similar. :func:`search_views` finds the right detections of all views, counts for all of
+their similarities and all searched sets in one go, and leaves the rest to arithmetic on the counts.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+
+from .cbgm import Contexts, match_context
+from .flat_arrays import Detections, GroundTruth, Queries
+from .galleries import Gallery, View
+from .searched_columns import SearchedColumns, SearchedSet, camera_of_queries
+from .similarity import Similarity, above, candidates_of_best
+from .targets import Targets, TargetTable
+
+# A few similarities are counted by comparing, more of them by sorting once: sorting an entry costs
+# about as much as comparing this many.
+_SORT_COST = 24
+# For the first look for the best detections of a small gallery in the ranking of a large one.
+_LOOK_AT = 256
+# Detections from which the bound of that look is guessed.
+_SAMPLE = 1024
+# Bits that one table of counts covers.
+_BITS = 10
+_BIT_TABLE = (np.arange(1 << _BITS)[:, None] >> np.arange(_BITS)) & 1
+
+
+@dataclass
+class ViewResult:
+    """Per-query results of one view, in the order of the queries."""
+
+    view: View
+    searched_by: np.ndarray  # (Q,) bool; the others are not asked in this gallery
+    ap: np.ndarray  # (Q,) float64; 0 where num_gt is 0
+    num_gt: np.ndarray  # (Q,) int64
+    num_found: np.ndarray  # (Q,) int64
+    first_hit_rank: np.ndarray  # (Q,) int64; 0 where nothing was found
+    num_images: np.ndarray  # (Q,) int64, images searched
+    match_index: np.ndarray  # (Q, K) as indices into the given detections; -1 padding
+    match_similarity: np.ndarray  # (Q, K); NaN padding
+    match_correct: np.ndarray  # (Q, K) bool
+    hit_query: np.ndarray  # (H,) query of each right detection, ascending
+    hit_count: np.ndarray  # (H,) searched detections that are at least as similar, itself included
+
+
+@dataclass
+class _Hits:
+    """The right detections of a view in a block, one per place, sorted by query."""
+
+    query: np.ndarray
+    image: np.ndarray
+    column: np.ndarray
+    score: np.ndarray
+
+    def select(self, keep: np.ndarray) -> "_Hits":
+        return _Hits(self.query[keep], self.image[keep], self.column[keep], self.score[keep])
+
+
+@dataclass
+class _Moved:
+    """Detections of a block that re-ranking gave another similarity, in one searched set."""
+
+    column: np.ndarray  # (B, K) -1 padding
+    old: np.ndarray  # (B, K) -inf padding
+    new: np.ndarray  # (B, K) -inf padding
+
+    @classmethod
+    def nothing(cls, num_queries: int, count: int) -> "_Moved":
+        shape = (num_queries, count)
+        return cls(np.full(shape, -1, np.int64), np.full(shape, -np.inf), np.full(shape, -np.inf))
+
+
+def search_views(
+    detections: Detections,
+    ground_truth: GroundTruth,
+    queries: Queries,
+    views: list[View],
+    *,
+    score_thresh: float = 0.5,
+    iou_thresh: float = 0.5,
+    num_matches: int = 0,
+    image_cameras: Optional[np.ndarray] = None,
+    searchable: Optional[np.ndarray] = None,
+    contexts: Optional[Contexts] = None,
+    k1: int = 10,
+    weight_by_score: bool = False,
+) -> list[ViewResult]:
+    """Search each query's person in every view; :func:`evaluate_search` states the protocol.
+
+    Args:
+        detections: with embeddings (N, D); equal similarities keep their order.
+        ground_truth: annotated people of the gallery images.
+        queries: embeddings (Q, D).
+        views: what to search.
+        num_matches: K, how many of the best detections to report per query, in the first view.
+        image_cameras: (G,) camera of each image, -1 unknown.
+        searchable: (G,) bool, the gallery images; None is all. People elsewhere do not count.
+        contexts: of the queries, for re-ranked views.
+        k1: how many detections are re-ranked, see :mod:`.cbgm`.
+        weight_by_score: multiply each similarity by the score of the detection (the confidence
+            weighted similarity of NAE, Chen et al., CVPR 2020, and of SeqNet).
+
+    Returns:
+        A result per view.
+
+    Raises:
+        ValueError: a view needs cameras or contexts that are not given.
+    """
+    needs_cameras = [view for view in views if view.cameras != "all"]
+    if image_cameras is None and needs_cameras:
+        raise ValueError(f"cameras {needs_cameras[0].cameras!r} needs the camera of each image")
+    if contexts is None and any(view.reranked for view in views):
+        raise ValueError("re-ranking by context (CBGM) needs the contexts of the queries")
+    search = _Search(
+        detections,
+        ground_truth,
+        queries,
+        views,
+        score_thresh,
+        iou_thresh,
+        num_matches,
+        image_cameras,
+        searchable,
+        weight_by_score,
+    )
+    search.contexts, search.k1 = contexts, k1
+    search.run()
+    return search.results
+
+
+class _Search:
+    def __init__(
+        self,
+        detections,
+        ground_truth,
+        queries,
+        views,
+        score_thresh,
+        iou_thresh,
+        num_matches,
+        image_cameras,
+        searchable,
+        weight_by_score,
+    ):
+        self.views, self.queries, self.num_matches = views, queries, num_matches
+        self.kept = np.flatnonzero(detections.scores >= score_thresh)
+        found = Detections(
+            detections.boxes[self.kept],
+            detections.scores[self.kept],
+            detections.image_index[self.kept],
+        )
+        embeddings = detections.embeddings[self.kept]
+        if weight_by_score:
+            embeddings = embeddings.astype(np.float64) * found.scores[:, None]
+        self.similarity = Similarity(embeddings)
+        num_images = 1 + max(
+            (
+                int(images.max(initial=-1))
+                for images in (
+                    found.image_index,
+                    ground_truth.image_index,
+                    queries.image_index,
+                    *(v.gallery.images for v in views if v.gallery.has_lists),
+                )
+            ),
+            default=-1,
+        )
+        num_images = max(num_images, 0 if searchable is None else len(searchable))
+        self.cameras = _extend(image_cameras, num_images, -1)
+        self.searchable = np.ones(num_images, bool)
+        if searchable is not None:
+            self.searchable = _extend(searchable, num_images, False)
+        self.camera_of_query = camera_of_queries(self.cameras, queries.image_index)
+        self.tables, self.own_listed = {}, {}
+        self.whole = next(
+            (v.gallery for v in views if v.gallery.complete and not v.gallery.has_lists),
+            Gallery.whole(),
+        )
+        for view in views:
+            for mode in (
+                {view.mode, "corrected"} if view.cameras == "junk_same_camera" else {view.mode}
+            ):
+                if (view.gallery, mode) not in self.tables:
+                    self.tables[view.gallery, mode] = TargetTable(
+                        view.gallery, mode == "compat", found, ground_truth, queries, iou_thresh
+                    )
+        sets = [self._searched_set(view) for view in views]
+        unique = list(dict.fromkeys(sets))
+        self.set_of_view = [unique.index(searched) for searched in sets]
+        self.reranked_sets = sorted({s for s, v in zip(self.set_of_view, views) if v.reranked})
+        self.columns = SearchedColumns(
+            unique,
+            found.image_index,
+            num_images,
+            queries.image_index,
+            self.searchable,
+            self.cameras,
+        )
+        self.image_index = found.image_index
+        count = len(queries)
+        self.results = [
+            ViewResult(
+                view,
+                view.gallery.searched_by(count),
+                np.zeros(count),
+                np.zeros(count, np.int64),
+                np.zeros(count, np.int64),
+                np.zeros(count, np.int64),
+                np.zeros(count, np.int64),
+                np.full((count, num_matches if v == 0 else 0), -1, dtype=np.int64),
+                np.full((count, num_matches if v == 0 else 0), np.nan),
+                np.zeros((count, num_matches if v == 0 else 0), dtype=bool),
+                np.zeros(0, np.int64),
+                np.zeros(0, np.int64),
+            )
+            for v, view in enumerate(views)
+        ]
+
+    def _searched_set(self, view: View) -> SearchedSet:
+        """Views that search the same detections share a set."""
+        gallery = view.gallery
+        own_listed = False
+        if view.mode == "compat" and gallery.has_lists:
+            own_listed = self._lists_own_image(gallery)
+        if (
+            gallery.complete
+            and gallery.has_lists
+            and not own_listed
+            and gallery.queries is None
+            and view.cameras != "junk_same_camera"
+            and self.searchable[gallery.images].all()
+        ):
+            # The rest has what the lists leave out: all images but the query's own. (Junk is what
+            # the lists say.)
+            gallery = self.whole
+        return SearchedSet(gallery, view.cameras, own_listed)
+
+    def _lists_own_image(self, gallery) -> bool:
+        if gallery.offsets is not None and id(gallery.images) not in self.own_listed:
+            own = self.queries.image_index.astype(gallery.images.dtype)
+            own = np.repeat(own, np.diff(gallery.offsets))
+            self.own_listed[id(gallery.images)] = bool((own == gallery.images).any())
+        return self.own_listed[id(gallery.images)]
+
+    def run(self) -> None:
+        self.hit_parts = [[] for _ in self.views]
+        for start, rows in self.similarity.blocks(self.queries.embeddings):
+            self._run_block(start, rows)
+        for result, parts in zip(self.results, self.hit_parts):
+            if parts:
+                result.hit_query, result.hit_count = np.concatenate(parts, axis=1)
+
+    def _run_block(self, start: int, rows: np.ndarray) -> None:
+        stop = start + len(rows)
+        self.columns.start_block(start, stop)
+        camera = self.camera_of_query[start:stop]
+        targets = self._targets(start, stop, camera)
+        moved = self._rerank(start, rows) if self.reranked_sets else {}
+        hits = [
+            self._hits(rows, targets[view.gallery, view.mode, view.cameras], view.mode, change)
+            for view, change in zip(self.views, self._changes(moved))
+        ]
+        best = [_best(h, len(rows)) for h in hits]
+        scores, counts, equal, number = self._count(rows, hits, best)
+        for v, (view, result) in enumerate(zip(self.views, self.results)):
+            k = self.set_of_view[v]
+            change = moved.get(k) if view.reranked else None
+            count = counts[number[v], k]
+            ties = equal[number[v]]
+            if change is not None:
+                count = count + _moved_count(hits[v], change, np.greater_equal)
+                ties = ties + _moved_count(hits[v], change, np.equal)
+            target = targets[view.gallery, view.mode, view.cameras]
+            block = slice(start, stop)
+            result.num_gt[block] = np.bincount(target.query, target.weight, minlength=len(rows))
+            result.num_found[block] = np.bincount(hits[v].query, minlength=len(rows))
+            result.ap[block] = _average_precision(hits[v], count, result.num_gt[block])
+            self.hit_parts[v].append(np.stack([start + hits[v].query, count]))
+            leading = np.flatnonzero(hits[v].score == best[v][hits[v].query])
+            result.first_hit_rank[start + hits[v].query[leading]] = count[leading]
+            for q in np.unique(hits[v].query[leading[ties[leading] > 1]]):
+                own = leading[hits[v].query[leading] == q]
+                result.first_hit_rank[start + q] = self._rank_among_equals(
+                    rows[q], q, k, view, hits[v], own, int(count[own[0]]), target, change
+                )
+        images = {k: self.columns.count_images(k) for k in set(self.set_of_view)}
+        for k, result in zip(self.set_of_view, self.results):
+            result.num_images[start:stop] = images[k]
+        if self.num_matches:
+            change = moved.get(self.set_of_view[0]) if self.views[0].reranked else None
+            self._keep_matches(start, rows, hits[0], change)
+
+    def _targets(self, start, stop, camera) -> dict[tuple, Targets]:
+        """Places by gallery, mode and cameras; marks the junk of the block."""
+        whole = {key: table.of_block(start, stop) for key, table in self.tables.items()}
+        if not self.searchable.all():
+            for key, places in whole.items():
+                if not key[0].has_lists:
+                    whole[key] = places.select(self.searchable[places.image])
+        targets = {}
+        for view, k in zip(self.views, self.set_of_view):
+            key = (view.gallery, view.mode, view.cameras)
+            if key in targets:
+                continue
+            places = whole[view.gallery, view.mode]
+            if view.cameras != "all":
+                seen_by, asked_by = self.cameras[places.image], camera[places.query]
+                if view.cameras == "cross_camera":
+                    keep = (seen_by != asked_by) & (seen_by >= 0) & (asked_by >= 0)
+                else:
+                    keep = (seen_by != asked_by) | (seen_by < 0)
+                    self._mark_junk(k, whole[view.gallery, "corrected"], camera)
+                places = places.select(keep)
+            targets[key] = places
+        return targets
+
+    def _mark_junk(self, k: int, places: Targets, camera: np.ndarray) -> None:
+        seen_by, asked_by = self.cameras[places.image], camera[places.query]
+        junk = places.select((seen_by == asked_by) & (seen_by >= 0))
+        self.columns.set_junk(k, junk.query[junk.pair_target], junk.pair_column)
+
+    def _changes(self, moved) -> list[Optional[_Moved]]:
+        return [
+            moved.get(k) if view.reranked else None for view, k in zip(self.views, self.set_of_view)
+        ]
+
+    def _hits(self, rows, places: Targets, mode: str, change: Optional[_Moved]) -> _Hits:
+        """Of each place the most similar candidate."""
+        query = places.query[places.pair_target]
+        score = rows[query, places.pair_column]
+        if change is not None and len(query):
+            same = change.column[query] == places.pair_column[:, None]
+            score = np.where(same.any(axis=1), change.new[query, same.argmax(axis=1)], score)
+        tie = places.pair_column if mode == "corrected" else -places.pair_column
+        order = np.lexsort((tie, -score, places.pair_target))
+        first = order[np.flatnonzero(np.diff(places.pair_target[order], prepend=-1))]
+        target = places.pair_target[first]
+        return _Hits(
+            places.query[target], places.image[target], places.pair_column[first], score[first]
+        )
+
+    def _count(self, rows, hits: list[_Hits], best: list[np.ndarray]):
+        """Count, for each similarity of a hit and each set, the detections at least as similar.
+
+        Returns:
+            (U,) the distinct (query, similarity), (U, sets) counts, (U,) detections of the whole
+            row that are exactly as similar (only where a hit is the best of its view), and for
+            each view the number in 0..U - 1 of each of its hits.
+        """
+        query = np.concatenate([h.query for h in hits])
+        score = np.concatenate([h.score for h in hits])
+        leads = np.concatenate([h.score == b[h.query] for h, b in zip(hits, best)])
+        order = np.lexsort((score, query))
+        new = (np.diff(query[order], prepend=-1) != 0) | (np.diff(score[order], prepend=0) != 0)
+        new[:1] = True
+        number = np.empty(len(order), np.int64)
+        number[order] = np.cumsum(new) - 1
+        total = int(new.sum())
+        scores, owner = score[order[new]], query[order[new]]
+        leading = np.zeros(total, bool)
+        leading[number[leads]] = True
+        counts = np.zeros((total, len(self.columns.sets)), np.int64)
+        equal = np.zeros(total, np.int64)
+        bounds = np.searchsorted(owner, np.arange(len(rows) + 1))
+        for q in np.unique(owner):
+            part = slice(bounds[q], bounds[q + 1])
+            self._count_row(rows[q], q, scores[part], leading[part], counts[part], equal[part])
+        return (
+            scores,
+            counts,
+            equal,
+            np.split(number, np.cumsum([len(h.query) for h in hits])[:-1]),
+        )
+
+    def _count_row(self, row, q, scores, leading, counts, equal) -> None:
+        """Fill ``counts`` (S, sets) and ``equal`` (S,) for ascending similarities (S,) of a row."""
+        relevant = np.flatnonzero(row >= scores[0])
+        values = row[relevant]
+        member = self.columns.bits(q, relevant)
+        num_sets = counts.shape[1]
+        for i in np.flatnonzero(leading):
+            equal[i] = np.count_nonzero(values == scores[i])
+        if num_sets > 1 and len(scores) <= 4:
+            for i, score in enumerate(scores):
+                above = member[values >= score] if i else member
+                for first in range(0, num_sets, _BITS):
+                    part = above
+                    if num_sets > _BITS:
+                        part = ((above >> first) & (len(_BIT_TABLE) - 1)).astype(np.intp)
+                    table = np.bincount(part, minlength=len(_BIT_TABLE)) @ _BIT_TABLE
+                    counts[i, first : first + _BITS] = table[: num_sets - first]
+            return
+        for k in range(num_sets):
+            own = values[(member >> k) & 1 != 0]
+            if len(scores) < _SORT_COST:
+                counts[:, k] = [np.count_nonzero(own >= score) for score in scores]
+            else:
+                own.sort()
+                counts[:, k] = len(own) - np.searchsorted(own, scores, side="left")
+
+    def _rerank(self, start: int, rows: np.ndarray) -> dict[int, _Moved]:
+        """New similarities by context, for each set that a re-ranked view searches."""
+        size, offsets = len(rows), self.contexts.offsets[start : start + len(rows) + 1]
+        # Alone, a query is matched to its most similar detection, which keeps its value.
+        accompanied = np.flatnonzero(np.diff(offsets))
+        sets = self.reranked_sets
+        tops = [self._best_of_sets(q, rows[q], sets, self.k1) for q in accompanied]
+        # One row for each image to look at again: set, query, image; sorted.
+        lengths = [len(top[k]) for top in tops for k in sets]
+        columns = np.concatenate([top[k] for top in tops for k in sets] or [np.zeros(0, np.int64)])
+        number = np.repeat(np.tile(np.arange(len(sets)), len(accompanied)), lengths)
+        query = np.repeat(np.repeat(accompanied, len(sets)), lengths)
+        count = self.columns.num_images
+        keys = np.unique((number * size + query) * count + self.image_index[columns])
+        number, pair = np.divmod(keys, size * count)
+        # Several sets share a pair of query and image.
+        pairs, pair = np.unique(pair, return_inverse=True)
+        column, new = self._match(rows, *np.divmod(pairs, count), offsets)
+        moved = {}
+        for n, k in enumerate(sets):
+            own = pair[number == n]
+            own = own[column[own] >= 0]
+            query = pairs[own] // count
+            wanted = ~self.columns.is_junk(k, query, column[own])
+            own, query = own[wanted], query[wanted]
+            slot = np.arange(len(own)) - np.searchsorted(query, query, side="left")
+            change = _Moved.nothing(size, self.k1)
+            change.column[query, slot] = column[own]
+            change.old[query, slot] = rows[query, column[own]]
+            change.new[query, slot] = new[own]
+            moved[k] = change
+        return moved
+
+    def _match(self, rows, query, images, offsets):
+        """(I,) matched column, -1 for none, and (I,) its new similarity, of queries and images."""
+        columns, counts = self.columns.columns_of_images(images)
+        start = np.cumsum(counts) - counts
+        image = np.repeat(np.arange(len(images)), counts)
+        place = np.arange(len(columns)) - start[image]
+        people = 1 + int(np.diff(offsets).max(initial=0))
+        similarity = np.full((people, len(images), counts.max(initial=1)), -np.inf)
+        similarity[0, image, place] = rows[query[image], columns]
+        bounds = np.searchsorted(query[image], np.arange(len(rows) + 1))
+        for q in np.unique(query):
+            part = slice(bounds[q], bounds[q + 1])
+            context = self.contexts.embeddings[offsets[q] : offsets[q + 1]]
+            similarity[1 : 1 + len(context), image[part], place[part]] = self.similarity.of_columns(
+                context, columns[part]
+            )
+        matched, new = match_context(similarity, counts, 1 + np.diff(offsets)[query])
+        # An image of which nobody is matched to the query, or a block without images.
+        there = matched >= 0
+        column = np.full(len(images), -1, np.int64)
+        column[there] = columns[start[there] + matched[there]]
+        return column, new
+
+    def _best_of_sets(self, q, row, sets, count) -> dict[int, np.ndarray]:
+        """The ``count`` most similar detections of each set, best first, equals in order."""
+        if len(sets) > 1:
+            # Any bound will do, since galleries that it leaves too few for are looked at again.
+            sample = row[:: max(1, len(self.kept) // _SAMPLE)]
+            place = max(1, len(sample) * max(count, _LOOK_AT) // max(len(self.kept), 1))
+            place = min(place, len(sample))
+            candidates = above(row, np.partition(sample, -place)[-place])
+        else:
+            candidates = candidates_of_best(row, 2 * count)
+        order = (-row[candidates]).argsort(kind="stable")
+        top, member = candidates[order], self.columns.bits(q, candidates)[order]
+        best = {}
+        for k in sets:
+            if not self.columns.asks(k, q):
+                best[k] = top[:0]
+                continue
+            found = top[(member & self.columns.bit[k]).nonzero()[0][:count]]
+            if len(found) < count and len(top) < len(self.kept):
+                own = self.columns.columns_of_set(k, q)
+                values = row[own]
+                if len(own) > 4 * count:
+                    bound = np.partition(values, -count)[-count]
+                    near = (values >= bound).nonzero()[0]
+                    own, values = own[near], values[near]
+                found = own[(-values).argsort(kind="stable")[:count]]
+            best[k] = found
+        return best
+
+    def _rank_among_equals(self, row, q, k, view, hits, own, count, places, change) -> int:
+        """Rank of the best hits ``own`` of a query, where other detections are as similar."""
+        score = hits.score[own[0]]
+        equal = np.flatnonzero(row == score)
+        if change is not None:
+            here = change.column[q][change.column[q] >= 0]
+            raised = change.column[q][(change.new[q] == score) & (change.column[q] >= 0)]
+            equal = np.union1d(equal[~np.isin(equal, here)], raised)
+        equal = equal[(self.columns.bits(q, equal) >> k) & 1 != 0]
+        if view.mode == "corrected":
+            ranked = equal
+        else:
+            # A stable ascending sort, read backwards: the last of the list leads. In an image that
+            # holds the person, the list has equal detections backwards already.
+            images = self.image_index[equal]
+            holding = np.isin(images, places.image[places.query == q])
+            position = self.columns.list_position(view.gallery, q, images)
+            within = np.where(holding, equal, -equal)
+            ranked = equal[np.lexsort((within, -position))]
+        first = int(np.flatnonzero(np.isin(ranked, hits.column[own]))[0])
+        return count - len(equal) + first + 1
+
+    def _keep_matches(self, start, rows, hits: _Hits, change: Optional[_Moved]) -> None:
+        result, k = self.results[0], self.set_of_view[0]
+        bounds = np.searchsorted(hits.query, np.arange(len(rows) + 1))
+        for q, row in enumerate(rows):
+            if change is not None:
+                has = change.column[q] >= 0
+                row[change.column[q][has]] = change.new[q][has]
+            best = self._best_of_sets(q, row, [k], self.num_matches)[k]
+            own = hits.column[bounds[q] : bounds[q + 1]]
+            place = slice(0, len(best))
+            result.match_index[start + q, place] = self.kept[best]
+            result.match_similarity[start + q, place] = row[best]
+            result.match_correct[start + q, place] = (best[:, None] == own).any(axis=1)
+
+
+def _best(hits: _Hits, num_queries: int) -> np.ndarray:
+    """(B,) the highest similarity of a hit of each query; -inf without any."""
+    best = np.full(num_queries, -np.inf)
+    np.maximum.at(best, hits.query, hits.score)
+    return best
+
+
+def _average_precision(hits: _Hits, count: np.ndarray, num_gt: np.ndarray) -> np.ndarray:
+    """Sum over the hits of the precision there, over the places; equal ones enter together."""
+    order = np.lexsort((-hits.score, hits.query))
+    query, score = hits.query[order], hits.score[order]
+    ends = np.append((np.diff(query) != 0) | (np.diff(score) != 0), True)[: len(order)]
+    # The last hit of the same similarity, counted from the first of the same query.
+    places = np.flatnonzero(ends)
+    last = places[np.searchsorted(places, np.arange(len(order)))]
+    so_far = last + 1 - np.searchsorted(query, query, side="left")
+    precision = np.bincount(query, so_far / count[order], minlength=len(num_gt))
+    return np.divide(precision, num_gt, out=np.zeros(len(num_gt)), where=num_gt > 0)
+
+
+def _moved_count(hits: _Hits, change: _Moved, compare) -> np.ndarray:
+    """(H,) how many more detections compare so with each hit than before re-ranking."""
+    score = hits.score[:, None]
+    moved = change.column[hits.query] >= 0
+    after = compare(change.new[hits.query], score) & moved
+    before = compare(change.old[hits.query], score) & moved
+    return after.sum(axis=1) - before.sum(axis=1)
+
+
+def _extend(values: Optional[np.ndarray], count: int, fill) -> np.ndarray:
+    values = np.full(0, fill) if values is None else np.asarray(values)
+    return np.concatenate([values, np.full(count - len(values), fill, dtype=values.dtype)])

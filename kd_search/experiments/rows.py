@@ -1,0 +1,40 @@
+"""Rows of a table: what is trained, and the numbers that a paper has for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table. A project whose rows say more has a subclass."""
+
+    name: str
+    #: Config keys and their values.
+    overrides: dict[str, Any] = field(default_factory=dict)
+    #: The paper's numbers, one for each of :attr:`TableLayout.paper`; empty where it has none.
+    paper: tuple[float, ...] = ()
+
+    def opts(self) -> list:
+        """The overrides as KEY VALUE ...
+
+        Returns:
+            keys and values in turn.
+        """
+        return [x for pair in self.overrides.items() for x in pair]
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+def choose_rows(rows: Sequence[AnyRow], names: Sequence[str]) -> list[AnyRow]:
+    """Rows by name, in the order of the table; all of them where no name is given.
+
+    Raises:
+        ValueError: a name that no row has.
+    """
+    known = [row.name for row in rows]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"--rows: {name!r} is none of {', '.join(known)}")
+    return [row for row in rows if not names or row.name in names]

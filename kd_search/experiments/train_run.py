@@ -1,0 +1,53 @@
+"""Train and evaluate one network in one folder, and write what came out to result.json there.
+
+    python -m kd_search.experiments.train_run --config-file CONFIG --output FOLDER KEY VALUE ...
+
+Run again, it goes on from the last checkpoint; a folder that is done is left alone, and one that
+holds a run with other settings is refused. The ablate.py of a project runs it for every row and
+seed.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Optional
+
+import torch
+
+from kd_search.experiments.run_folder import alone_in
+from kd_search.experiments.single_run import train_and_evaluate
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m kd_search.experiments.train_run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--output", required=True, type=Path, help="folder of this run")
+    parser.add_argument("--on-train", action="store_true", help="evaluate on the training set too")
+    parser.add_argument("--core", type=int, help="run on this core alone, in one thread")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides")
+    args = parser.parse_args(argv)
+    if args.core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {args.core})
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    try:
+        with alone_in(args.output):
+            result = train_and_evaluate(
+                args.config_file, args.opts, args.output, on_train=args.on_train
+            )
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result["metrics"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

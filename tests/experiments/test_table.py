@@ -1,0 +1,154 @@
+"""Rows, statistics, tables and pictures, with numbers worked out by hand."""
+
+import json
+import math
+
+import pytest
+
+from kd_search.experiments import (
+    METRICS,
+    Row,
+    TableLayout,
+    choose_rows,
+    markdown,
+    markdown_grid,
+    pick_metrics,
+    spread,
+    summarise,
+    write_all,
+)
+
+ROWS = [
+    Row("base", paper=(54.7, 49.3)),
+    Row("L2", paper=(54.6, 48.5)),
+    Row("Hints", paper=(56.9, 50.3)),
+    Row("all", paper=(59.4, 53.7)),
+]
+LAYOUT = TableLayout(paper=("PASCAL", "KITTI"))
+
+RESULTS = {
+    ("base", 1): {"AP50": 50.0, "AP": 20.0},
+    ("base", 2): {"AP50": 53.0, "AP": 22.0},
+    ("base", 3): {"AP50": 47.0, "AP": 24.0},
+    ("all", 1): {"AP50": 54.0, "AP": 25.0},
+    ("all", 2): {"AP50": 56.0, "AP": 26.0},
+    ("Hints", 2): {"AP50": 52.0, "AP": 21.0},
+}
+TEACHERS = {"teacher": {"AP50": 60.0, "AP": 30.0}}
+
+
+def by_row(table):
+    return {entry["row"]: entry for entry in table}
+
+
+def test_spread_by_hand():
+    # Deviations -3, 1, 2: squares 9 + 1 + 4 = 14, over n - 1 = 2.
+    result = spread([1.0, 5.0, 6.0])
+    assert result["n"] == 3 and result["mean"] == 4.0
+    assert result["std"] == pytest.approx(math.sqrt(7.0))
+    assert spread([5.0]) == {"n": 1, "mean": 5.0, "std": None}
+
+
+def test_summary_by_hand():
+    table = by_row(summarise(ROWS, RESULTS, TEACHERS, LAYOUT))
+    assert list(table) == ["teacher", "base", "Hints", "all"]
+    base = table["base"]["metrics"]["AP50"]
+    assert base["mean"] == 50.0 and base["std"] == pytest.approx(3.0)
+    assert base["seeds"] == {1: 50.0, 2: 53.0, 3: 47.0} and base["gain"] is None
+    # Seed by seed: 54 - 50 and 56 - 53; the third seed of base has no partner.
+    gain = table["all"]["metrics"]["AP50"]["gain"]
+    assert gain["n"] == 2 and gain["mean"] == 3.5
+    assert gain["std"] == pytest.approx(math.sqrt(0.5))
+    # A single seed is compared with base of that seed, and has no spread.
+    assert table["Hints"]["metrics"]["AP"]["gain"] == {"n": 1, "mean": -1.0, "std": None}
+    assert table["teacher"]["metrics"]["AP50"]["std"] is None
+
+
+def test_markdown_shows_means_spreads_seeds_and_the_paper():
+    lines = markdown(summarise(ROWS, RESULTS, TEACHERS, LAYOUT), LAYOUT).splitlines()
+    assert lines[0] == (
+        "| row | AP50 | AP | AP50 above base | AP50 by seed | paper: PASCAL | paper: KITTI |"
+    )
+    assert lines[2] == "| teacher | 60.0 | 30.0 | - | - | - | - |"
+    assert lines[3] == "| base | 50.0 ± 3.0 | 22.0 ± 2.0 | - | 50.0, 53.0, 47.0 | 54.7 | 49.3 |"
+    assert lines[4] == "| Hints | 52.0 | 21.0 | -1.0 | 52.0 | 56.9 | 50.3 |"
+    assert lines[5] == "| all | 55.0 ± 1.4 | 25.5 ± 0.7 | +3.5 ± 0.7 | 54.0, 56.0 | 59.4 | 53.7 |"
+
+
+def test_a_loss_that_rounds_to_nothing_has_no_sign_of_its_own():
+    results = {("base", 1): {"AP": 20.0}, ("L2", 1): {"AP": 19.999}}
+    assert "| +0.0 |" in markdown(summarise(ROWS, results, {}, LAYOUT), LAYOUT)
+
+
+def test_nothing_finished_is_no_error(tmp_path):
+    assert summarise(ROWS, {}, {}, LAYOUT) == []
+    write_all([], tmp_path, "nothing", {}, LAYOUT)
+    assert "no run" in (tmp_path / "ablation.md").read_text()
+
+
+def test_written_files(tmp_path):
+    table = summarise(ROWS, RESULTS, TEACHERS, LAYOUT)
+    text = write_all(
+        table, tmp_path, "a title", {"dataset": "somewhere"}, LAYOUT, below="below it\n"
+    )
+    content = json.loads((tmp_path / "ablation.json").read_text())
+    assert content["dataset"] == "somewhere"
+    assert by_row(content["table"])["all"]["metrics"]["AP50"]["seeds"] == {"1": 54.0, "2": 56.0}
+    assert (tmp_path / "ablation.md").read_text() == text
+    assert text.startswith("a title\n") and text.endswith("|\n\nbelow it\n")
+    assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_layout_chooses_base_metrics_and_name(tmp_path):
+    layout = TableLayout(metrics=("AP",), base="all", stem="other")
+    table = summarise(ROWS, RESULTS, TEACHERS, layout)
+    assert by_row(table)["base"]["metrics"].keys() == {"AP"}
+    # Seed by seed: 20 - 25 and 22 - 26.
+    assert by_row(table)["base"]["metrics"]["AP"]["gain"]["mean"] == -4.5
+    assert by_row(table)["all"]["metrics"]["AP"]["gain"] is None
+    lines = markdown(table, layout).splitlines()
+    assert lines[0] == "| row | AP | AP above all | AP by seed |"
+    assert lines[2] == "| teacher | 30.0 | - | - |"
+    write_all(table, tmp_path, "", {}, layout)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.json", "other.md", "other.png"]
+
+
+def test_grid_puts_rows_side_by_side():
+    table = summarise(ROWS, RESULTS, TEACHERS, LAYOUT)
+    cells = {"first": ["base", None], "second": ["Hints", "L2"]}
+    lines = markdown_grid(table, cells, ["one", "two"], "AP50", corner="terms").splitlines()
+    assert lines == [
+        "| terms | one | two |",
+        "| --- | --- | --- |",
+        "| first | 50.0 ± 3.0 |  |",
+        "| second | 52.0 | - |",
+    ]
+
+
+def test_rows_as_overrides():
+    assert Row("some", {"A.B": 1, "C": "d"}).opts() == ["A.B", 1, "C", "d"]
+
+
+def test_choice_of_rows():
+    assert [row.name for row in choose_rows(ROWS, ["all", "base"])] == ["base", "all"]
+    assert choose_rows(ROWS, []) == ROWS
+    with pytest.raises(ValueError, match="'L3' is none of base, L2"):
+        choose_rows(ROWS, ["base", "L3"])
+
+
+def test_metrics_of_detection_search_and_reid():
+    results = {"bbox": {"AP": 12.0, "AP50": 30.0, "APs": 1.0}}
+    assert pick_metrics(results) == {"AP": 12.0, "AP50": 30.0}
+    results = {"person_search": {"mAP": 40.0, "top1": 60.0}, "detection": {"AP": 70.0}}
+    assert pick_metrics(results) == {"mAP": 40.0, "top1": 60.0, "det_AP": 70.0}
+    assert pick_metrics({"bbox": {"AP": float("nan")}}) == {"AP": 0.0}
+    assert pick_metrics({"reid": {"mAP": 3.0, "top1": 4.0, "queries": 9}}) == {
+        "reid_mAP": 3.0,
+        "reid_top1": 4.0,
+    }
+    results = {"reid_v2v": {"mAP": 3.0, "top1": 4.0}, "reid_i2v": {"mAP": 1.0, "top1": 2.0}}
+    results = {"reid": results["reid_v2v"], **results}
+    picked = {"i2v_mAP": 1.0, "i2v_top1": 2.0, "v2v_mAP": 3.0, "v2v_top1": 4.0}
+    assert pick_metrics(results) == picked
+    # Tables are in this order, whatever the evaluation's.
+    assert list(pick_metrics(results)) == [name for name in METRICS if name in picked]

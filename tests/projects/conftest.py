@@ -1,0 +1,7 @@
+"""Scripts of a project import each other by their plain names: their folders go on the path."""
+
+import sys
+
+from tiny import REPO
+
+sys.path.extend(str(REPO / "projects" / name) for name in ("DetectorKD", "DKD", "VKD"))

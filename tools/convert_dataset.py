@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Write a registered person search data set in another format.
+
+    python tools/convert_dataset.py --dataset kd_generated --format prw --output data/prw
+    python tools/convert_dataset.py --dataset prw_train --format coco --output data/prw_coco
+
+NAME is a registered set, or what is before _train and _test where both splits are to be written.
+Images become hard links where possible, so that they take no space; --copy makes copies. The new
+folder appears whole or not at all.
+"""
+
+import argparse
+import sys
+from typing import Optional
+
+from detectron2.data import DatasetCatalog
+
+from kd_search.data.writers import (
+    ImageFolder,
+    SplitContent,
+    new_folder,
+    write_coco_json,
+    write_cuhk_sysu,
+    write_mot,
+    write_prw,
+)
+
+WRITERS = {
+    "coco": write_coco_json,
+    "cuhk_sysu": write_cuhk_sysu,
+    "mot": write_mot,
+    "prw": write_prw,
+}
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", metavar="NAME", required=True, help="what to write")
+    parser.add_argument("--format", choices=sorted(WRITERS), required=True)
+    parser.add_argument("--output", metavar="DIR", required=True, help="new or empty folder")
+    parser.add_argument("--copy", action="store_true", help="copy the images")
+    parser.add_argument(
+        "--gallery-sizes",
+        metavar="N",
+        type=int,
+        nargs="+",
+        default=[],
+        help="galleries to make, cuhk_sysu only (default: those of the set, or else the sizes of "
+        "the release that it has images for)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the galleries (default: 0)")
+    return parser
+
+
+def main(argv: Optional[list] = None) -> int:
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.gallery_sizes and args.format != "cuhk_sysu":
+        parser.error("--gallery-sizes is for --format cuhk_sysu")
+    if any(size < 1 for size in args.gallery_sizes) or args.seed < 0:
+        parser.error("gallery sizes must be positive, and the seed not negative")
+    images = ImageFolder(args.copy)
+    options = {}
+    if args.format == "cuhk_sysu":
+        options = {"gallery_sizes": args.gallery_sizes, "seed": args.seed}
+    try:
+        train, test = _splits(args.dataset)
+        with new_folder(args.output) as folder:
+            notes = WRITERS[args.format](folder, train, test, images=images, **options)
+    except KeyboardInterrupt:
+        print("convert_dataset: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as error:
+        print(f"convert_dataset: {error}", file=sys.stderr)
+        return 2
+    for split in (train, test):
+        if split is not None:
+            boxes = sum(len(record["annotations"]) for record in split.dicts)
+            print(
+                f"{split.name}: {len(split.dicts)} images, {boxes} boxes, {len(split.id_map)} ids, "
+                f"{len(split.queries)} queries"
+            )
+    for note in notes:
+        print(f"note: {note}")
+    print(f"wrote {args.output}: {images.linked} images hard-linked, {images.copied} copied")
+    return 0
+
+
+def _splits(name: str) -> tuple[Optional[SplitContent], Optional[SplitContent]]:
+    """Training and test split; one that is not meant is ``None``."""
+    if name in DatasetCatalog.list():
+        split = SplitContent.from_name(name)
+        is_test = bool(split.queries) or name.endswith("_test")
+        return (None, split) if is_test else (split, None)
+    names = [f"{name}_{part}" for part in ("train", "test")]
+    found = [part if part in DatasetCatalog.list() else None for part in names]
+    if not any(found):
+        known = sorted(n for n in DatasetCatalog.list() if n.endswith("_test"))
+        raise ValueError(
+            f"data set {name!r} is not registered, nor is {names[0]} or {names[1]} (known test "
+            f"sets: {', '.join(known)})"
+        )
+    train, test = (SplitContent.from_name(part) if part else None for part in found)
+    return train, test
+
+
+if __name__ == "__main__":
+    sys.exit(main())

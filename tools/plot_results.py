@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""Plot evaluated runs.
+
+    python tools/plot_results.py output/run/inference/prw_test --output plots/
+    python tools/plot_results.py plain=output/a/inference/cuhk_sysu_test \\
+        distilled=output/b/inference/cuhk_sysu_test --output plots/
+
+A run is the output folder of an evaluation, with a label before it if you like. All runs share
+
+    gallery_sizes.png      mAP over the size of the gallery, where the set's protocol lists several
+    cmc.png                share of the queries with a hit among the first k
+    precision_recall.png   mean over the queries
+
+and each run has its own
+
+    <label>_camera_pairs.png   mAP of each camera's queries in each camera's images
+    <label>_distances.png      distances of the same and of different people
+
+The last three need person_search_detections.npz and the registered data set. What cannot be drawn
+is named.
+
+Exit status: 0 drawn, 2 the input cannot be used.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from typing import Any, Callable, Optional
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+import kd_search.data  # noqa: F401  registers the data sets
+from kd_search.evaluation import Protocol, load_detections
+from kd_search.evaluation.detections_file import DETECTIONS_FILE
+from kd_search.evaluation.plot_data import (
+    camera_pairs,
+    cmc_curve,
+    distances,
+    precision_recall_curve,
+)
+from kd_search.evaluation.protocol import PreparedSet, headline_gallery
+from kd_search.evaluation.protocol_table import TABLE_FILE
+from kd_search.evaluation.runs import load_results
+from kd_search.visualization import write_picture
+from kd_search.visualization.search_plots import (
+    draw_camera_pairs,
+    draw_cmc,
+    draw_distances,
+    draw_gallery_sizes,
+    draw_precision_recall,
+)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="[LABEL=]FOLDER")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the pictures")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="registered set; default: as the runs say"
+    )
+    parser.add_argument("--max-rank", type=int, default=50, help="of the CMC (default: 50)")
+    for name, values, default in (
+        ("boxes", ("detected", "ground_truth"), "detected"),
+        ("cameras", ("all", "cross_camera", "junk_same_camera"), "all"),
+        ("rerank", ("none", "cbgm"), "none"),
+        ("mode", ("corrected", "compat"), "corrected"),
+    ):
+        parser.add_argument(
+            f"--{name}", choices=values, default=default, help="rows of gallery_sizes.png"
+        )
+    return parser
+
+
+def main(argv: Optional[list] = None) -> int:
+    args = get_parser().parse_args(argv)
+    try:
+        if args.max_rank < 1:
+            raise ValueError("--max-rank must be 1 or more")
+        _plot(args)
+    except (OSError, ValueError) as error:
+        print(f"plot_results: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _plot(args: argparse.Namespace) -> None:
+    folders = {}
+    for entry in args.runs:
+        label, folder = _split_label(entry)
+        if label in folders:
+            raise ValueError(f"the label {label!r} is given twice")
+        folders[label] = folder
+    documents = {label: load_results(folder) for label, folder in folders.items()}
+    names = {document.get("dataset") for document in documents.values()}
+    if len(names) > 1:
+        raise ValueError(f"the runs are of different data sets: {', '.join(map(str, names))}")
+    (title,) = names
+    pictures = _Pictures(args.output)
+    pictures.draw(
+        "gallery_sizes",
+        lambda: draw_gallery_sizes(
+            {label: _sizes(folder, args) for label, folder in folders.items()}, title
+        ),
+    )
+    pictures.draw(
+        "cmc",
+        lambda: draw_cmc(
+            {label: cmc_curve(d["queries"], args.max_rank) for label, d in documents.items()}, title
+        ),
+    )
+    loaded = _Loaded(args.dataset or title, folders, documents)
+    pictures.draw(
+        "precision_recall",
+        lambda: draw_precision_recall(
+            {label: precision_recall_curve(*loaded.run(label)) for label in folders}, title
+        ),
+    )
+    for label in folders:
+        for kind, compute, draw in (
+            ("camera_pairs", camera_pairs, draw_camera_pairs),
+            ("distances", distances, draw_distances),
+        ):
+            heading = f"{title}, {label}" if len(folders) > 1 else title
+            pictures.draw(
+                f"{_file_name(label)}_{kind}" if len(folders) > 1 else kind,
+                # Called at once: the names do not change before.
+                lambda c=compute, d=draw, n=label, h=heading: d(c(*loaded.run(n)), h),
+            )
+    print(f"wrote {len(pictures.written)} pictures: {', '.join(pictures.written)}")
+    if not pictures.written:
+        raise ValueError("nothing could be drawn")
+
+
+class _Pictures:
+    """Writes what can be drawn, and says what cannot."""
+
+    def __init__(self, folder: str):
+        self._folder = folder
+        self.written: list[str] = []
+
+    def draw(self, name: str, make: Callable) -> None:
+        path = os.path.join(self._folder, f"{name}.png")
+        try:
+            picture = make()
+        except (OSError, ValueError) as error:
+            print(f"not drawn: {path}: {error}")
+            return
+        write_picture(path, picture)
+        self.written.append(path)
+
+
+class _Loaded:
+    """Detections of the runs and their data set, read when they are first needed."""
+
+    def __init__(self, dataset: Any, folders: dict, documents: dict):
+        self._dataset, self._folders, self._documents = dataset, folders, documents
+        self._runs: dict[str, tuple] = {}
+
+    def run(self, label: str) -> tuple:
+        """(prepared set, detections, protocol) of a run."""
+        if label not in self._runs:
+            if self._dataset not in DatasetCatalog.list():
+                raise ValueError(f"{self._dataset!r} is not a registered data set; use --dataset")
+            path = os.path.join(self._folders[label], DETECTIONS_FILE)
+            detections, _ = load_detections(path)
+            dicts = DatasetCatalog.get(self._dataset)
+            lists = MetadataCatalog.get(self._dataset).get("search_galleries")
+            protocol = Protocol(**(self._documents[label].get("protocol") or {}))
+            protocol.gallery = headline_gallery(protocol.gallery, list(lists or {}))
+            data = PreparedSet(detections, dicts, lists or {}, {protocol.gallery})
+            self._runs[label] = data, detections, protocol
+        return self._runs[label]
+
+
+def _sizes(folder: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the table of protocols that differ in the gallery alone."""
+    path = os.path.join(folder, f"{TABLE_FILE}.json")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            rows = json.load(stream)["rows"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not a table of protocols") from None
+    wanted = {key: getattr(args, key) for key in ("boxes", "cameras", "rerank", "mode")}
+    wanted["subset"] = "all"
+    rows = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+    if len(rows) < 2:
+        raise ValueError(f"{path}: has {len(rows)} gallery sizes of this kind; a curve needs two")
+    return rows
+
+
+def _split_label(entry: str) -> tuple[str, str]:
+    """``LABEL=FOLDER``, or a folder that names itself."""
+    label, separator, path = entry.partition("=")
+    if separator and not os.path.exists(entry):
+        return label, path
+    return entry, entry
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", label).strip("_") or "run"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -41,8 +41,8 @@ def _add_datasets(cfg: CfgNode) -> None:
     # People's own data sets, each [name, annotations.json, image folder] and, for a test set, the
     # query file: registered under that name before anything is loaded. (kd_search)
     cfg.DATASETS.PERSON_SEARCH_COCO = []
-    # The same for folders of MOTChallenge, each [name, folder, "option=value", ...] with the options
-    # of docs/datasets.md. (kd_search)
+    # The same for folders of MOTChallenge, each [name, folder, "option=value", ...] with the
+    # options of docs/datasets.md. (kd_search)
     cfg.DATASETS.PERSON_SEARCH_MOT = []
 
 

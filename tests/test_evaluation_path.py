@@ -1,5 +1,7 @@
 """Loader, network and evaluator together, with detected and with ground-truth boxes."""
 
+import csv
+
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -53,3 +55,18 @@ def test_ground_truth_boxes_find_everybody(tmp_path):
     detected, _, _ = evaluate(tmp_path)
     # A network that was never trained finds nobody, but sees some likeness in given boxes.
     assert results["person_search"]["mAP"] > detected["person_search"]["mAP"]
+
+
+def test_one_pass_gives_rows_for_detected_and_for_ground_truth_boxes(tmp_path):
+    given, _, _ = evaluate(tmp_path / "given", "TEST.PERSON_SEARCH.USE_GT_BOXES", True)
+    both, folder, _ = evaluate(tmp_path / "both", "TEST.PERSON_SEARCH.EMBED_GT_BOXES", True)
+    with open(folder / "person_search_table.csv") as file:
+        rows = list(csv.DictReader(file))
+    plain = {
+        row["boxes"]: float(row["mAP"])
+        for row in rows
+        if (row["gallery"], row["cameras"], row["subset"]) == ("all", "all", "all")
+        and (row["rerank"], row["mode"]) == ("none", "corrected")
+    }
+    assert plain["detected"] == pytest.approx(both["person_search"]["mAP"], abs=0.01)
+    assert plain["ground_truth"] == pytest.approx(given["person_search"]["mAP"], abs=0.01)

@@ -94,7 +94,7 @@ class PersonSearchDatasetMapper:
             "with_gt_boxes": with_gt_boxes,
             "with_instances": with_instances,
             # For the rows of the table with annotated boxes; in one pass with detection.
-            "with_annotated_boxes": cfg.TEST.PERSON_SEARCH.TABLE and not with_gt_boxes,
+            "with_annotated_boxes": cfg.TEST.PERSON_SEARCH.EMBED_GT_BOXES and not with_gt_boxes,
             "with_original": is_train and bool(cfg.DISTILLATION.REID_TEACHER.CONFIG_FILE),
         }
 

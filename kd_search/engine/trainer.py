@@ -163,6 +163,9 @@ class PersonSearchTrainer(DefaultTrainer):
             FloatingPointError: too many steps in a row were skipped.
         """
         with self._signals:
+            # Detectron2 logs the trace of whatever happens in its loop; what is wrong with a data
+            # set fits into one line.
+            _ = self.data_loader
             super().train()
         return getattr(self, "_last_eval_results", None)
 

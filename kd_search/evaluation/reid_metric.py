@@ -204,8 +204,10 @@ class _Space:
 
     def __init__(self, metric: str, queries: ReIDSet, gallery: ReIDSet):
         self._metric = metric
-        greatest = max(_lengths(queries.embeddings).max(), _lengths(gallery.embeddings).max())
-        self._unit = 2.0 ** np.ceil(np.log2(greatest)) if greatest > 0 else 1.0
+        self._unit = 1.0
+        if metric == "euclidean":
+            greatest = max(_lengths(queries.embeddings).max(), _lengths(gallery.embeddings).max())
+            self._unit = 2.0 ** np.ceil(np.log2(greatest)) if greatest > 0 else 1.0
 
     def of_gallery(self, embeddings: np.ndarray) -> np.ndarray:
         if self._metric == "cosine":

@@ -27,6 +27,8 @@ class Study:
     train_dataset: str = ""
     #: What the runs learn from, by name of the table; they are run first.
     teachers: dict[str, Run] = field(default_factory=dict)
+    #: Runs that others learn from, too, and rows of the table themselves.
+    first: Sequence[Run] = ()
     #: Stands in the JSON.
     facts: Mapping[str, Any] = field(default_factory=dict)
     #: Markdown below the table, from the entries of the table.
@@ -71,7 +73,7 @@ class Study:
 
 def add_run_options(parser: argparse.ArgumentParser, rows: Sequence[str], output: str) -> None:
     """Options that all studies have: --rows, --seeds, --iterations, --output, --jobs, --on-train,
-    --opts, and --teacher-opts, --teacher-iterations, --teacher-seed.
+    --opts, and --teacher-opts, --teacher-iterations.
 
     Args:
         parser: of the script.
@@ -88,7 +90,6 @@ def add_run_options(parser: argparse.ArgumentParser, rows: Sequence[str], output
     add("--opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of every student")
     add("--teacher-opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of the teacher")
     add("--teacher-iterations", type=int, help="instead of the teacher's SOLVER.MAX_ITER")
-    add("--teacher-seed", type=int, default=1)
 
 
 def check_run_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -134,7 +135,7 @@ def carry_out(make_study: Callable[[], Study], *, jobs: int, on_train: bool = Fa
     """
     try:
         study = make_study()
-        teachers = list(study.teachers.values())
+        teachers = [*study.first, *study.teachers.values()]
         failed = run_all(teachers, jobs=jobs, on_train=on_train)
         if failed:
             raise RunFailed("; ".join(failed))

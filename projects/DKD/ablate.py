@@ -71,6 +71,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     add("--sia", nargs="+", default=[], metavar="SIA", help=f"of {', '.join(AUGMENTATIONS)}")
     add("--sensitivity", nargs="+", default=[], metavar="KEY VALUE", help="instead of the rows")
     add_run_options(parser, list(TERMS), "output/dkd/ablation_SET")
+    parser.add_argument("--teacher-seed", type=int, default=1)
     args = parser.parse_args(argv)
     check_run_options(parser, args)
     if len(args.sensitivity) == 1:

@@ -65,6 +65,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument("--teacher-config", help="instead of the set's")
     parser.add_argument("--teacher-weights", help="a trained teacher; otherwise one is trained")
     add_run_options(parser, [row.name for row in ROWS], "output/detector_kd/ablation_SET")
+    parser.add_argument("--teacher-seed", type=int, default=1)
     args = parser.parse_args(argv)
     check_run_options(parser, args)
     args.student_config = args.student_config or SETS[args.set].student

@@ -148,7 +148,7 @@ def check_split(
                 f"ids not compared with {partner.name}: the two files number people differently"
             )
     if decode:
-        report.defects += _image_defects(split, max_pixels)
+        report.defects += image_defects(split, max_pixels)
     else:
         report.notes.append("images not decoded")
     return report
@@ -176,7 +176,7 @@ def _people(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [a for a in record["annotations"] if not a.get("iscrowd", 0)]
 
 
-def _box_problem(bbox: list[float], record: dict[str, Any]) -> Optional[tuple[str, str]]:
+def box_problem(bbox: list[float], record: dict[str, Any]) -> Optional[tuple[str, str]]:
     """("empty" or "out_of_image", message), or ``None`` for a sound box."""
     x0, y0, x1, y1 = bbox
     width, height = record["width"], record["height"]
@@ -194,7 +194,7 @@ def _box_problem(bbox: list[float], record: dict[str, Any]) -> Optional[tuple[st
 def _box_defects(split: Split) -> Iterator[Defect]:
     for record in split.dicts:
         for annotation in record["annotations"]:
-            problem = _box_problem(annotation["bbox"], record)
+            problem = box_problem(annotation["bbox"], record)
             if problem:
                 yield Defect("box_" + problem[0], split.short(record), problem[1])
 
@@ -224,7 +224,7 @@ def _query_defects(split: Split) -> Iterator[Defect]:
         for query in record.get("queries", ()):
             person = f"id {split.id_map.original(query['person_id'])}"
             where = f"query {query['query_id']} ({person} in {split.short(record)})"
-            problem = _box_problem(query["bbox"], record)
+            problem = box_problem(query["bbox"], record)
             if problem:
                 yield Defect("query_" + problem[0], where, problem[1])
             if not any(
@@ -285,7 +285,7 @@ def _annotated_ids(split: Split) -> set:
     return {split.id_map.original(row) for row in rows if row >= 0}
 
 
-def _image_defects(split: Split, max_pixels: int) -> Iterator[Defect]:
+def image_defects(split: Split, max_pixels: int) -> Iterator[Defect]:
     for record in tqdm(split.dicts, desc="decoding images", unit="image", disable=None):
         where = split.short(record)
         if not PathManager.exists(record["file_name"]):

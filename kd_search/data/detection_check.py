@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from detectron2.structures import BoxMode
 
-from kd_search.data.check import DatasetReport, Defect, _box_problem, _image_defects
+from kd_search.data.check import DatasetReport, Defect, box_problem, image_defects
 from kd_search.data.datasets.detection_sets import known_classes, load_detection_set
 
 
@@ -72,7 +72,7 @@ def check_detection_split(
     if partner is not None:
         report.defects += _overlap_defects(split, partner)
     if decode:
-        report.defects += _image_defects(split, max_pixels)
+        report.defects += image_defects(split, max_pixels)
     else:
         report.notes.append("images not decoded")
     if not split.classes:
@@ -123,7 +123,7 @@ def _annotation_defects(split: DetectionSplit) -> Iterator[Defect]:
             # A place that is ignored for several classes is there once for each of them.
             key = (tuple(annotation["bbox"]), annotation.get("iscrowd", 0))
             if record["width"] and (key not in seen or not key[1]):
-                problem = _box_problem(annotation["bbox"], record)
+                problem = box_problem(annotation["bbox"], record)
                 if problem:
                     yield Defect("box_" + problem[0], where, problem[1])
             seen.add(key)

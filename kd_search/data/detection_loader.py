@@ -7,9 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    detection_utils,
     get_detection_dataset_dicts,
 )
+from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -55,7 +55,7 @@ class NamedErrorMapper:
             raise ImageError(f"{path}: cannot be decoded ({error})") from None
 
     def _check_header(self, path: str) -> None:
-        with detection_utils.PathManager.open(path, "rb") as stream, Image.open(stream) as image:
+        with PathManager.open(path, "rb") as stream, Image.open(stream) as image:
             width, height = image.size
         if width * height > self.max_image_pixels:
             raise ImageError(
@@ -65,7 +65,7 @@ class NamedErrorMapper:
 
 
 def train_set_kind(names: Sequence[str]) -> str:
-    """ "person_search" or "detection": what the sets of ``DATASETS.TRAIN`` are.
+    """What the sets of ``DATASETS.TRAIN`` are: "person_search" or "detection".
 
     Raises:
         ValueError: some have identities and some do not, or one is not registered.

@@ -96,8 +96,14 @@ def check_kind(cfg: CfgNode, names: Sequence[str]) -> None:
 
 
 def best_metric(cfg: CfgNode) -> str:
-    """The metric of ``DATASETS.TEST`` that the best checkpoint has the most of."""
+    """The metric of ``DATASETS.TEST`` that the best checkpoint has the most of.
+
+    A set that is not registered belongs to a trainer with loaders of its own, of which nothing is
+    known: the metric is that of person search.
+    """
     name = cfg.DATASETS.TEST[0]
+    if name not in DatasetCatalog.list():
+        return "person_search/mAP"
     if is_reid(name):
         return "reid/mAP"
     return "person_search/mAP" if searches(cfg, name) else "bbox/AP"

@@ -196,7 +196,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("kd_search.data.synthesis.writer._write_json", fail)
+    monkeypatch.setattr("kd_search.data.synthesis.writer.write_json", fail)
     with pytest.raises(OSError, match="No space"):
         generate_dataset(tmp_path / "set", TINY, progress=False)
     assert os.listdir(tmp_path) == []

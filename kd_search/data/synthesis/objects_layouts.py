@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 
 from kd_search.data.datasets.objects import OBJECT_CLASSES
-from kd_search.data.synthesis.writer import SPLITS, _beside, _remove_leftovers
+from kd_search.data.synthesis.writer import SPLITS, beside, remove_leftovers
 
 #: What each class is called where the set poses as KITTI: all of KITTI's types but DontCare.
 KITTI_TYPES = dict(
@@ -65,8 +65,8 @@ def _write_whole(source, root, write: Callable[[dict, Path, Path], None]) -> Non
         raise ValueError(f"{root} exists: remove it, or choose another folder")
     content = {split: json.loads((source / f"{split}.json").read_text()) for split in SPLITS}
     root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(root)
-    partial = _beside(root, "partial")
+    remove_leftovers(root)
+    partial = beside(root, "partial")
     try:
         write(content, source, partial)
         os.replace(partial, root)

@@ -18,11 +18,11 @@ from kd_search.data.synthesis.objects_config import OBJECTS_VERSION, ObjectsConf
 from kd_search.data.synthesis.objects_scene import ObjectScene, render_objects
 from kd_search.data.synthesis.writer import (
     SPLITS,
-    _beside,
-    _remove_leftovers,
-    _start_worker,
-    _write_json,
+    beside,
     read_description,
+    remove_leftovers,
+    start_worker,
+    write_json,
 )
 
 _KIND = "objects"
@@ -64,8 +64,8 @@ def generate_objects(
     if root.exists() and _is_there(root, description, config, overwrite):
         return False
     root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(root)
-    partial, old = (_beside(root, what) for what in ("partial", "old"))
+    remove_leftovers(root)
+    partial, old = (beside(root, what) for what in ("partial", "old"))
     try:
         _write_all(partial, config, seed, workers, progress, description)
         if root.exists():
@@ -125,8 +125,8 @@ def _write_all(folder: Path, config, seed: int, workers: int, progress: bool, de
             records[job[2]].append(record)
             bar.update()
     for split in SPLITS:
-        _write_json(folder / f"{split}.json", _to_coco(records[split]))
-    _write_json(folder / "dataset.json", description)
+        write_json(folder / f"{split}.json", _to_coco(records[split]))
+    write_json(folder / "dataset.json", description)
 
 
 def _run(jobs: list, workers: int) -> Iterator[dict[str, Any]]:
@@ -138,7 +138,7 @@ def _run(jobs: list, workers: int) -> Iterator[dict[str, Any]]:
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
+        initializer=start_worker,
     )
     try:
         yield from pool.map(_make_image, jobs, chunksize=4)

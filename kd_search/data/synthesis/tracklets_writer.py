@@ -24,11 +24,11 @@ from kd_search.data.synthesis.scene import Stage
 from kd_search.data.synthesis.tracklets_config import TRACKLETS_VERSION, TrackletsConfig
 from kd_search.data.synthesis.tracklets_scene import build_street, film_tracklet
 from kd_search.data.synthesis.writer import (
-    _beside,
-    _remove_leftovers,
-    _start_worker,
-    _write_json,
+    beside,
     read_description,
+    remove_leftovers,
+    start_worker,
+    write_json,
 )
 
 _KIND = "tracklets"
@@ -86,8 +86,8 @@ def generate_tracklets(
     if root.exists() and _is_there(root, description, jobs, overwrite):
         return False
     root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(root)
-    partial, old = (_beside(root, what) for what in ("partial", "old"))
+    remove_leftovers(root)
+    partial, old = (beside(root, what) for what in ("partial", "old"))
     try:
         for folder in _FOLDERS:
             (partial / folder).mkdir(parents=True)
@@ -95,7 +95,7 @@ def generate_tracklets(
         with tqdm(total=len(jobs), desc="filming tracklets", disable=not progress) as bar:
             for _ in _run(jobs, workers):
                 bar.update()
-        _write_json(partial / "dataset.json", description)
+        write_json(partial / "dataset.json", description)
         if root.exists():
             os.replace(root, old)
         os.replace(partial, root)
@@ -176,7 +176,7 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
+        initializer=start_worker,
     )
     try:
         yield from pool.map(_make_tracklet, jobs, chunksize=4)

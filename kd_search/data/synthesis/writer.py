@@ -145,8 +145,8 @@ def generate_dataset(
     if root.exists() and _is_there(root, description, overwrite):
         return False
     root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(root)
-    partial, old = (_beside(root, what) for what in ("partial", "old"))
+    remove_leftovers(root)
+    partial, old = (beside(root, what) for what in ("partial", "old"))
     try:
         _write_all(partial, config, seed, workers, progress, description)
         if root.exists():
@@ -216,8 +216,8 @@ def _write_all(folder: Path, config, seed: int, workers: int, progress: bool, de
         if split == "test":
             queries = choose_queries(sightings, config.queries_per_id, _rng(seed, "queries"))
             _write_queries(folder / "query_info.txt", queries)
-        _write_json(folder / f"{split}.json", _to_coco(records[split]))
-    _write_json(folder / "dataset.json", description)
+        write_json(folder / f"{split}.json", _to_coco(records[split]))
+    write_json(folder / "dataset.json", description)
 
 
 def _run(jobs: list, workers: int) -> Iterator[dict[str, Any]]:
@@ -230,7 +230,7 @@ def _run(jobs: list, workers: int) -> Iterator[dict[str, Any]]:
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
+        initializer=start_worker,
     )
     try:
         yield from pool.map(_make_image, jobs, chunksize=4)
@@ -238,7 +238,7 @@ def _run(jobs: list, workers: int) -> Iterator[dict[str, Any]]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     cv2.setNumThreads(1)
     # Ctrl-C reaches the whole process group; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -288,15 +288,15 @@ def _write_queries(path: Path, queries: list) -> None:
     path.write_text("".join(lines))
 
 
-def _write_json(path: Path, value) -> None:
+def write_json(path: Path, value) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def _beside(root: Path, what: str) -> Path:
+def beside(root: Path, what: str) -> Path:
     return root.with_name(f".{root.name}.{what}-{os.getpid()}")
 
 
-def _remove_leftovers(root: Path) -> None:
+def remove_leftovers(root: Path) -> None:
     """Remove what runs that were killed have left behind."""
     for folder in root.parent.glob(f".{glob.escape(root.name)}.*-*"):
         match = re.fullmatch(r".*\.(?:partial|old)-(\d+)", folder.name)

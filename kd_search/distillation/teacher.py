@@ -56,11 +56,19 @@ class Teacher:
 
 
 def use_batch_statistics(model: nn.Module) -> None:
-    """Make batch normalisation use the batch in evaluation mode too, and remember nothing."""
+    """Make batch normalisation use the batch in evaluation mode too, and remember nothing.
+
+    The running statistics stay as they are: a student may start with them.
+    """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.track_running_stats = False
-            module.running_mean = module.running_var = None
+            module.register_forward_pre_hook(_in_training_mode)
+
+
+def _in_training_mode(norm: nn.Module, inputs) -> None:
+    # In evaluation mode torch would use the running statistics that are there.
+    norm.train()
 
 
 def build_teacher(cfg, fields: Iterable[str], student: Layout) -> Teacher:

@@ -23,6 +23,24 @@ class Row:
         """
         return [x for pair in self.overrides.items() for x in pair]
 
+    def changes(self, cfg) -> bool:
+        """Whether a config has another value for any key of the overrides."""
+        return any(config_value(cfg, key) != value for key, value in self.overrides.items())
+
+
+def config_value(cfg, key: str) -> Any:
+    """Value or node of a config; ``None`` where there is no such key.
+
+    Args:
+        cfg: the config.
+        key: names joined by dots.
+    """
+    for part in key.split("."):
+        if not isinstance(cfg, dict) or part not in cfg:
+            return None
+        cfg = cfg[part]
+    return cfg
+
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 

@@ -33,6 +33,7 @@ from kd_search.experiments import (
     build_run_config,
     carry_out,
     check_run_options,
+    config_value,
     markdown_grid,
     schedule,
 )
@@ -132,26 +133,18 @@ def full_key(cfg, name: str) -> str:
         ValueError: there is none.
     """
     for key in (name, *(f"{node}.{name}" for node in NODES)):
-        if _value(cfg, key) is not None:
+        if config_value(cfg, key) is not None:
             return key
-    known = [key for node in NODES for key in _value(cfg, node)]
+    known = [key for node in NODES for key in config_value(cfg, node)]
     raise ValueError(
         f"--sensitivity: {name!r} is none of {', '.join(known)}, nor a full config key"
     )
 
 
-def _value(cfg, key: str):
-    for part in key.split("."):
-        if not hasattr(cfg, "get") or part not in cfg:
-            return None
-        cfg = cfg[part]
-    return cfg
-
-
 def _sensitivity(args: argparse.Namespace, student, key: str) -> list[DKDRow]:
     """Rows of ``--sensitivity``, the one with the default value among them."""
     values = list(dict.fromkeys(args.sensitivity[1:]))
-    default = _value(student, key)
+    default = config_value(student, key)
     same = [value for value in values if _decoded(args, key, value) == default]
     if not same:
         same = [str(default)]
@@ -161,7 +154,7 @@ def _sensitivity(args: argparse.Namespace, student, key: str) -> list[DKDRow]:
 
 def _decoded(args: argparse.Namespace, key: str, value: str):
     cfg = build_run_config(args.student_config, [*args.opts, key, value], args.output)
-    return _value(cfg, key)
+    return config_value(cfg, key)
 
 
 def _teacher_runs(args: argparse.Namespace, rows: list[DKDRow]) -> dict[bool, Run]:

@@ -4,12 +4,14 @@ import json
 import math
 
 import pytest
+from detectron2.config import CfgNode
 
 from kd_search.experiments import (
     METRICS,
     Row,
     TableLayout,
     choose_rows,
+    config_value,
     markdown,
     markdown_grid,
     pick_metrics,
@@ -127,6 +129,14 @@ def test_grid_puts_rows_side_by_side():
 
 def test_rows_as_overrides():
     assert Row("some", {"A.B": 1, "C": "d"}).opts() == ["A.B", 1, "C", "d"]
+
+
+def test_rows_that_change_nothing():
+    cfg = CfgNode({"A": {"B": 1, "C": [2]}})
+    assert not Row("same", {"A.B": 1, "A.C": [2]}).changes(cfg) and not Row("nothing").changes(cfg)
+    assert Row("other", {"A.B": 1, "A.C": [3]}).changes(cfg)
+    assert config_value(cfg, "A.C") == [2] and config_value(cfg, "A") == cfg.A
+    assert config_value(cfg, "A.D") is None and config_value(cfg, "A.B.C") is None
 
 
 def test_choice_of_rows():

@@ -67,7 +67,12 @@ def _load(name: str) -> LoadedReID:
             original = id_map.original(person["person_id"])
             tracklets.append(_crop(record, person["bbox"], original, "train"))
     notes = [f"{left_out} boxes without an identity are left out"] if left_out else []
-    return load_tracklets(tracklets, name, id_map=id_map, notes=notes, crops_of=name)
+    cameras = {record.get("camera_id", -1) for record in dicts} - {-1}
+    # Seen by one camera alone, everybody would have nothing but junk to be found in.
+    junk_rule = "camera" if len(cameras) > 1 else "none"
+    return load_tracklets(
+        tracklets, name, id_map=id_map, notes=notes, crops_of=name, junk_rule=junk_rule
+    )
 
 
 def _test_crops(record: dict[str, Any], people: list[dict], original_of) -> list[Tracklet]:

@@ -88,3 +88,16 @@ def test_named_crops_are_registered_and_nothing_else(people, registry):
     assert "no_such_set_crops" not in DatasetCatalog.list()
     register_named_crops([f"{name}_crops_crops"])
     assert f"{name}_crops_crops" not in DatasetCatalog.list()
+
+
+def test_crops_of_one_camera_are_not_all_junk(people, little_set, registry):
+    made = little_set("one_camera")
+    made.add_image("c6s1_000001.png", [(30, [2, 3, 10, 20])])
+    made.add_image("c6s1_000002.png", [(30, [3, 3, 10, 20])])
+    made.write()
+    registry.extend(["one_camera_train", "one_camera_train_crops"])
+    register_person_search_coco("one_camera_train", str(made.json_file), str(made.images))
+    for source, rule in ((people(), "camera"), ("one_camera_train", "none")):
+        name = reid_crops_of(source)
+        get_reid_samples(name)
+        assert MetadataCatalog.get(name).junk_rule == rule

@@ -1,0 +1,193 @@
+"""The ablation of projects/VKD: rows, runs, curves over frames, and a few rows from nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from tiny import REPO
+from vkd_rows import STUDIES
+
+from kd_search.data.synthesis import TRACKLETS_PRESETS, generate_tracklets
+from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, settings_of
+from kd_search.files import write_json
+from tests.projects.project_files import load_script
+
+ablate, views = load_script("VKD", "ablate"), load_script("VKD", "views")
+
+
+@pytest.fixture(scope="module")
+def tracklets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tracklets")
+    generate_tracklets(root, TRACKLETS_PRESETS["tiny"], seed=0, progress=False)
+    return root
+
+
+@pytest.fixture
+def study_of(tmp_path, tracklets, monkeypatch):
+    """From options to a study of tiny generated tracklets in ``tmp_path / "out"``."""
+    monkeypatch.chdir(REPO)
+    monkeypatch.setenv("KD_SEARCH_TRACKLETS", str(tracklets))
+
+    def make(*options):
+        args = ["--set", "generated", "--output", str(tmp_path / "out"), "--seeds", "1", "2"]
+        return ablate.make_study(ablate.parse_args([*args, *options]))
+
+    return make
+
+
+def test_students_learn_from_the_teacher_of_their_seed(study_of):
+    study = study_of("--iterations", "20")
+    assert [run.config.SEED for run in study.first] == [1, 2]
+    rows = [row.name for row in STUDIES["terms"]]
+    assert list(study.runs) == [(row, seed) for seed in (1, 2) for row in rows]
+    for seed, teacher in zip((1, 2), study.first):
+        assert study.runs["teacher", seed] is teacher
+        for name in rows[1:]:
+            cfg = study.runs[name, seed].config
+            assert cfg.SEED == seed and cfg.SOLVER.MAX_ITER == 20
+            assert cfg.DISTILLATION.TEACHER.WEIGHTS == str(teacher.weights)
+            assert cfg.DISTILLATION.INIT_FROM_TEACHER
+    assert len({run.folder for run in study.runs.values()}) == 2 * len(rows)
+    assert study.layout.base == "teacher" and study.layout.stem == "terms"
+
+
+def test_rows_set_what_they_are_named_after(study_of):
+    def of(study, name):
+        return study.runs[name, 1].config
+
+    study = study_of()
+    losses = {}
+    for row in STUDIES["terms"][1:]:
+        cfg = of(study, row.name)
+        node, terms = cfg.MODEL.REID_NETWORK, cfg.DISTILLATION.TERMS
+        flags = [node.CLS_WEIGHT > 0, node.TRIPLET_WEIGHT > 0]
+        flags += ["ViewLogitsTerm" in terms, "DistancePreservationTerm" in terms]
+        names = zip(("CE", "TR", "KD", "DP"), flags)
+        losses[row.name] = "+".join(name for name, flag in names if flag)
+    assert losses == {
+        "task": "CE+TR",
+        "task+KD": "CE+TR+KD",
+        "task+DP": "CE+TR+DP",
+        "KD+DP": "KD+DP",
+        "CE+KD+DP": "CE+KD+DP",
+        "TR+KD+DP": "TR+KD+DP",
+        "all": "CE+TR+KD+DP",
+    }
+    study = study_of("--study", "views")
+    views = {r.name: of(study, r.name).MODEL.REID_NETWORK.TRAIN_VIEWS for r in study.rows[1:]}
+    assert views == {f"M={n}": n for n in (1, 2, 4, 8)}
+    study = study_of("--study", "sources")
+    sources = {row.name: of(study, row.name).REID_DATA.VIEWS.SOURCE for row in study.rows[1:]}
+    assert sources == {
+        "cameras": "cameras",
+        "tracklets": "tracklets",
+        "frames": "frames",
+        "one tracklet": "tracklet",
+    }
+
+
+def test_student_of_several_studies_is_trained_once(study_of):
+    terms, many, sources = (study_of("--study", name) for name in STUDIES)
+    same = [terms.runs["all", 2], many.runs["M=2", 2], sources.runs["cameras", 2]]
+    assert len({run.folder for run in same}) == 1
+    assert settings_of(same[0].config) == settings_of(same[1].config)
+    assert settings_of(same[0].config) == settings_of(same[2].config)
+    other = study_of("--study", "views", "--opts", "MODEL.REID_NETWORK.TRAIN_VIEWS", "4").runs
+    assert other["M=4", 1].folder == same[0].folder.parent / "seed1" != other["M=2", 1].folder
+    folders = {r.folder for s in (terms, many, sources) for r in s.runs.values()}
+    assert len(folders) == 2 * (8 + 3 + 3)
+
+
+def test_overrides_reach_students_and_teachers_apart(study_of):
+    opts = ["--opts", "SOLVER.BASE_LR", "0.01", "--teacher-opts", "MODEL.RESNETS.DEPTH", "34"]
+    study = study_of("--rows", "teacher", "all", "--teacher-iterations", "60", *opts)
+    student, teacher = study.runs["all", 1].config, study.first[0].config
+    assert student.SOLVER.BASE_LR == 0.01 and student.MODEL.RESNETS.DEPTH == 18
+    assert student.DISTILLATION.TEACHER.OPTS == ["MODEL.RESNETS.DEPTH", "34"]
+    assert teacher.SOLVER.BASE_LR == 0.001 and teacher.MODEL.RESNETS.DEPTH == 34
+    # 600 iterations with a warm-up of 60 become 60.
+    assert teacher.SOLVER.MAX_ITER == 60 and teacher.SOLVER.WARMUP_ITERS == 6
+
+
+def test_unknown_rows_are_told(study_of):
+    with pytest.raises(ValueError, match="--rows: 'M=2' is none of teacher, task"):
+        study_of("--rows", "M=2")
+
+
+def test_table_of_finished_runs(study_of, tmp_path):
+    study = study_of("--rows", "teacher", "all")
+    for (row, seed), run in study.runs.items():
+        run.folder.mkdir(parents=True)
+        write_json(run.folder / SETTINGS_FILE, settings_of(run.config))
+        metrics = {"i2v_mAP": {"teacher": 40.0, "all": 42.0}[row] + seed, "v2v_mAP": 50.0}
+        write_json(run.folder / RESULT_FILE, {"metrics": metrics})
+    lines = study.write_table().splitlines()
+    assert lines[2] == "| row | i2v_mAP | v2v_mAP | i2v_mAP above teacher | i2v_mAP by seed |"
+    assert lines[4] == "| teacher | 41.5 ± 0.7 | 50.0 ± 0.0 | - | 41.0, 42.0 |"
+    assert lines[5] == "| all | 43.5 ± 0.7 | 50.0 ± 0.0 | +2.0 ± 0.0 | 43.0, 44.0 |"
+    assert len(lines) == 6
+    assert (tmp_path / "out" / "terms.png").exists()
+
+
+def test_curves_over_frames_by_hand(tmp_path):
+    curves = {
+        "teacher": {1: {1: {"i2v_mAP": 10.0}, 2: {"i2v_mAP": 12.0}}, 4: {1: {"i2v_mAP": 20.0}}},
+        "all": {1: {1: {"i2v_mAP": 30.0}}, 4: {1: {"i2v_mAP": 33.0}, 2: {"i2v_mAP": 33.0}}},
+    }
+    assert views.markdown(curves, [1, 4]).splitlines() == [
+        "| i2v_mAP by frames | 1 | 4 |",
+        "| --- | --- | --- |",
+        "| teacher | 11.0 ± 1.4 | 20.0 |",
+        "| all | 30.0 | 33.0 ± 0.0 |",
+    ]
+    views.draw(curves, [1, 4], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_need_a_finished_run(study_of):
+    with pytest.raises(ValueError, match="no finished run: start ablate.py first"):
+        views.measure(study_of(), [1])
+
+
+@pytest.mark.e2e
+def test_teacher_and_student_from_nothing_and_their_curves(tmp_path, tracklets):
+    small = ["MODEL.RESNETS.WIDTH_MULTIPLIER", "0.125", "REID_DATA.SIZE", "[64,32]"]
+    small += ["REID_DATA.IDS_PER_BATCH", "4", "SOLVER.IMS_PER_BATCH", "8"]
+    common = ["--set", "generated", "--output", str(tmp_path / "out"), "--seeds", "1"]
+    common += ["--rows", "teacher", "all", "--iterations", "3", "--teacher-iterations", "3"]
+    common += ["--opts", *small, "--teacher-opts", *small]
+    environment = {
+        **os.environ,
+        "KD_SEARCH_TRACKLETS": str(tracklets),
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def run(script, *more):
+        command = [sys.executable, str(REPO / "projects" / "VKD" / script), *common, *more]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    output = run("ablate.py")
+    assert "[1/1] teacher, seed 1:" in output and "[2/2] all, seed 1:" in output
+    log = (tmp_path / "out" / "all" / "seed1" / "log.txt").read_text()
+    for loss in ("reid_cls", "reid_triplet", "view_logits", "distance_preservation"):
+        assert f"loss_{loss}" in log
+    assert "Initialised backbone.res4" in log and "Initialised backbone.res5" not in log
+    content = json.loads((tmp_path / "out" / "terms.json").read_text())
+    assert [entry["row"] for entry in content["table"]] == ["teacher", "all"]
+    metrics = content["table"][1]["metrics"]
+    assert list(metrics) == ["i2v_mAP", "i2v_top1", "v2v_mAP", "v2v_top1"]
+
+    output = run("views.py", "--frames", "1", "4")
+    assert "| i2v_mAP by frames | 1 | 4 |" in output
+    curves = json.loads((tmp_path / "out" / "frames_terms.json").read_text())["curves"]
+    # The ablation was evaluated with 4 frames.
+    for name, value in metrics.items():
+        assert curves["all"]["4"]["1"][name] == pytest.approx(value["mean"])
+    known = tmp_path / "out" / "all" / "seed1" / "frames.json"
+    before = known.stat().st_mtime_ns
+    assert run("views.py", "--frames", "1", "4") == output
+    assert known.stat().st_mtime_ns == before

@@ -1,4 +1,4 @@
-"""Person-search evaluation: the protocol on flat arrays, and Detectron2's interface to it."""
+"""Evaluation of person search and re-ID: protocols on flat arrays, and Detectron2's interface."""
 
 from .annotations import Annotations, flatten_annotations
 from .average_precision import average_precision
@@ -11,6 +11,11 @@ from .galleries import CAMERAS, MODES, Gallery, View
 from .person_search_evaluator import PersonSearchEvaluator
 from .protocol import Evaluation, Protocol, evaluate_detection_set
 from .protocol_table import ProtocolTable, TableOptions
+from .reid_arrays import JunkRule, ReIDSet
+from .reid_embeddings import ReIDEmbeddings, load_reid_embeddings, save_reid_embeddings
+from .reid_evaluator import ReIDEvaluator
+from .reid_metric import ReIDResult, evaluate_reid
+from .reid_protocol import ReIDProtocol, evaluate_reid_embeddings
 from .search_engine import ViewResult, search_views
 from .search_metric import SearchResult, evaluate_search
 
@@ -25,10 +30,16 @@ __all__ = [
     "Evaluation",
     "Gallery",
     "GroundTruth",
+    "JunkRule",
     "PersonSearchEvaluator",
     "Protocol",
     "ProtocolTable",
     "Queries",
+    "ReIDEmbeddings",
+    "ReIDEvaluator",
+    "ReIDProtocol",
+    "ReIDResult",
+    "ReIDSet",
     "SearchResult",
     "TableOptions",
     "View",
@@ -37,9 +48,13 @@ __all__ = [
     "evaluate_detection",
     "evaluate_detection_set",
     "evaluate_detections_file",
+    "evaluate_reid",
+    "evaluate_reid_embeddings",
     "evaluate_search",
     "flatten_annotations",
     "load_detections",
+    "load_reid_embeddings",
     "save_detections",
+    "save_reid_embeddings",
     "search_views",
 ]

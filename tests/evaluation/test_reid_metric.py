@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks._reid_reference import ReIDEntry, search_one_reid_query
+from kd_search.data.reid.mars import read_queries, read_tracks
 from kd_search.evaluation import similarity
 from kd_search.evaluation.reid_arrays import DISTRACTOR, JUNK, JunkRule, ReIDSet
 from kd_search.evaluation.reid_metric import AP_RULES, METRICS, evaluate_reid
@@ -161,6 +162,27 @@ def test_queries_without_match_are_counted_and_in_no_mean():
     for mean in (nobody.mean_ap, lambda: nobody.top_k_accuracy(1), lambda: nobody.cmc(5)):
         with pytest.raises(ValueError, match="none of the 2 queries has a match"):
             mean()
+
+
+def test_without_its_queries_the_gallery_of_mars_answers_140_of_them_not(real_data):
+    """As the authors of VKD say of MARS (ECCV 2020, their code)."""
+    info = str(real_data("mars_annotations") / "mars_info")
+    tracks = read_tracks(info, "test")
+    _, _, ids, cameras = tracks[tracks[:, 2] != -1].T
+    _, _, asked_ids, asked_cameras = tracks[read_queries(info, len(tracks))].T
+    is_query = np.zeros(len(tracks), dtype=bool)
+    is_query[read_queries(info, len(tracks))] = True
+    is_query = is_query[tracks[:, 2] != -1]
+
+    def without_match(kept):
+        gallery_ids = np.where(ids > 0, ids, DISTRACTOR)[kept]
+        gallery = ReIDSet(np.ones((kept.sum(), 1)), gallery_ids, cameras[kept])
+        queries = ReIDSet(np.ones((len(asked_ids), 1)), asked_ids, asked_cameras)
+        return evaluate_reid(queries, gallery).num_without_match
+
+    assert len(asked_ids) == 1980
+    assert without_match(~is_query) == 140
+    assert without_match(np.ones_like(is_query)) == 0
 
 
 def test_distances_and_cosines_are_reported():

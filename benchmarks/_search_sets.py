@@ -19,7 +19,7 @@ CUHK_SIZES = (50, 100, 500, 1000, 2000, 4000)
 @dataclass
 class SearchSet:
     detections: Detections  # float32
-    given: Detections  # on the annotated boxes, scores 1
+    given: Detections  # on the annotated boxes, scores 1; None if not asked for
     ground_truth: GroundTruth
     queries: Queries
     num_images: int
@@ -29,7 +29,7 @@ class SearchSet:
     subsets: dict = field(default_factory=dict)  # name to (Q,) bool
 
 
-def prw_set(seed=0, num_images=6112, num_queries=2057, num_identities=450):
+def prw_set(seed=0, num_images=6112, num_queries=2057, num_identities=450, with_given=True):
     """A set of PRW's size: few identities that are in many images, six cameras."""
     rng = np.random.default_rng(seed)
     people_in_image = rng.poisson(4.2, num_images)
@@ -41,7 +41,7 @@ def prw_set(seed=0, num_images=6112, num_queries=2057, num_identities=450):
     person = (rng.integers(num_identities, size=num_images)[image] + place) % num_identities
     person[rng.random(len(person)) >= 0.8] = -1
     asked = rng.choice(np.flatnonzero(person >= 0), num_queries, replace=False)
-    return _make(rng, image, person, asked, num_images, num_identities, cameras=6)
+    return _make(rng, image, person, asked, num_images, num_identities, 6, with_given)
 
 
 def cuhk_set(seed=0, num_images=6978, num_queries=2900):
@@ -59,7 +59,7 @@ def cuhk_set(seed=0, num_images=6978, num_queries=2900):
     person[chosen[first]] = owner[first]
     _, asked = np.unique(person, return_index=True)
     asked = asked[1:]  # the first is -1
-    data = _make(rng, image, person, asked, num_images, num_queries, cameras=1)
+    data = _make(rng, image, person, asked, num_images, num_queries, 1)
     queries, truth = data.queries, data.ground_truth
     places = [
         own[truth.image_index[own] != queries.image_index[q]]
@@ -117,7 +117,7 @@ def _part(gallery, name, chosen):
     )
 
 
-def _make(rng, image, person, asked, num_images, num_identities, cameras):
+def _make(rng, image, person, asked, num_images, num_identities, cameras, with_given=True):
     directions = _normalise(rng.standard_normal((num_identities, EMBEDDING_DIM)))
     boxes = _random_boxes(rng, len(image))
     found = np.flatnonzero(rng.random(len(image)) < FOUND)
@@ -137,12 +137,14 @@ def _make(rng, image, person, asked, num_images, num_identities, cameras):
         image_index=detected_image[order],
         embeddings=_embeddings(rng, detected_person[order], directions),
     )
-    given = Detections(
-        boxes.astype(np.float32),
-        np.ones(len(boxes), np.float32),
-        image,
-        _embeddings(rng, person, directions),
-    )
+    given = None
+    if with_given:
+        given = Detections(
+            boxes.astype(np.float32),
+            np.ones(len(boxes), np.float32),
+            image,
+            _embeddings(rng, person, directions),
+        )
     queries = Queries(_embeddings(rng, person[asked], directions), person[asked], image[asked])
     # Two neighbours from the query's image, as far as there are any.
     start = np.searchsorted(detections.image_index, image[asked])

@@ -10,9 +10,11 @@ from typing import Optional
 
 import numpy as np
 
-from .cbgm import Contexts, match_context
+from .cbgm import Contexts
 from .flat_arrays import Detections, GroundTruth, Queries
 from .galleries import Gallery, View
+from .hits import Hits, Moved, best_of, moved_count, ranked_precision
+from .reranking import Reranker
 from .searched_columns import SearchedColumns, SearchedSet, camera_of_queries
 from .similarity import Similarity, above, candidates_of_best
 from .targets import Targets, TargetTable
@@ -45,33 +47,6 @@ class ViewResult:
     match_correct: np.ndarray  # (Q, K) bool
     hit_query: np.ndarray  # (H,) query of each right detection, ascending
     hit_count: np.ndarray  # (H,) searched detections that are at least as similar, itself included
-
-
-@dataclass
-class _Hits:
-    """The right detections of a view in a block, one per place, sorted by query."""
-
-    query: np.ndarray
-    image: np.ndarray
-    column: np.ndarray
-    score: np.ndarray
-
-    def select(self, keep: np.ndarray) -> "_Hits":
-        return _Hits(self.query[keep], self.image[keep], self.column[keep], self.score[keep])
-
-
-@dataclass
-class _Moved:
-    """Detections of a block that re-ranking gave another similarity, in one searched set."""
-
-    column: np.ndarray  # (B, K) -1 padding
-    old: np.ndarray  # (B, K) -inf padding
-    new: np.ndarray  # (B, K) -inf padding
-
-    @classmethod
-    def nothing(cls, num_queries: int, count: int) -> "_Moved":
-        shape = (num_queries, count)
-        return cls(np.full(shape, -1, np.int64), np.full(shape, -np.inf), np.full(shape, -np.inf))
 
 
 def search_views(
@@ -127,7 +102,15 @@ def search_views(
         searchable,
         weight_by_score,
     )
-    search.contexts, search.k1 = contexts, k1
+    if search.reranked_sets:
+        search.reranker = Reranker(
+            contexts,
+            k1,
+            search.reranked_sets,
+            search.columns,
+            search.similarity,
+            search.image_index,
+        )
     search.run()
     return search.results
 
@@ -147,16 +130,16 @@ class _Search:
         weight_by_score,
     ):
         self.views, self.queries, self.num_matches = views, queries, num_matches
+        self.reranker: Optional[Reranker] = None
         self.kept = np.flatnonzero(detections.scores >= score_thresh)
         found = Detections(
             detections.boxes[self.kept],
             detections.scores[self.kept],
             detections.image_index[self.kept],
         )
-        embeddings = detections.embeddings[self.kept]
-        if weight_by_score:
-            embeddings = embeddings.astype(np.float64) * found.scores[:, None]
-        self.similarity = Similarity(embeddings)
+        self.similarity = Similarity(
+            detections.embeddings, self.kept, found.scores if weight_by_score else None
+        )
         num_images = 1 + max(
             (
                 int(images.max(initial=-1))
@@ -259,12 +242,14 @@ class _Search:
         self.columns.start_block(start, stop)
         camera = self.camera_of_query[start:stop]
         targets = self._targets(start, stop, camera)
-        moved = self._rerank(start, rows) if self.reranked_sets else {}
+        moved = {}
+        if self.reranker is not None:
+            moved = self.reranker.move(start, rows, self._best_of_sets)
         hits = [
             self._hits(rows, targets[view.gallery, view.mode, view.cameras], view.mode, change)
             for view, change in zip(self.views, self._changes(moved))
         ]
-        best = [_best(h, len(rows)) for h in hits]
+        best = [best_of(h, len(rows)) for h in hits]
         scores, counts, equal, number = self._count(rows, hits, best)
         for v, (view, result) in enumerate(zip(self.views, self.results)):
             k = self.set_of_view[v]
@@ -272,13 +257,13 @@ class _Search:
             count = counts[number[v], k]
             ties = equal[number[v]]
             if change is not None:
-                count = count + _moved_count(hits[v], change, np.greater_equal)
-                ties = ties + _moved_count(hits[v], change, np.equal)
+                count = count + moved_count(hits[v], change, np.greater_equal)
+                ties = ties + moved_count(hits[v], change, np.equal)
             target = targets[view.gallery, view.mode, view.cameras]
             block = slice(start, stop)
             result.num_gt[block] = np.bincount(target.query, target.weight, minlength=len(rows))
             result.num_found[block] = np.bincount(hits[v].query, minlength=len(rows))
-            result.ap[block] = _average_precision(hits[v], count, result.num_gt[block])
+            result.ap[block] = ranked_precision(hits[v], count, result.num_gt[block])
             self.hit_parts[v].append(np.stack([start + hits[v].query, count]))
             leading = np.flatnonzero(hits[v].score == best[v][hits[v].query])
             result.first_hit_rank[start + hits[v].query[leading]] = count[leading]
@@ -323,12 +308,12 @@ class _Search:
         junk = places.select((seen_by == asked_by) & (seen_by >= 0))
         self.columns.set_junk(k, junk.query[junk.pair_target], junk.pair_column)
 
-    def _changes(self, moved) -> list[Optional[_Moved]]:
+    def _changes(self, moved) -> list[Optional[Moved]]:
         return [
             moved.get(k) if view.reranked else None for view, k in zip(self.views, self.set_of_view)
         ]
 
-    def _hits(self, rows, places: Targets, mode: str, change: Optional[_Moved]) -> _Hits:
+    def _hits(self, rows, places: Targets, mode: str, change: Optional[Moved]) -> Hits:
         """Of each place the most similar candidate."""
         query = places.query[places.pair_target]
         score = rows[query, places.pair_column]
@@ -339,11 +324,11 @@ class _Search:
         order = np.lexsort((tie, -score, places.pair_target))
         first = order[np.flatnonzero(np.diff(places.pair_target[order], prepend=-1))]
         target = places.pair_target[first]
-        return _Hits(
+        return Hits(
             places.query[target], places.image[target], places.pair_column[first], score[first]
         )
 
-    def _count(self, rows, hits: list[_Hits], best: list[np.ndarray]):
+    def _count(self, rows, hits: list[Hits], best: list[np.ndarray]):
         """Count, for each similarity of a hit and each set, the detections at least as similar.
 
         Returns:
@@ -402,62 +387,6 @@ class _Search:
                 own.sort()
                 counts[:, k] = len(own) - np.searchsorted(own, scores, side="left")
 
-    def _rerank(self, start: int, rows: np.ndarray) -> dict[int, _Moved]:
-        """New similarities by context, for each set that a re-ranked view searches."""
-        size, offsets = len(rows), self.contexts.offsets[start : start + len(rows) + 1]
-        # Alone, a query is matched to its most similar detection, which keeps its value.
-        accompanied = np.flatnonzero(np.diff(offsets))
-        sets = self.reranked_sets
-        tops = [self._best_of_sets(q, rows[q], sets, self.k1) for q in accompanied]
-        # One row for each image to look at again: set, query, image; sorted.
-        lengths = [len(top[k]) for top in tops for k in sets]
-        columns = np.concatenate([top[k] for top in tops for k in sets] or [np.zeros(0, np.int64)])
-        number = np.repeat(np.tile(np.arange(len(sets)), len(accompanied)), lengths)
-        query = np.repeat(np.repeat(accompanied, len(sets)), lengths)
-        count = self.columns.num_images
-        keys = np.unique((number * size + query) * count + self.image_index[columns])
-        number, pair = np.divmod(keys, size * count)
-        # Several sets share a pair of query and image.
-        pairs, pair = np.unique(pair, return_inverse=True)
-        column, new = self._match(rows, *np.divmod(pairs, count), offsets)
-        moved = {}
-        for n, k in enumerate(sets):
-            own = pair[number == n]
-            own = own[column[own] >= 0]
-            query = pairs[own] // count
-            wanted = ~self.columns.is_junk(k, query, column[own])
-            own, query = own[wanted], query[wanted]
-            slot = np.arange(len(own)) - np.searchsorted(query, query, side="left")
-            change = _Moved.nothing(size, self.k1)
-            change.column[query, slot] = column[own]
-            change.old[query, slot] = rows[query, column[own]]
-            change.new[query, slot] = new[own]
-            moved[k] = change
-        return moved
-
-    def _match(self, rows, query, images, offsets):
-        """(I,) matched column, -1 for none, and (I,) its new similarity, of queries and images."""
-        columns, counts = self.columns.columns_of_images(images)
-        start = np.cumsum(counts) - counts
-        image = np.repeat(np.arange(len(images)), counts)
-        place = np.arange(len(columns)) - start[image]
-        people = 1 + int(np.diff(offsets).max(initial=0))
-        similarity = np.full((people, len(images), counts.max(initial=1)), -np.inf)
-        similarity[0, image, place] = rows[query[image], columns]
-        bounds = np.searchsorted(query[image], np.arange(len(rows) + 1))
-        for q in np.unique(query):
-            part = slice(bounds[q], bounds[q + 1])
-            context = self.contexts.embeddings[offsets[q] : offsets[q + 1]]
-            similarity[1 : 1 + len(context), image[part], place[part]] = self.similarity.of_columns(
-                context, columns[part]
-            )
-        matched, new = match_context(similarity, counts, 1 + np.diff(offsets)[query])
-        # An image of which nobody is matched to the query, or a block without images.
-        there = matched >= 0
-        column = np.full(len(images), -1, np.int64)
-        column[there] = columns[start[there] + matched[there]]
-        return column, new
-
     def _best_of_sets(self, q, row, sets, count) -> dict[int, np.ndarray]:
         """The ``count`` most similar detections of each set, best first, equals in order."""
         if len(sets) > 1:
@@ -509,7 +438,7 @@ class _Search:
         first = int(np.flatnonzero(np.isin(ranked, hits.column[own]))[0])
         return count - len(equal) + first + 1
 
-    def _keep_matches(self, start, rows, hits: _Hits, change: Optional[_Moved]) -> None:
+    def _keep_matches(self, start, rows, hits: Hits, change: Optional[Moved]) -> None:
         result, k = self.results[0], self.set_of_view[0]
         bounds = np.searchsorted(hits.query, np.arange(len(rows) + 1))
         for q, row in enumerate(rows):
@@ -522,35 +451,6 @@ class _Search:
             result.match_index[start + q, place] = self.kept[best]
             result.match_similarity[start + q, place] = row[best]
             result.match_correct[start + q, place] = (best[:, None] == own).any(axis=1)
-
-
-def _best(hits: _Hits, num_queries: int) -> np.ndarray:
-    """(B,) the highest similarity of a hit of each query; -inf without any."""
-    best = np.full(num_queries, -np.inf)
-    np.maximum.at(best, hits.query, hits.score)
-    return best
-
-
-def _average_precision(hits: _Hits, count: np.ndarray, num_gt: np.ndarray) -> np.ndarray:
-    """Sum over the hits of the precision there, over the places; equal ones enter together."""
-    order = np.lexsort((-hits.score, hits.query))
-    query, score = hits.query[order], hits.score[order]
-    ends = np.append((np.diff(query) != 0) | (np.diff(score) != 0), True)[: len(order)]
-    # The last hit of the same similarity, counted from the first of the same query.
-    places = np.flatnonzero(ends)
-    last = places[np.searchsorted(places, np.arange(len(order)))]
-    so_far = last + 1 - np.searchsorted(query, query, side="left")
-    precision = np.bincount(query, so_far / count[order], minlength=len(num_gt))
-    return np.divide(precision, num_gt, out=np.zeros(len(num_gt)), where=num_gt > 0)
-
-
-def _moved_count(hits: _Hits, change: _Moved, compare) -> np.ndarray:
-    """(H,) how many more detections compare so with each hit than before re-ranking."""
-    score = hits.score[:, None]
-    moved = change.column[hits.query] >= 0
-    after = compare(change.new[hits.query], score) & moved
-    before = compare(change.old[hits.query], score) & moved
-    return after.sum(axis=1) - before.sum(axis=1)
 
 
 def _extend(values: Optional[np.ndarray], count: int, fill) -> np.ndarray:

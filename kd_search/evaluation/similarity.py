@@ -1,6 +1,7 @@
 """Cosine similarities in float64, in blocks of queries: memory does not grow with the queries."""
 
 from collections.abc import Iterator
+from typing import Optional, Union
 
 import numpy as np
 
@@ -11,9 +12,9 @@ _ROUNDING = 384.0
 # Bytes of one block of similarities; a block is as many queries as fit, but never few, since a
 # product with few rows is slow.
 _BLOCK_BYTES = 48 << 20
-_MIN_QUERIES = 32
+_MIN_QUERIES = 16
 # Above this size the embeddings are not kept in float64, but converted part by part, each time.
-_FLOAT64_BYTES = 256 << 20
+_FLOAT64_BYTES = 128 << 20
 # Entries that one maximum stands for when the best of a row are looked for.
 CHUNK = 128
 
@@ -22,24 +23,28 @@ class Similarity:
     """Similarities of queries and N detections.
 
     Args:
-        embeddings: (N, D) of the detections, unit length.
+        embeddings: (M, D) unit length.
+        rows: (N,) the rows that are the detections; None for all.
+        weights: (N,) factors of the similarities of each detection; None for none.
     """
 
-    def __init__(self, embeddings: np.ndarray):
-        self._count, dim = embeddings.shape
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        rows: Optional[np.ndarray] = None,
+        weights: Optional[np.ndarray] = None,
+    ):
+        self._embeddings, self._weights = embeddings, weights
+        # All of them in order need no copy: there may be half a million.
+        self._rows = None if rows is None or len(rows) == len(embeddings) else rows
+        self._count = len(embeddings) if rows is None else len(rows)
         #: Length of a row: N, filled up with -inf to whole chunks.
         self.columns = -(-max(self._count, 1) // CHUNK) * CHUNK
-        self._parts = [(0, embeddings)]
-        if 8 * dim * self.columns <= _FLOAT64_BYTES:
-            # Padded: where the product is not, BLAS gives the last columns other bits.
-            whole = np.zeros((self.columns, dim))
-            whole[: self._count] = embeddings
-            self._parts = [(0, whole)]
-        else:
-            step = max(CHUNK, (_FLOAT64_BYTES // 8 // (8 * dim)) // CHUNK * CHUNK)
-            self._parts = [
-                (first, embeddings[first : first + step]) for first in range(0, self._count, step)
-            ]
+        bytes_per_row = 8 * max(embeddings.shape[1], 1)
+        self._step = self.columns
+        if bytes_per_row * self.columns > _FLOAT64_BYTES:
+            self._step = max(CHUNK, _FLOAT64_BYTES // 8 // bytes_per_row // CHUNK * CHUNK)
+        self._whole = self._part(0) if self._step == self.columns else None
 
     def blocks(self, queries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Similarities of queries (Q, D), block by block.
@@ -56,25 +61,44 @@ class Similarity:
 
     def of_columns(self, embeddings: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """(B, C) similarities of embeddings (B, D) and some detections (C,)."""
-        if len(self._parts) == 1:
-            chosen = self._parts[0][1].take(columns, axis=0)
+        if self._whole is not None:
+            chosen = self._whole.take(columns, axis=0)
         else:
-            step = len(self._parts[0][1])
-            chosen = np.stack([self._parts[c // step][1][c % step] for c in columns])
-        chosen = chosen.astype(np.float64, copy=False)
+            chosen = self._float64(columns)
         return round_similarity(embeddings.astype(np.float64) @ chosen.T)
 
     def _fill(self, queries: np.ndarray, out: np.ndarray) -> np.ndarray:
-        if self._count:
-            for first, part in self._parts:
-                columns = out[:, first : first + len(part)]
-                if part.dtype == np.float64 and len(part) == self.columns:
-                    np.matmul(queries, part.T, out=columns)
-                else:
-                    columns[:] = queries @ _padded(part).T[:, : len(part)]
+        if not self._count:
+            # Nobody was found: then even the length of the embeddings may be unknown.
+            out[:] = -np.inf
+            return out
+        if self._whole is not None:
+            np.matmul(queries, self._whole.T, out=out)
+        else:
+            for first in range(0, self.columns, self._step):
+                part = self._part(first)
+                out[:, first : first + len(part)] = queries @ part.T
         round_similarity(out)
         out[:, self._count :] = -np.inf
         return out
+
+    def _part(self, first: int) -> np.ndarray:
+        """Detections from ``first`` on in float64, at most a step of them, filled up to chunks.
+
+        Where the product is not of whole chunks, BLAS gives the last columns other bits.
+        """
+        last = min(first + self._step, self.columns)
+        rows = np.zeros((last - first, self._embeddings.shape[1]))
+        found = max(0, min(last, self._count) - first)
+        rows[:found] = self._float64(slice(first, first + found))
+        return rows
+
+    def _float64(self, columns: Union[np.ndarray, slice]) -> np.ndarray:
+        rows = columns if self._rows is None else self._rows[columns]
+        chosen = self._embeddings[rows].astype(np.float64)
+        if self._weights is not None:
+            chosen *= self._weights[columns, None]
+        return chosen
 
 
 def round_similarity(similarity: np.ndarray) -> np.ndarray:
@@ -82,12 +106,6 @@ def round_similarity(similarity: np.ndarray) -> np.ndarray:
     similarity += _ROUNDING
     similarity -= _ROUNDING
     return similarity
-
-
-def _padded(rows: np.ndarray) -> np.ndarray:
-    whole = np.zeros((-(-len(rows) // CHUNK) * CHUNK, rows.shape[1]))
-    whole[: len(rows)] = rows
-    return whole
 
 
 def best_columns(row: np.ndarray, count: int) -> np.ndarray:

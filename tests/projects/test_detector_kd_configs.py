@@ -14,7 +14,7 @@ import kd_search.distillation.teacher as teacher_module
 from kd_search import add_kd_search_config
 from kd_search.distillation import IDTableFile
 from kd_search.engine import PersonSearchTrainer
-from tests.projects.detector_kd import CONFIGS, RUNNABLE, name_of
+from tests.projects.detector_kd import RUNNABLE, name_of
 
 
 def merged(path):
@@ -45,11 +45,6 @@ DISTILLED = [path for path in RUNNABLE if is_distilled(path)]
 
 def teacher_of(cfg):
     return merged(REPO / cfg.DISTILLATION.TEACHER.CONFIG_FILE)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_every_config_merges(path):
-    merged(path)
 
 
 @pytest.mark.parametrize("path", RUNNABLE, ids=name_of)

@@ -39,11 +39,6 @@ def built(path):
     return PersonSearchTrainer.build_model(cfg)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_every_config_merges(path):
-    merged(path)
-
-
 def test_every_experiment_names_a_folder_of_its_own():
     folders = [merged(path).OUTPUT_DIR for path in RUNNABLE]
     assert len(set(folders)) == len(RUNNABLE) and "./output" not in folders

@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape
 from PIL import Image
 
 from kd_search.data.datasets.objects import OBJECT_CLASSES
-from kd_search.data.synthesis.writer import SPLITS, beside, remove_leftovers
+from kd_search.data.synthesis.whole_folder import whole_folder
+from kd_search.data.synthesis.writer import SPLITS
 
 #: What each class is called where the set poses as KITTI: all of KITTI's types but DontCare.
 KITTI_TYPES = dict(
@@ -64,14 +65,8 @@ def _write_whole(source, root, write: Callable[[dict, Path, Path], None]) -> Non
     if root.exists():
         raise ValueError(f"{root} exists: remove it, or choose another folder")
     content = {split: json.loads((source / f"{split}.json").read_text()) for split in SPLITS}
-    root.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(root)
-    partial = beside(root, "partial")
-    try:
+    with whole_folder(root) as partial:
         write(content, source, partial)
-        os.replace(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _by_image(content: dict[str, Any]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:

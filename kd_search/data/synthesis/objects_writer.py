@@ -2,8 +2,6 @@
 
 import json
 import multiprocessing
-import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,11 +14,10 @@ from tqdm import tqdm
 from kd_search.data.datasets.objects import OBJECT_CLASSES
 from kd_search.data.synthesis.objects_config import OBJECTS_VERSION, ObjectsConfig
 from kd_search.data.synthesis.objects_scene import ObjectScene, render_objects
+from kd_search.data.synthesis.whole_folder import whole_folder
 from kd_search.data.synthesis.writer import (
     SPLITS,
-    beside,
     read_description,
-    remove_leftovers,
     start_worker,
     write_json,
 )
@@ -63,17 +60,8 @@ def generate_objects(
     }
     if root.exists() and _is_there(root, description, config, overwrite):
         return False
-    root.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(root)
-    partial, old = (beside(root, what) for what in ("partial", "old"))
-    try:
+    with whole_folder(root) as partial:
         _write_all(partial, config, seed, workers, progress, description)
-        if root.exists():
-            os.replace(root, old)
-        os.replace(partial, root)
-    finally:
-        for folder in (partial, old):
-            shutil.rmtree(folder, ignore_errors=True)
     return True
 
 

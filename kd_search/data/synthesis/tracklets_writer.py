@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -23,10 +22,9 @@ from kd_search.data.synthesis.appearance import (
 from kd_search.data.synthesis.scene import Stage
 from kd_search.data.synthesis.tracklets_config import TRACKLETS_VERSION, TrackletsConfig
 from kd_search.data.synthesis.tracklets_scene import build_street, film_tracklet
+from kd_search.data.synthesis.whole_folder import whole_folder
 from kd_search.data.synthesis.writer import (
-    beside,
     read_description,
-    remove_leftovers,
     start_worker,
     write_json,
 )
@@ -85,10 +83,7 @@ def generate_tracklets(
     jobs = list(_plan(config, seed))
     if root.exists() and _is_there(root, description, jobs, overwrite):
         return False
-    root.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(root)
-    partial, old = (beside(root, what) for what in ("partial", "old"))
-    try:
+    with whole_folder(root) as partial:
         for folder in _FOLDERS:
             (partial / folder).mkdir(parents=True)
         jobs = [job._replace(folder=str(partial / job.folder)) for job in jobs]
@@ -96,12 +91,6 @@ def generate_tracklets(
             for _ in _run(jobs, workers):
                 bar.update()
         write_json(partial / "dataset.json", description)
-        if root.exists():
-            os.replace(root, old)
-        os.replace(partial, root)
-    finally:
-        for folder in (partial, old):
-            shutil.rmtree(folder, ignore_errors=True)
     return True
 
 

@@ -1,11 +1,8 @@
 """Writes a generated data set to disk: images, COCO-JSON, queries; whole or not at all."""
 
-import glob
 import json
 import multiprocessing
 import os
-import re
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -34,6 +31,7 @@ from kd_search.data.synthesis.schedule import (
     plan_split,
     planned_sightings,
 )
+from kd_search.data.synthesis.whole_folder import whole_folder
 
 SPLITS = ("train", "test")
 # Every random stream has a name, so that images can be made alone and in any order.
@@ -144,17 +142,8 @@ def generate_dataset(
     description = {"generator_version": GENERATOR_VERSION, "seed": seed, "config": config.to_dict()}
     if root.exists() and _is_there(root, description, overwrite):
         return False
-    root.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(root)
-    partial, old = (beside(root, what) for what in ("partial", "old"))
-    try:
+    with whole_folder(root) as partial:
         _write_all(partial, config, seed, workers, progress, description)
-        if root.exists():
-            os.replace(root, old)
-        os.replace(partial, root)
-    finally:
-        for folder in (partial, old):
-            shutil.rmtree(folder, ignore_errors=True)
     return True
 
 
@@ -290,25 +279,3 @@ def _write_queries(path: Path, queries: list) -> None:
 
 def write_json(path: Path, value) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
-
-
-def beside(root: Path, what: str) -> Path:
-    return root.with_name(f".{root.name}.{what}-{os.getpid()}")
-
-
-def remove_leftovers(root: Path) -> None:
-    """Remove what runs that were killed have left behind."""
-    for folder in root.parent.glob(f".{glob.escape(root.name)}.*-*"):
-        match = re.fullmatch(r".*\.(?:partial|old)-(\d+)", folder.name)
-        if match and not _alive(int(match.group(1))):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,9 +1,6 @@
 """Writes the generated multi-class detection set: images and COCO-JSON, whole or not at all."""
 
 import json
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -15,10 +12,10 @@ from kd_search.data.datasets.objects import OBJECT_CLASSES
 from kd_search.data.synthesis.objects_config import OBJECTS_VERSION, ObjectsConfig
 from kd_search.data.synthesis.objects_scene import ObjectScene, render_objects
 from kd_search.data.synthesis.whole_folder import whole_folder
+from kd_search.data.synthesis.workers import run_jobs
 from kd_search.data.synthesis.writer import (
     SPLITS,
     read_description,
-    start_worker,
     write_json,
 )
 
@@ -109,29 +106,12 @@ def _write_all(folder: Path, config, seed: int, workers: int, progress: bool, de
     ]
     records: dict[str, list] = {split: [] for split in SPLITS}
     with tqdm(total=len(jobs), desc="generating images", unit="img", disable=not progress) as bar:
-        for job, record in zip(jobs, _run(jobs, workers)):
+        for job, record in zip(jobs, run_jobs(_make_image, jobs, workers)):
             records[job[2]].append(record)
             bar.update()
     for split in SPLITS:
         write_json(folder / f"{split}.json", _to_coco(records[split]))
     write_json(folder / "dataset.json", description)
-
-
-def _run(jobs: list, workers: int) -> Iterator[dict[str, Any]]:
-    """Records of all jobs, in their order."""
-    if workers <= 1:
-        yield from map(_make_image, jobs)
-        return
-    # "spawn": a fork of a process that already runs torch or OpenCV threads may hang.
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=start_worker,
-    )
-    try:
-        yield from pool.map(_make_image, jobs, chunksize=4)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _make_image(job: tuple[ObjectsConfig, int, str, int, str]) -> dict[str, Any]:

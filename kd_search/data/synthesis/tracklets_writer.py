@@ -1,10 +1,8 @@
 """Writes the generated tracklet set in the layout and names of Market-1501, whole or not at all."""
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
@@ -23,9 +21,9 @@ from kd_search.data.synthesis.scene import Stage
 from kd_search.data.synthesis.tracklets_config import TRACKLETS_VERSION, TrackletsConfig
 from kd_search.data.synthesis.tracklets_scene import build_street, film_tracklet
 from kd_search.data.synthesis.whole_folder import whole_folder
+from kd_search.data.synthesis.workers import run_jobs
 from kd_search.data.synthesis.writer import (
     read_description,
-    start_worker,
     write_json,
 )
 
@@ -88,7 +86,7 @@ def generate_tracklets(
             (partial / folder).mkdir(parents=True)
         jobs = [job._replace(folder=str(partial / job.folder)) for job in jobs]
         with tqdm(total=len(jobs), desc="filming tracklets", disable=not progress) as bar:
-            for _ in _run(jobs, workers):
+            for _ in run_jobs(_make_tracklet, jobs, workers):
                 bar.update()
         write_json(partial / "dataset.json", description)
     return True
@@ -155,22 +153,6 @@ def _make_tracklet(job: _Job) -> int:
             raise RuntimeError(f"could not encode {name}")
         Path(job.folder, name).write_bytes(encoded.tobytes())
     return len(names)
-
-
-def _run(jobs: list[_Job], workers: int) -> Iterator[int]:
-    if workers <= 1:
-        yield from map(_make_tracklet, jobs)
-        return
-    # "spawn": a fork of a process that already runs torch or OpenCV threads may hang.
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=start_worker,
-    )
-    try:
-        yield from pool.map(_make_tracklet, jobs, chunksize=4)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _is_there(root: Path, description: dict[str, Any], jobs: list[_Job], overwrite: bool) -> bool:

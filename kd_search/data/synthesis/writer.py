@@ -1,12 +1,6 @@
 """Writes a generated data set to disk: images, COCO-JSON, queries; whole or not at all."""
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -32,6 +26,7 @@ from kd_search.data.synthesis.schedule import (
     planned_sightings,
 )
 from kd_search.data.synthesis.whole_folder import whole_folder
+from kd_search.data.synthesis.workers import run_jobs
 
 SPLITS = ("train", "test")
 # Every random stream has a name, so that images can be made alone and in any order.
@@ -196,7 +191,7 @@ def _write_all(folder: Path, config, seed: int, workers: int, progress: bool, de
     bar = tqdm(total=len(jobs), desc="generating images", unit="img", disable=not progress)
     records: dict[str, list] = {split: [] for split in SPLITS}
     with bar:
-        for job, record in zip(jobs, _run(jobs, workers)):
+        for job, record in zip(jobs, run_jobs(_make_image, jobs, workers)):
             records[job[2]].append(record)
             bar.update()
     for split in SPLITS:
@@ -207,37 +202,6 @@ def _write_all(folder: Path, config, seed: int, workers: int, progress: bool, de
             _write_queries(folder / "query_info.txt", queries)
         write_json(folder / f"{split}.json", _to_coco(records[split]))
     write_json(folder / "dataset.json", description)
-
-
-def _run(jobs: list, workers: int) -> Iterator[dict[str, Any]]:
-    """Records of all jobs, in their order."""
-    if workers <= 1:
-        yield from map(_make_image, jobs)
-        return
-    # "spawn": a fork of a process that already runs torch or OpenCV threads may hang. An executor
-    # and not a Pool, which waits forever for a worker that was killed.
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=start_worker,
-    )
-    try:
-        yield from pool.map(_make_image, jobs, chunksize=4)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def start_worker() -> None:
-    cv2.setNumThreads(1)
-    # Ctrl-C reaches the whole process group; the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # Workers of an executor whose process was killed would wait for work forever.
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _sightings(records: list) -> list[Sighting]:

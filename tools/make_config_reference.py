@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write docs/configuration.md from the comments of kd_search/config.py.
+"""Write docs/configuration.md from the comments of kd_search/config/.
 
 python tools/make_config_reference.py           # write
 python tools/make_config_reference.py --check   # exit 1 if the file is not current
@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-SOURCE = REPO / "kd_search" / "config.py"
+SOURCE = REPO / "kd_search" / "config"
+#: In the order of add_kd_search_config().
+FILES = ("data.py", "model.py", "distillation.py", "training.py")
 TARGET = REPO / "docs" / "configuration.md"
 
 HEAD = """# Configuration reference
 
-<!-- Made by tools/make_config_reference.py from kd_search/config.py: edit that file instead. -->
+<!-- Made by tools/make_config_reference.py from kd_search/config/: edit that instead. -->
 
 These keys are added by `add_kd_search_config(cfg)`; all keys of
 [Detectron2](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references)
@@ -27,7 +29,7 @@ KEY = re.compile(r"^    cfg\.([A-Z0-9_.]+) = (.+)$")
 
 
 def read_keys(source: str) -> list[tuple[str, str, str]]:
-    """(key, default, description) of every key, in the order of the file."""
+    """(key, default, description) of every key, in the order of the files."""
     keys, comment = [], []
     for line in source.splitlines():
         stripped = line.strip()
@@ -59,7 +61,7 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="only say whether it is current")
     args = parser.parse_args()
-    text = render(read_keys(SOURCE.read_text()))
+    text = render(read_keys("\n".join((SOURCE / name).read_text() for name in FILES)))
     if not args.check:
         TARGET.write_text(text)
         return 0

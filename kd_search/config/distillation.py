@@ -1,0 +1,180 @@
+"""Keys of distillation: teachers, and what each paper's terms need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+
+def add_distillation(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    cfg.DISTILLATION = CN()
+    # Meta-architecture of the student; MODEL.META_ARCHITECTURE is "Distiller". (kd_search)
+    cfg.DISTILLATION.STUDENT_META_ARCH = "PersonSearchRCNN"
+    # Names from DISTILLATION_TERM_REGISTRY; any subset, in any order. (kd_search)
+    cfg.DISTILLATION.TERMS = []
+
+    cfg.DISTILLATION.TEACHER = CN()
+    # Config file of the frozen teacher; empty where no term observes a teacher. (kd_search)
+    cfg.DISTILLATION.TEACHER.CONFIG_FILE = ""
+    # Weights of the teacher; empty takes MODEL.WEIGHTS of its config file. (kd_search)
+    cfg.DISTILLATION.TEACHER.WEIGHTS = ""
+    # "KEY VALUE" overrides of the teacher's config. (kd_search)
+    cfg.DISTILLATION.TEACHER.OPTS = []
+    # Pairs [class of the teacher, class of the student] where the two differ; several classes of
+    # the teacher may become one, and those not named count as background. Empty: the same classes
+    # in the same order. (kd_search)
+    cfg.DISTILLATION.TEACHER.CLASS_MAP = []
+
+    # Let the teacher normalise by the statistics of the batch, without keeping them, instead of its
+    # running ones: what the code of VKD (ECCV 2020) does. Its weights stay frozen.
+    cfg.DISTILLATION.TEACHER.BATCH_STATISTICS = False
+
+    cfg.DISTILLATION.REID_TEACHER = CN()
+    # Config file of a frozen re-ID network (ReIDNetwork) that teaches from crops of the original
+    # images (DKD, AAAI 2021); empty for none. It runs beside the detector teacher. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.CONFIG_FILE = ""
+    # Weights of that network; empty takes MODEL.WEIGHTS of its config file. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.WEIGHTS = ""
+    # "KEY VALUE" overrides of that network's config. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.OPTS = []
+    # Show the crop mirrored where the student's image is: both see the same view. The paper does
+    # not say. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.MIRROR_CROPS = True
+    # Folder for the teacher's outputs, computed once and read again; empty computes them in every
+    # step. Needs boxes that do not move: no feature-level augmentation. (kd_search)
+    cfg.DISTILLATION.REID_TEACHER.CACHE_DIR = ""
+
+    # What of the teacher the student starts with, after MODEL.WEIGHTS: prefixes of parameter names,
+    # or [prefix of the student, prefix of the teacher]. (kd_search)
+    cfg.DISTILLATION.INIT_FROM_TEACHER = []
+    # Prefixes of the student's parameter names that start anew after MODEL.WEIGHTS: VKD (ECCV 2020)
+    # draws the last block and the classifier of a trained student again. (kd_search)
+    cfg.DISTILLATION.FRESH_LAYERS = []
+
+    _add_detector_distillation(cfg)
+    _add_diverse_distillation(cfg)
+    _add_view_distillation(cfg)
+
+    cfg.DISTILLATION.ID_TABLE = CN()
+    # Table written by tools/build_id_table.py (Munjal et al., BMVC 2019). (kd_search)
+    cfg.DISTILLATION.ID_TABLE.PATH = ""
+    # "frozen": rows never move, our reading of BMVC 2019; "momentum": rows start at the teacher's
+    # and follow OIM's update; "ema": the same with the slower EMA_MOMENTUM. The paper does not say.
+    cfg.DISTILLATION.ID_TABLE.MODE = "frozen"
+    # Share of the old row kept in mode "momentum": 0.5 (OIM, CVPR 2017).
+    cfg.DISTILLATION.ID_TABLE.MOMENTUM = 0.5
+    # Share of the old row kept in mode "ema". Not in the paper. (kd_search)
+    cfg.DISTILLATION.ID_TABLE.EMA_MOMENTUM = 0.99
+    # Circular queue of unlabelled people: "student" starts empty and is filled by the student,
+    # "teacher" starts with the teacher's embeddings of unlabelled boxes, "off" has none.
+    # The paper does not say. (kd_search)
+    cfg.DISTILLATION.ID_TABLE.QUEUE = "student"
+    # Slots of that queue: 5000 (OIM, CVPR 2017), 500 for PRW.
+    cfg.DISTILLATION.ID_TABLE.QUEUE_SIZE = 5000
+    # Softmax temperature: 0.1 (OIM, CVPR 2017).
+    cfg.DISTILLATION.ID_TABLE.TEMPERATURE = 0.1
+    # Weight of the loss: 1.0, that of the loss it replaces.
+    cfg.DISTILLATION.ID_TABLE.LOSS_WEIGHT = 1.0
+    # Recompute the rows every so many iterations (IDTableRefreshHook); 0 never. (kd_search)
+    cfg.DISTILLATION.ID_TABLE.REFRESH_PERIOD = 0
+
+
+def _add_detector_distillation(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # Classification by the teacher, of RegionClassTerm and AnchorClassTerm.
+    cfg.DISTILLATION.SOFT_LABELS = CN()
+    # mu of Chen et al. (NIPS 2017): the share of the student's own classification loss, the rest
+    # goes to the teacher's labels. The paper gives no value; implementers use 0.5 or 0.8.
+    cfg.DISTILLATION.SOFT_LABELS.HARD_WEIGHT = 0.5
+    # Weight of the background class in the soft loss: 1.5 (Chen et al., NIPS 2017; some write-ups
+    # have the two weights the other way round).
+    cfg.DISTILLATION.SOFT_LABELS.BACKGROUND_WEIGHT = 1.5
+    # Weight of every object class in the soft loss: 1.0 (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.SOFT_LABELS.OBJECT_WEIGHT = 1.0
+    # Softmax temperature of both sides: 1.0, "no temperature works best" (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.SOFT_LABELS.TEMPERATURE = 1.0
+    # Dense detectors only: soft labels are weighted by |p_teacher - p_student| to this power, as
+    # the focal loss (RetinaNet, ICCV 2017) weighs hard ones; 0 for none. The paper has no dense
+    # detector. (kd_search)
+    cfg.DISTILLATION.SOFT_LABELS.FOCAL_GAMMA = 2.0
+    # Weight of the soft loss of regions: 1.0 (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.SOFT_LABELS.REGION_LOSS_WEIGHT = 1.0
+    # Weight of the soft loss of anchors: 1.0 (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.SOFT_LABELS.ANCHOR_LOSS_WEIGHT = 1.0
+
+    # Box regression by the teacher, of RegionRegressionTerm and AnchorRegressionTerm.
+    cfg.DISTILLATION.BOUNDED_REGRESSION = CN()
+    # "bounded": paid only where the student is not better than the teacher by the margin; "l2":
+    # distance to the teacher, the ablation that hurts (both Chen et al., NIPS 2017).
+    cfg.DISTILLATION.BOUNDED_REGRESSION.KIND = "bounded"
+    # m for regions: squared length in the scale of the student's region deltas, which Detectron2
+    # weighs by 10, 10, 5, 5. The paper gives no value; implementers use 0 or 0.2.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.REGION_MARGIN = 0.0
+    # m for anchors: the same in the scale of the anchor deltas, weighed by 1, 1, 1, 1.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.ANCHOR_MARGIN = 0.0
+    # nu for regions: 0.5, as remembered from Chen et al. (NIPS 2017), not verified.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.REGION_LOSS_WEIGHT = 0.5
+    # nu for anchors.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.ANCHOR_LOSS_WEIGHT = 0.5
+
+    # Feature maps by the teacher, of HintTerm.
+    cfg.DISTILLATION.HINT = CN()
+    # Maps that are compared: names that both networks have, or pairs [student, teacher]; empty
+    # takes every name that both have. The paper does not say which layer it used.
+    cfg.DISTILLATION.HINT.FEATURES = []
+    # Adapt the student's map by a 1x1 convolution, even where channels agree (Chen et al.,
+    # NIPS 2017); False is for the ablation and needs equal channels.
+    cfg.DISTILLATION.HINT.ADAPTATION = True
+    # "l2" or "l1"; the paper has both, its tables do not say which.
+    cfg.DISTILLATION.HINT.NORM = "l2"
+    # gamma: 0.5 (Chen et al., NIPS 2017).
+    cfg.DISTILLATION.HINT.LOSS_WEIGHT = 0.5
+
+
+def _add_diverse_distillation(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # Terms of DKD (Zhang et al., AAAI 2021), taught by DISTILLATION.REID_TEACHER. The paper's
+    # weights (lambda, beta_p, beta_pr, beta_tr), margin and temperature could not be recovered.
+    cfg.DISTILLATION.DKD = CN()
+    # lambda beta_p: weight of IdentityProbabilityTerm. (kd_search)
+    cfg.DISTILLATION.DKD.PROBABILITY_WEIGHT = 1.0
+    # lambda beta_pr: weight of PairRelationTerm. (kd_search)
+    cfg.DISTILLATION.DKD.PAIR_WEIGHT = 1.0
+    # lambda beta_tr: weight of TripletRelationTerm. (kd_search)
+    cfg.DISTILLATION.DKD.TRIPLET_WEIGHT = 1.0
+    # "student_teacher": KL(student || teacher), as the paper prints it; "teacher_student": the
+    # usual other way round.
+    cfg.DISTILLATION.DKD.KL_DIRECTION = "student_teacher"
+    # Softmax temperature of both sides. (kd_search)
+    cfg.DISTILLATION.DKD.TEMPERATURE = 1.0
+    # m of the triplet-wise term, in units of embeddings of length one. (kd_search)
+    cfg.DISTILLATION.DKD.MARGIN = 0.3
+    # The triplet-wise term as printed: every other box is a negative, even of the same person.
+    cfg.DISTILLATION.DKD.LITERAL_TRIPLETS = False
+    # Compare student and teacher through a learnt linear projection where a term needs embeddings
+    # of one size; False is an error where sizes differ. (kd_search)
+    cfg.DISTILLATION.DKD.PROJECTION = False
+
+    # Spatial-invariant augmentation (DKD): boxes move by up to min(2 h dp / H, alpha) in total.
+    cfg.DISTILLATION.SIA = CN()
+    # Feature level: the student and its re-ID teacher see every person shifted, too.
+    cfg.DISTILLATION.SIA.FEATURE_LEVEL = False
+    # dp: pixels of the re-ID input. Not in what is known of the paper; 10 is the usual padding.
+    cfg.DISTILLATION.SIA.PADDING = 10.0
+    # alpha: pixels of the original image. Not in what is known of the paper. (kd_search)
+    cfg.DISTILLATION.SIA.LIMIT = 20.0
+
+
+def _add_view_distillation(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # Terms of VKD (Porrello et al., ECCV 2020): the teacher sees more views of a person.
+    cfg.DISTILLATION.VKD = CN()
+    # alpha: weight of ViewLogitsTerm, 0.1 (the authors' code).
+    cfg.DISTILLATION.VKD.LOGITS_WEIGHT = 0.1
+    # Temperature of ViewLogitsTerm, 10 (the authors' code).
+    cfg.DISTILLATION.VKD.TEMPERATURE = 10.0
+    # beta: weight of DistancePreservationTerm, 1e-4 (the authors' code).
+    cfg.DISTILLATION.VKD.DISTANCE_WEIGHT = 0.0001

@@ -1,0 +1,91 @@
+"""Keys of training and evaluation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+
+def add_training(cfg: CfgNode) -> None:
+    """Add the keys of training and evaluation."""
+    _add_training(cfg)
+    _add_test(cfg)
+    _add_reid_test(cfg)
+
+
+def _add_training(cfg: CfgNode) -> None:
+    # "SGD", as in Detectron2 and every person search paper, or "ADAMW", which gets further in the
+    # few iterations of the small CPU configs. (kd_search)
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Steps in a row whose loss or gradient is not finite before training stops with an error.
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 3
+    # Checkpoints kept on disk beside the final one; older ones are removed. (kd_search)
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3
+    # Execute pickled weights (.pkl) from any source. Arrays-only pickles, such as Detectron2's
+    # ImageNet weights, load without it; anything else is refused while this is False.
+    cfg.MODEL.TRUST_PICKLE = False
+
+
+def _add_test(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    cfg.TEST.PERSON_SEARCH = CN()
+    # Gallery detections below this score take no part in the search metric: 0.5 (OIM and SeqNet
+    # protocol; AlignPS and PSTR use 0.15 to 0.25, so compare with care).
+    cfg.TEST.PERSON_SEARCH.SCORE_THRESH = 0.5
+    # Detections below this score take no part in detection AP and recall: 0.5 (OIM protocol);
+    # SeqNet uses 0.01.
+    cfg.TEST.PERSON_SEARCH.DET_SCORE_THRESH = 0.5
+    # A detection is right at this IoU; small boxes need less (docs of evaluation). (OIM protocol)
+    cfg.TEST.PERSON_SEARCH.IOU_THRESH = 0.5
+    # Ranks of the reported top-k accuracies.
+    cfg.TEST.PERSON_SEARCH.TOP_K = [1, 5, 10]
+    # Search among ground-truth boxes instead of detections: re-ID quality alone.
+    cfg.TEST.PERSON_SEARCH.USE_GT_BOXES = False
+    # Write detections and embeddings beside the results, so that evaluation can run again
+    # without the model. (kd_search)
+    cfg.TEST.PERSON_SEARCH.SAVE_FEATURES = True
+    # Embed the ground-truth boxes in the same pass as the detections, so that the table of
+    # protocols has rows for both. (kd_search)
+    cfg.TEST.PERSON_SEARCH.EMBED_GT_BOXES = False
+    # Gallery of the returned numbers: "all", a list of the set's protocol such as "G100", or
+    # "auto", which is G100 where the set lists it (CUHK-SYSU as the field reports it), else "all".
+    cfg.TEST.PERSON_SEARCH.GALLERY = "auto"
+    # "cosine" (OIM), or "score_weighted": times the score of the detection (NAE, SeqNet).
+    cfg.TEST.PERSON_SEARCH.SIMILARITY = "cosine"
+    # Also rate every protocol that the set has, in one table. (kd_search)
+    cfg.TEST.PERSON_SEARCH.TABLE = True
+    # Gallery sizes of the table, -1 for the whole pool; [] for all that the set's protocol lists
+    # (CUHK-SYSU: 50, 100, 500, 1000, 2000, 4000) and the whole pool.
+    cfg.TEST.PERSON_SEARCH.GALLERY_SIZES = []
+    # Cameras of the table: "all", "cross_camera" (PRW's multi-view gallery), "junk_same_camera"
+    # (PRW's own baseline); others than "all" need a set of several cameras.
+    cfg.TEST.PERSON_SEARCH.CAMERAS = ["all", "cross_camera", "junk_same_camera"]
+    # Modes of the table: "corrected", "compat" (the published evaluation code of the SeqNet family,
+    # quirks included; docs/evaluation.md lists them).
+    cfg.TEST.PERSON_SEARCH.MODES = ["corrected", "compat"]
+    # Also re-rank by context bipartite graph matching. (SeqNet, section 3.4)
+    cfg.TEST.PERSON_SEARCH.CBGM = True
+    # Most similar detections whose images are looked at again: CUHK-SYSU 10, PRW 30. (SeqNet)
+    cfg.TEST.PERSON_SEARCH.CBGM_K1 = 10
+    # People of the query's context, itself included: CUHK-SYSU 3, PRW 4. (SeqNet)
+    cfg.TEST.PERSON_SEARCH.CBGM_K2 = 3
+    # Resamples of the 95 % bootstrap intervals over queries; 0 for none. (kd_search)
+    cfg.TEST.PERSON_SEARCH.BOOTSTRAP = 1000
+
+
+def _add_reid_test(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    cfg.TEST.REID = CN()
+    # "cosine" (VKD, ECCV 2020) or "euclidean".
+    cfg.TEST.REID.METRIC = "cosine"
+    # Area under the curve of precision and recall: "market", the trapezoid of Market-1501's own
+    # code, which VKD uses; "exact", the mean precision at the hits, as in most later re-ID code
+    # (BoT, CVPRW 2019).
+    cfg.TEST.REID.AP_RULE = "market"
+    # Ranks of the reported top-k accuracies.
+    cfg.TEST.REID.TOP_K = [1, 5, 10]
+    # Write the embeddings beside the results, so that they can be looked at without the model.
+    # (kd_search)
+    cfg.TEST.REID.SAVE_EMBEDDINGS = True

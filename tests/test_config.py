@@ -54,7 +54,7 @@ def test_shipped_config_merges(path):
 def test_configuration_reference_is_current():
     import make_config_reference as reference
 
-    keys = reference.read_keys(reference.SOURCE.read_text())
+    keys = reference.read_keys(reference.read_source())
     assert reference.TARGET.read_text() == reference.render(keys)
 
 
@@ -71,7 +71,7 @@ def test_configuration_reference_names_every_key():
             )
 
     added = set(leaves(ours)) - set(leaves(plain))
-    described = {key: text for key, _, text in reference.read_keys(reference.SOURCE.read_text())}
+    described = {key: text for key, _, text in reference.read_keys(reference.read_source())}
     assert set(described) == added
     assert all(described.values())
 

@@ -28,6 +28,11 @@ keep their meaning. In brackets, where a default comes from: a paper, or this pr
 KEY = re.compile(r"^    cfg\.([A-Z0-9_.]+) = (.+)$")
 
 
+def read_source() -> str:
+    """The files, one after the other."""
+    return "\n".join((SOURCE / name).read_text() for name in FILES)
+
+
 def read_keys(source: str) -> list[tuple[str, str, str]]:
     """(key, default, description) of every key, in the order of the files."""
     keys, comment = [], []
@@ -61,7 +66,7 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="only say whether it is current")
     args = parser.parse_args()
-    text = render(read_keys("\n".join((SOURCE / name).read_text() for name in FILES)))
+    text = render(read_keys(read_source()))
     if not args.check:
         TARGET.write_text(text)
         return 0

@@ -1,6 +1,6 @@
 """The few dataclasses that the rooms of kd_search hand to each other."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 import torch
@@ -69,6 +69,41 @@ class Crops:
 
 
 @dataclass
+class Agreement:
+    """Regions of a batch beside the prototypes of their class: how far two networks agree on them.
+
+    R regions, image after image; lists have an entry for every level. The lists of features and
+    prototypes are empty where no term compares with prototypes.
+    """
+
+    #: (R, 4), pixels of the network's input, XYXY.
+    boxes: torch.Tensor
+    #: (R,) int64, the image of each region.
+    image_index: torch.Tensor
+    #: (R,) int64, in 0..K-1.
+    classes: torch.Tensor
+    #: (R,) int64, position in ``names``: the level that a region belongs to by its size.
+    levels: torch.Tensor
+    #: Feature maps that both networks have, finest first, and pixels of the input to a cell.
+    names: list[str]
+    strides: list[int]
+    #: (R,) r in 0..1, without gradient; ones where regions are not weighed.
+    weights: list[torch.Tensor]
+    #: (R, D_s) features of the regions, with gradient, and (R, D_t), without.
+    student: list[torch.Tensor] = field(default_factory=list)
+    teacher: list[torch.Tensor] = field(default_factory=list)
+    #: (P_l, D_s) and (P_l, D_t), those of all classes; P_l may be 0.
+    prototypes_student: list[torch.Tensor] = field(default_factory=list)
+    prototypes_teacher: list[torch.Tensor] = field(default_factory=list)
+    #: What fading losses are multiplied by: 1 at the start of training.
+    attenuation: float = 1.0
+
+    def assigned_weights(self) -> torch.Tensor:
+        """(R,) r of every region at the level that it belongs to."""
+        return torch.stack(self.weights).gather(0, self.levels[None])[0]
+
+
+@dataclass
 class Knowledge:
     """What a network knows about a batch; the common language of students, teachers and terms.
 
@@ -120,3 +155,8 @@ class Knowledge:
     crop_embeddings: Optional[torch.Tensor] = None
     #: (G, L) identity logits of the crops.
     crop_identity_logits: Optional[torch.Tensor] = None
+    #: What was annotated, per image with ``gt_boxes``, ``gt_classes`` and, in person search,
+    #: ``gt_person_ids``; absolute pixels of the network input, XYXY.
+    annotated: Optional[list[Instances]] = None
+    #: The student's regions beside prototypes; in the student's knowledge, once the teacher spoke.
+    agreement: Optional[Agreement] = None

@@ -29,7 +29,8 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
 
     - A checkpoint holds ``model``, what else the checkpointer was given (``optimizer``, ...), and
       plain types only. Of a :class:`Distiller`, ``model`` is the student and the distillation terms
-      are apart in ``terms``, so that the result loads into a plain config; the teacher is not kept.
+      are apart in ``terms``, so that the result loads into a plain config; prototypes, where it has
+      any, are in ``prototypes``; the teacher is not kept.
     - Files are written to a temporary file and renamed: a reader sees the old or the whole new one.
     - :meth:`resume_or_load` falls back from a checkpoint that is torn or gone to the one before.
     - ``.pth`` and ``.pyth`` files are read with ``weights_only``. ``.pkl`` files may hold arrays
@@ -58,11 +59,13 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         """
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        student, terms = getattr(model, "student", None), getattr(model, "terms", None)
+        student = getattr(model, "student", None)
         if isinstance(student, nn.Module):
+            for name in ("terms", "prototypes"):
+                part = getattr(model, name, None)
+                if isinstance(part, nn.Module):
+                    checkpointables[name] = part
             model = student
-            if isinstance(terms, nn.Module):
-                checkpointables["terms"] = terms
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.trust_pickle = trust_pickle
         self.max_to_keep = max_to_keep

@@ -57,6 +57,7 @@ def add_distillation(cfg: CfgNode) -> None:
     _add_detector_distillation(cfg)
     _add_diverse_distillation(cfg)
     _add_view_distillation(cfg)
+    _add_global_knowledge(cfg)
 
     cfg.DISTILLATION.ID_TABLE = CN()
     # Table written by tools/build_id_table.py (Munjal et al., BMVC 2019). (kd_search)
@@ -178,3 +179,62 @@ def _add_view_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.VKD.TEMPERATURE = 10.0
     # beta: weight of DistancePreservationTerm, 1e-4 (the authors' code).
     cfg.DISTILLATION.VKD.DISTANCE_WEIGHT = 0.0001
+
+
+def _add_global_knowledge(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # Terms of Tang et al. (ECCV 2022): prototypes of every class and feature map, picked from the
+    # training set, say how far student and teacher agree on a region.
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE = CN()
+    # Feature maps with prototypes; empty takes all of the same name and stride in both networks.
+    # (kd_search)
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.FEATURES = []
+    # Prototypes of every group (GROUPS) and feature map: 10 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PER_CLASS = 10
+    # How far both spaces have to agree on the weights of the pursuit: 10 (the authors'
+    # code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.ALPHA = 10.0
+    # Of the instances, this percentage with the lowest density is no prototype: 40 (the authors'
+    # code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PERCENTILE = 40.0
+    # Width of the kernel of that density, in units of 1 - cos: 0.1 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.BANDWIDTH = 0.1
+    # Images of every class, at most, that instances are taken from: 800 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.IMAGES_PER_CLASS = 800
+    # Instances are wider and higher than this, pixels of the original image: 30 (the authors'
+    # code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.MIN_SIZE = 30.0
+    # Take boxes that the teacher detects, too, where they overlap no annotated one. The authors'
+    # code can read such boxes from a file, its configuration names none.
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.CONFIDENT_BOXES = False
+    # Score that such boxes exceed: 0.9 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.MIN_SCORE = 0.9
+    # Iterations between two generations of prototypes; 0 for an epoch (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PERIOD = 0
+    # "class": prototypes of every class. "identity": of every cluster of people that look alike;
+    # person search only, whose one class would have PER_CLASS prototypes in all. Not in the paper.
+    # (kd_search)
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.GROUPS = "class"
+    # Clusters of people where GROUPS is "identity". (kd_search)
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.CLUSTERS = 8
+    # A region's feature is the mean of SAMPLES x SAMPLES points; 0 takes one for every cell. The
+    # authors' code takes the mean of the cells. (kd_search)
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.SAMPLES = 7
+    # Regions of less than twice this size, pixels, belong to the finest map, of less than four
+    # times to the next, and so on: 56 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.FINEST_SCALE = 56.0
+    # Weigh regions by agreement; False weighs all 1, for ablations. (kd_search)
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.WEIGHTED = True
+    # Weight of GlobalKnowledgeTerm: 5 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PROJECTION_WEIGHT = 5.0
+    # Weight of WeightedFeatureTerm inside of boxes: 1 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.FOREGROUND_WEIGHT = 1.0
+    # Weight of WeightedFeatureTerm outside of boxes: 4 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.BACKGROUND_WEIGHT = 4.0
+    # Weight of WeightedSoftLabelTerm: 1 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.SOFT_LABEL_WEIGHT = 1.0
+    # Temperature of WeightedSoftLabelTerm: 2 (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.TEMPERATURE = 2.0
+    # Fade GlobalKnowledgeTerm and WeightedFeatureTerm out linearly over training, by iterations
+    # (the authors' code: by epochs).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.ATTENUATION = True

@@ -11,12 +11,14 @@ from torch import nn
 
 from kd_search.distillation.crops import CropSampler
 from kd_search.distillation.initialisation import copy_layers, init_from_teacher, start_anew
+from kd_search.distillation.prototypes import PrototypeBank, build_prototype_bank
 from kd_search.distillation.reid_teacher import (
     CROP_FIELDS,
     ReIDTeacher,
     build_reid_teacher,
     merge,
 )
+from kd_search.distillation.shared_levels import check_is_detector
 from kd_search.distillation.teacher import Teacher, build_teacher
 from kd_search.distillation.terms import build_terms
 from kd_search.modeling import as_distillable
@@ -32,7 +34,7 @@ class Distiller(nn.Module):
 
     In training the losses are the student's own and those of every term. In evaluation it is the
     student. Checkpoints store ``student`` as the model, so that the result loads into a plain
-    config; the terms are stored apart.
+    config; the terms are stored apart, and so are the prototypes of terms that compare with any.
     """
 
     @configurable
@@ -44,6 +46,7 @@ class Distiller(nn.Module):
         teacher: Optional[Teacher] = None,
         reid_teacher: Optional[ReIDTeacher] = None,
         crop_sampler: Optional[CropSampler] = None,
+        prototypes: Optional[PrototypeBank] = None,
         init_layers: Sequence = (),
         fresh_layers: Sequence[str] = (),
     ):
@@ -56,11 +59,14 @@ class Distiller(nn.Module):
             reid_teacher: runs in every step, on the crops of ``crop_sampler``; the student then has
                 ``judge_crops(knowledge, crops)``.
             crop_sampler: chooses the crops; given with ``reid_teacher``.
+            prototypes: what the student's regions are compared with in every step; given where any
+                term ``needs_agreement``. ``in_use`` is set here.
             init_layers: what :meth:`initialise` copies from the teacher.
             fresh_layers: what :meth:`initialise` sets back to what it is now.
 
         Raises:
-            ValueError: student and teacher do not fit a term, or two terms share one loss.
+            ValueError: student and teacher do not fit a term, two terms share one loss, or
+                prototypes are needed and not given.
         """
         super().__init__()
         self.student = student
@@ -69,6 +75,8 @@ class Distiller(nn.Module):
         self.teacher = teacher
         self.reid_teacher = reid_teacher
         self.crop_sampler = crop_sampler
+        self.prototypes = prototypes
+        _check_prototypes(terms, prototypes)
         self._init_layers = list(init_layers)
         self._fresh_values = copy_layers(student, fresh_layers)
         self._observes = bool(_fields(terms) - CROP_FIELDS)
@@ -91,6 +99,10 @@ class Distiller(nn.Module):
             )
         terms, layout = build_terms(cfg), student.layout()
         fields = _fields(terms)
+        compares = any(term.needs_agreement for term in terms.values())
+        if compares:
+            # Before a teacher is looked for, whose classes would be said to be others.
+            check_is_detector("student", layout)
         parts = {"student": student, "terms": terms}
         parts["fresh_layers"] = cfg.DISTILLATION.FRESH_LAYERS
         if fields - CROP_FIELDS or cfg.DISTILLATION.INIT_FROM_TEACHER:
@@ -105,6 +117,9 @@ class Distiller(nn.Module):
                 padding=cfg.DISTILLATION.SIA.PADDING,
                 limit=cfg.DISTILLATION.SIA.LIMIT,
             )
+        if compares:
+            theirs = parts["teacher"].model.layout()
+            parts["prototypes"] = build_prototype_bank(cfg, layout, theirs)
         return parts
 
     @property
@@ -119,6 +134,8 @@ class Distiller(nn.Module):
         for name, factor in self._hard_loss_factors.items():
             losses[name] = losses[name] * factor
         observed = self._observe(batched_inputs, knowledge)
+        if self.prototypes is not None:
+            knowledge.agreement = self.prototypes.compare(knowledge, observed)
         for name, term in self.terms.items():
             for key, value in term(knowledge, observed).items():
                 if key in losses:
@@ -184,6 +201,14 @@ def _layout_of(teacher: Optional[Teacher], reid_teacher: Optional[ReIDTeacher]) 
         return layouts[0] if layouts else None
     reid = layouts[1]
     return replace(layouts[0], embedding_dim=reid.embedding_dim, num_identities=reid.num_identities)
+
+
+def _check_prototypes(terms: nn.ModuleDict, prototypes: Optional[PrototypeBank]) -> None:
+    needing = [name for name, term in terms.items() if term.needs_agreement]
+    if needing and prototypes is None:
+        raise ValueError(f"{needing[0]} compares with prototypes: give the Distiller a bank")
+    if prototypes is not None:
+        prototypes.in_use = any(term.needs_prototypes for term in terms.values())
 
 
 def _merge_factors(terms: nn.ModuleDict) -> dict[str, float]:

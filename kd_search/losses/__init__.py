@@ -7,6 +7,7 @@ from .global_knowledge import (
     agreement_weights,
     attenuation,
     global_knowledge_loss,
+    weighted_binary_soft_labels,
     weighted_feature_loss,
     weighted_soft_labels,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "soft_cross_entropy",
     "teacher_l2",
     "triplet_relation_loss",
+    "weighted_binary_soft_labels",
     "weighted_feature_loss",
     "weighted_soft_labels",
 ]

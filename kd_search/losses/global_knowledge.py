@@ -17,7 +17,7 @@ names a variant that does not exist, and so trains without L_global.)
 """
 
 import torch
-from torch.nn.functional import kl_div, smooth_l1_loss
+from torch.nn.functional import kl_div, logsigmoid, smooth_l1_loss
 
 from ._features import check_rows, unit_rows
 from ._inputs import check_same_shape, full_precision
@@ -161,16 +161,48 @@ def weighted_soft_labels(
     Raises:
         ValueError: the shapes do not fit, or the temperature is not positive.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    check_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
-    check_rows(logits=student_logits, weights=weights[:, None])
-    student, teacher = full_precision(student_logits, teacher_logits.detach())
+    student, teacher = _checked_logits(student_logits, teacher_logits, weights, temperature)
     divergences = kl_div(
-        (student / temperature).log_softmax(dim=1),
-        (teacher / temperature).softmax(dim=1),
+        student.log_softmax(dim=1),
+        teacher.softmax(dim=1),
         reduction="none",
     )
+    return weights.detach().to(student) * divergences.mean(dim=1) * temperature**2
+
+
+def weighted_binary_soft_labels(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    weights: torch.Tensor,
+    temperature: float = 2.0,
+) -> torch.Tensor:
+    """Return ``r_i T^2 mean_c KL(B(p_T) || B(p_S))`` of every row, with p = sigmoid(logit / T).
+
+    B(p) is the Bernoulli distribution of p: ``p_T log(p_T / p_S) + (1 - p_T) log((1 - p_T) /
+    (1 - p_S))``. For heads with one logit a class, as RetinaNet's; that the KL of a softmax becomes
+    this one there is our reading. Zero, with a zero gradient, where the probabilities are equal.
+
+    Args:
+        student_logits: (R, C), finite, any floating type. R may be 0.
+        teacher_logits: (R, C). ``-inf`` means a class that the teacher does not have: its
+            probability is exactly 0. Gets no gradient.
+        weights: (R,) r of :func:`agreement_weights`; gets no gradient.
+        temperature: T > 0.
+
+    Returns:
+        (R,) in float32 (float64 where an input of logits is float64).
+
+    Raises:
+        ValueError: the shapes do not fit, or the temperature is not positive.
+    """
+    student, teacher = _checked_logits(student_logits, teacher_logits, weights, temperature)
+    divergences = torch.zeros_like(student)
+    # sigmoid(-x) and logsigmoid(-x) keep the digits that 1 - sigmoid(x) loses for large x.
+    for ours, theirs in ((student, teacher), (-student, -teacher)):
+        share = theirs.sigmoid()
+        parts = share * (logsigmoid(theirs) - logsigmoid(ours))
+        # 0 log 0 is 0.
+        divergences = divergences + torch.where(share > 0, parts, 0.0)
     return weights.detach().to(student) * divergences.mean(dim=1) * temperature**2
 
 
@@ -188,6 +220,16 @@ def attenuation(epoch: float, max_epochs: float) -> float:
     if epoch < 0 or not max_epochs > 0:
         raise ValueError(f"epoch {epoch} of {max_epochs} is none: epochs count from 0")
     return max(0.0, 1 - epoch / max_epochs)
+
+
+def _checked_logits(student_logits, teacher_logits, weights, temperature):
+    """Both sides' logits / T in full precision."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
+    check_rows(logits=student_logits, weights=weights[:, None])
+    student, teacher = full_precision(student_logits, teacher_logits.detach())
+    return student / temperature, teacher / temperature
 
 
 def _all_similarities(student, teacher, prototypes_student, prototypes_teacher):

@@ -3,10 +3,12 @@
 import copy
 
 import pytest
+import tiny_distiller
 import torch
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import EventStorage
 from tiny import detection_input, tiny_cfg, tiny_detector_cfg, training_input
+from tiny_distiller import losses_of, save_teacher
 from tiny_retinanet import object_input, tiny_retinanet_cfg
 from tiny_table import write_table
 from torch import nn
@@ -28,39 +30,8 @@ LOSSES = {
 }
 
 
-def save_teacher(folder, cfg):
-    """Write config and random weights of a teacher; returns what a student's config needs."""
-    torch.manual_seed(1)
-    model = build_model(as_distillable(cfg))
-    # Random features of batch normalisation in evaluation mode would be enormous.
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_var.fill_(50.0)
-    (folder / "teacher.yaml").write_text(cfg.dump())
-    torch.save({"model": model.state_dict()}, folder / "teacher.pth")
-    return (
-        *("DISTILLATION.TEACHER.CONFIG_FILE", str(folder / "teacher.yaml")),
-        *("DISTILLATION.TEACHER.WEIGHTS", str(folder / "teacher.pth")),
-    )
-
-
 def distiller_of(meta_arch, *overrides, terms=ALL, base=tiny_detector_cfg):
-    cfg = base()
-    cfg.merge_from_list(
-        [
-            *("MODEL.META_ARCHITECTURE", "Distiller"),
-            *("DISTILLATION.STUDENT_META_ARCH", meta_arch, "DISTILLATION.TERMS", terms),
-            *overrides,
-        ]
-    )
-    torch.manual_seed(0)
-    return build_model(cfg)
-
-
-def losses_of(model, batch):
-    torch.manual_seed(2)
-    with EventStorage():
-        return model(copy.deepcopy(batch))
+    return tiny_distiller.distiller_of(meta_arch, *overrides, terms=terms, base=base)
 
 
 def test_rcnn_learns_from_a_wider_rcnn_at_every_level(tmp_path):

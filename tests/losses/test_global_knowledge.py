@@ -12,6 +12,7 @@ from kd_search.losses import (
     attenuation,
     global_knowledge_loss,
     paint_boxes,
+    weighted_binary_soft_labels,
     weighted_feature_loss,
     weighted_soft_labels,
 )
@@ -22,6 +23,8 @@ GOLDEN_GLOBAL_GRADIENT_NORM = 0.12328046157259565
 GOLDEN_FEATURE = (0.7360615578984758, 0.6993678131510609)
 GOLDEN_SOFT = 0.3745350909446077
 GOLDEN_SOFT_GRADIENT_NORM = 0.1851719161652367
+GOLDEN_BINARY = 0.5848877656432275
+GOLDEN_BINARY_GRADIENT_NORM = 0.22583549001854145
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -453,6 +456,102 @@ def test_soft_labels_of_half_precision_are_computed_in_float32():
     )
 
 
+# Weighted soft labels of one logit a class
+
+
+def slow_binary_soft_labels(student, teacher, weights, temperature):
+    losses = []
+    for s, t, r in zip(student.tolist(), teacher.tolist(), weights.tolist()):
+        total = 0.0
+        for x, y in zip(s, t):
+            q, p = (1 / (1 + math.exp(-value / temperature)) for value in (x, y))
+            total += p * math.log(p / q) if p > 0 else 0.0
+            total += (1 - p) * math.log((1 - p) / (1 - q))
+        losses.append(r * temperature**2 * total / len(s))
+    return losses
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_regions=st.integers(0, 5),
+    num_classes=st.integers(1, 6),
+    temperature=st.sampled_from([0.5, 1.0, 2.0, 5.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_binary_labels_equal_slow_reference(num_regions, num_classes, temperature, seed):
+    student = 2 * random(num_regions, num_classes, seed=seed)
+    teacher = 2 * random(num_regions, num_classes, seed=seed + 1)
+    weights = random(num_regions, seed=seed + 2).sigmoid()
+    losses = weighted_binary_soft_labels(student, teacher, weights, temperature)
+    assert losses.shape == (num_regions,)
+    slow = slow_binary_soft_labels(student, teacher, weights, temperature)
+    assert losses.tolist() == pytest.approx(slow, abs=1e-10)
+
+
+def test_binary_labels_are_those_of_a_softmax_over_the_two_outcomes():
+    """A logit x against none is a softmax of (x, 0); its mean over two is half of the KL."""
+    student, teacher, weights = random(6, 1), random(6, 1, seed=1), random(6, seed=2).sigmoid()
+    pair = [torch.cat([x, torch.zeros_like(x)], dim=1) for x in (student, teacher)]
+    torch.testing.assert_close(
+        weighted_binary_soft_labels(student, teacher, weights),
+        2 * weighted_soft_labels(*pair, weights),
+    )
+
+
+def test_binary_labels_are_zero_at_the_teacher():
+    student = (20 * random(5, 4)).requires_grad_()
+    losses = weighted_binary_soft_labels(student, student.detach().clone(), torch.ones(5))
+    losses.sum().backward()
+    torch.testing.assert_close(losses, torch.zeros_like(losses), rtol=0, atol=0)
+    torch.testing.assert_close(student.grad, torch.zeros_like(student), rtol=0, atol=1e-15)
+
+
+def test_binary_labels_of_a_class_that_the_teacher_does_not_have():
+    student, teacher = random(3, 4).requires_grad_(), random(3, 4, seed=1)
+    teacher[:, 2] = -math.inf
+    losses = weighted_binary_soft_labels(student, teacher, torch.ones(3))
+    very = teacher.masked_fill(teacher == -math.inf, -1400.0)
+    slow = slow_binary_soft_labels(student.detach(), very, torch.ones(3), 2.0)
+    assert losses.tolist() == pytest.approx(slow, abs=1e-12)
+    losses.sum().backward()
+    assert student.grad.isfinite().all() and (student.grad[:, 2] > 0).all()
+
+
+def test_binary_labels_of_huge_logits_are_finite():
+    logits = torch.tensor([[-3e4, -90.0, 0.0, 90.0, 3e4]])
+    student = logits.flip(1).clone().requires_grad_()
+    losses = weighted_binary_soft_labels(student, logits, torch.ones(1), 1.0)
+    losses.sum().backward()
+    assert losses.item() == pytest.approx((3e4 + 90) * 2 / 5, rel=1e-6)
+    assert student.grad.isfinite().all()
+
+
+def test_binary_labels_gradcheck():
+    student, teacher, weights = random(4, 3), random(4, 3, seed=1), random(4, seed=2).sigmoid()
+    teacher[0, 1] = -math.inf
+    assert torch.autograd.gradcheck(
+        lambda s: weighted_binary_soft_labels(s, teacher, weights), (student.requires_grad_(),)
+    )
+
+
+def test_binary_labels_without_a_region_keep_the_graph():
+    layer = torch.nn.Linear(2, 4)
+    empty = layer(torch.zeros(0, 2))
+    weighted_binary_soft_labels(empty, torch.zeros(0, 4), torch.zeros(0)).sum().backward()
+    assert torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
+
+
+def test_binary_labels_of_half_precision_are_computed_in_float32():
+    student, teacher = random(4, 3).half(), random(4, 3, seed=1).half()
+    weights = torch.rand(4).half()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = weighted_binary_soft_labels(student, teacher, weights)
+    assert losses.dtype == torch.float32
+    assert torch.equal(
+        losses, weighted_binary_soft_labels(student.float(), teacher.float(), weights.float())
+    )
+
+
 # Attenuation, numbers, errors
 
 
@@ -487,6 +586,12 @@ def test_golden_numbers():
     assert total.item() == pytest.approx(GOLDEN_SOFT, rel=1e-9)
     assert logits.grad.norm().item() == pytest.approx(GOLDEN_SOFT_GRADIENT_NORM, rel=1e-9)
 
+    logits.grad = None
+    total = weighted_binary_soft_labels(logits, random(10, 4, seed=4), weights).sum()
+    total.backward()
+    assert total.item() == pytest.approx(GOLDEN_BINARY, rel=1e-9)
+    assert logits.grad.norm().item() == pytest.approx(GOLDEN_BINARY_GRADIENT_NORM, rel=1e-9)
+
 
 def test_nothing_wrong_passes():
     student, teacher, classes, prototypes_s, prototypes_t, prototype_classes = knowledge()
@@ -510,9 +615,10 @@ def test_nothing_wrong_passes():
         weighted_feature_loss(maps, other_maps, weights[:1], covered)
 
     logits = random(4, 3)
-    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
-        weighted_soft_labels(logits, logits, torch.ones(4), 0)
-    with pytest.raises(ValueError, match=r"logits \(4, 3\), weights \(1, 1\)"):
-        weighted_soft_labels(logits, logits, torch.ones(1))
-    with pytest.raises(ValueError, match="one shape, got student_logits"):
-        weighted_soft_labels(logits, logits[:, :2], torch.ones(4))
+    for soft_labels in (weighted_soft_labels, weighted_binary_soft_labels):
+        with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+            soft_labels(logits, logits, torch.ones(4), 0)
+        with pytest.raises(ValueError, match=r"logits \(4, 3\), weights \(1, 1\)"):
+            soft_labels(logits, logits, torch.ones(1))
+        with pytest.raises(ValueError, match="one shape, got student_logits"):
+            soft_labels(logits, logits[:, :2], torch.ones(4))

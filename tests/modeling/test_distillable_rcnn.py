@@ -82,6 +82,9 @@ def test_knowledge_of_regions_and_anchors_against_loops():
     torch.testing.assert_close(known.region_delta_targets, torch.stack(targets))
     assert known.region_logits.shape == (len(classes), 4)
     assert known.region_deltas.shape == (len(classes), 12)
+    assert [x.gt_classes.tolist() for x in known.annotated] == [[0, 2, 1], [1]]
+    truth = detection_input((1,))["instances"].gt_boxes.tensor
+    assert torch.equal(known.annotated[1].gt_boxes.tensor, truth)
     # A positive anchor moved by its target lies on a box of its image.
     anchors = torch.cat(known.anchors)
     rpn = Box2BoxTransform(weights=model.layout().anchor_delta_weights)

@@ -64,6 +64,12 @@ def test_knowledge_lines_up_with_the_sampled_regions(model):
     assert {0, -1, 3, 1} == set(expected.tolist())
     norms = knowledge.embeddings.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
+    assert knowledge.identity_logits.shape == (len(expected), NUM_IDS)
+    torch.testing.assert_close(
+        knowledge.identity_logits,
+        knowledge.embeddings @ model.id_table.rows.t() / model.id_table.temperature,
+    )
+    assert [x.gt_person_ids.tolist() for x in knowledge.annotated] == [[0, -1, 3], [1]]
     anchors = sum(len(a) for a in knowledge.anchors)
     assert knowledge.anchor_labels.shape == (2, anchors)
     assert sum(x.shape[1] for x in knowledge.anchor_logits) == anchors

@@ -119,6 +119,9 @@ def test_knowledge_has_one_entry_per_anchor(model):
     assert knowledge.anchor_classes.dtype == torch.int64
     assert knowledge.images.tensor.shape == (2, 3, 96, 128)
     assert knowledge.proposals is None and knowledge.region_logits is None
+    for x, kept in zip(batch(), knowledge.annotated):
+        assert torch.equal(kept.gt_boxes.tensor, x["instances"].gt_boxes.tensor)
+        assert torch.equal(kept.gt_classes, x["instances"].gt_classes)
     assert all(x.requires_grad for x in knowledge.anchor_logits + knowledge.anchor_deltas)
 
 

@@ -4,6 +4,11 @@ from kd_search.distillation.terms.dkd_terms import (
     PairRelationTerm,
     TripletRelationTerm,
 )
+from kd_search.distillation.terms.global_knowledge_terms import (
+    GlobalKnowledgeTerm,
+    WeightedFeatureTerm,
+    WeightedSoftLabelTerm,
+)
 from kd_search.distillation.terms.hint_term import HintTerm
 from kd_search.distillation.terms.id_table_term import IDTableTerm
 from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY, build_terms
@@ -20,6 +25,7 @@ __all__ = [
     "AnchorRegressionTerm",
     "DistancePreservationTerm",
     "DistillationTerm",
+    "GlobalKnowledgeTerm",
     "HintTerm",
     "IDTableTerm",
     "IdentityProbabilityTerm",
@@ -28,5 +34,7 @@ __all__ = [
     "RegionRegressionTerm",
     "TripletRelationTerm",
     "ViewLogitsTerm",
+    "WeightedFeatureTerm",
+    "WeightedSoftLabelTerm",
     "build_terms",
 ]

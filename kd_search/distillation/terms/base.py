@@ -16,6 +16,11 @@ class DistillationTerm(nn.Module):
 
     #: Fields of :class:`Knowledge` that a teacher must fill; empty where no teacher has to run.
     teacher_fields: frozenset[str] = frozenset()
+    #: Whether :meth:`forward` reads ``student.agreement``, regions beside prototypes; a teacher
+    #: must then fill ``features``.
+    needs_agreement: bool = False
+    #: Whether it needs the prototypes themselves, or weights that come from them.
+    needs_prototypes: bool = False
 
     @property
     def hard_loss_factors(self) -> dict[str, float]:

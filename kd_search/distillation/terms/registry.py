@@ -12,6 +12,7 @@ A registered class is a :class:`DistillationTerm`, called as ``cls(cfg)``. It ha
 * ``teacher_fields``: a frozenset of names of fields of :class:`kd_search.structures.Knowledge`
   that a teacher must fill; empty where no teacher has to run;
 * ``connect(student, teacher)``: called once with the two networks' ``Layout``;
+* ``needs_agreement``: whether it reads ``student.agreement``, regions beside prototypes;
 * ``hard_loss_factors``: factors on the student's own losses, by name;
 * ``forward(student, teacher)``: takes the student's ``Knowledge`` and the teacher's (``None`` when
   no term asks for any), and returns ``{"loss_...": scalar}``.

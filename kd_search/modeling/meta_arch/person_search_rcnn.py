@@ -34,6 +34,14 @@ class PersonSearchRCNN(DistillableRCNN):
             num_identities=reid.num_identities,
         )
 
+    def forward_train(
+        self, batched_inputs: list[dict]
+    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
+        """As :meth:`DistillableRCNN.forward_train`, with ``identity_logits`` if it has any."""
+        losses, knowledge = super().forward_train(batched_inputs)
+        knowledge.identity_logits = self.roi_heads.reid.identity_logits(knowledge.embeddings)
+        return losses, knowledge
+
     def judge_crops(self, knowledge: Knowledge, crops: Crops) -> None:
         """Add what this network thinks of given people to what it knows of a batch.
 

@@ -60,6 +60,7 @@ class DistillableRCNN(GeneralizedRCNN):
         region_losses, knowledge = self.roi_heads.forward_train(features, proposals, targets)
         knowledge.images = images
         knowledge.features = features
+        knowledge.annotated = targets
         if anchors is not None:
             knowledge.anchors = anchors.anchors
             knowledge.anchor_logits = anchors.logits

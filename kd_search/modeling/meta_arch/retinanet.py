@@ -65,6 +65,7 @@ class DistillableRetinaNet(RetinaNet):
         knowledge = Knowledge(
             images=images,
             features=features,
+            annotated=targets,
             anchors=[a.tensor for a in anchors],
             anchor_logits=logits,
             anchor_deltas=deltas,

@@ -4,4 +4,5 @@ import sys
 
 from tiny import REPO
 
-sys.path.extend(str(REPO / "projects" / name) for name in ("DetectorKD", "DKD", "VKD"))
+PROJECTS = ("DetectorKD", "DKD", "GlobalKnowledge", "VKD")
+sys.path.extend(str(REPO / "projects" / name) for name in PROJECTS)

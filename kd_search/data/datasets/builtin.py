@@ -5,6 +5,7 @@ from typing import Optional
 
 from detectron2.data import DatasetCatalog
 
+from kd_search.data.datasets.coco128 import register_coco128
 from kd_search.data.datasets.cuhk_sysu import CUHKSYSUFiles
 from kd_search.data.datasets.generated import register_generated
 from kd_search.data.datasets.ilsvrc import register_ilsvrc_det
@@ -108,6 +109,8 @@ def register_builtin_detection() -> None:
     """Register the detection sets without identities; names that exist are left as they are."""
     if "kd_objects_train" not in DatasetCatalog.list():
         register_objects()
+    if "kd_coco128" not in DatasetCatalog.list():
+        register_coco128()
     for split in ("train", "val"):
         if f"kitti_{split}" not in DatasetCatalog.list():
             register_kitti(f"kitti_{split}", split)

@@ -1,0 +1,179 @@
+"""What look.py shows: prototypes as pictures, and how far two networks agree on annotated boxes."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Callable, Optional
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from tqdm import tqdm
+
+from kd_search.checkpoint import PersonSearchCheckpointer, load_trained
+from kd_search.data.image import ImageError, read_image
+from kd_search.data.training_records import POSITION_KEY, build_record_loader
+from kd_search.distillation import Distiller
+from kd_search.distillation.prototype_candidates import annotated_boxes
+from kd_search.distillation.prototypes import PrototypeBank
+from kd_search.engine import PersonSearchTrainer
+from kd_search.structures import Knowledge
+from kd_search.visualization.agreement import JudgedScene
+from kd_search.visualization.drawing import crop
+
+Read = Callable[[dict[str, Any]], Optional[np.ndarray]]
+
+
+def load_distiller(cfg, checkpoint: str) -> Distiller:
+    """A distilled training with its student, teacher and prototypes, in evaluation mode.
+
+    Args:
+        cfg: its config.
+        checkpoint: one of its checkpoints.
+
+    Raises:
+        FileNotFoundError: no such file, here or of the teacher.
+        ValueError: the config is of something else, or the checkpoint holds no prototypes.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "Distiller":
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: name the config of a "
+            "distilled training"
+        )
+    model = PersonSearchTrainer.build_model(cfg).eval()
+    if model.prototypes is None:
+        raise ValueError(
+            f"DISTILLATION.TERMS {list(cfg.DISTILLATION.TERMS)} compare with no prototypes"
+        )
+    load_trained(model, checkpoint)
+    PersonSearchCheckpointer(model).load(checkpoint, checkpointables=["prototypes"])
+    if model.prototypes.is_empty:
+        raise ValueError(
+            f"{checkpoint} holds no prototypes: it is the checkpoint of another training, or of "
+            "one whose terms need none"
+        )
+    # A training without weights has none to show; with prototypes they can be told all the same.
+    model.prototypes.weighted = model.prototypes.in_use = True
+    return model
+
+
+def class_names(cfg, number: int) -> list[str]:
+    """Names of the classes of ``DATASETS.TRAIN``, or numbers where it names other ones.
+
+    Args:
+        cfg: of the training, whose data set has been read.
+        number: K of the network.
+    """
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if names is None and number == 1:
+        return ["person"]
+    return list(names) if names and len(names) == number else [f"class {i}" for i in range(number)]
+
+
+def read_scene(record: dict[str, Any]) -> Optional[np.ndarray]:
+    """(H, W, 3) uint8 RGB image of a dataset dict; ``None`` where it cannot be read."""
+    try:
+        return read_image(record["file_name"], format="RGB")
+    except ImageError:
+        return None
+
+
+def prototype_pictures(
+    bank: PrototypeBank,
+    records: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    read: Read = read_scene,
+) -> dict[str, dict[str, list[Optional[np.ndarray]]]]:
+    """What lies in the boxes of the prototypes, by group and level.
+
+    Args:
+        bank: with prototypes.
+        records: of ``training_records``, of the same data.
+        names: of the classes; groups of people that look alike are "cluster 1" and so on.
+        read: dataset dict to image.
+
+    Raises:
+        ValueError: an image of the bank is not among the records.
+    """
+    if int(bank.images.max()) >= len(records):
+        raise ValueError(
+            f"a prototype comes from training image {int(bank.images.max())}, but DATASETS.TRAIN "
+            f"has {len(records)}: it is not the data of this checkpoint"
+        )
+    if bank.by_identity:
+        names = [f"cluster {i + 1}" for i in range(bank.num_groups)]
+    rows = {name: {level: [] for level in bank.names} for name in names}
+    # Image by image: a large set fits into no memory, and one image has several prototypes.
+    scenes: dict[int, Optional[np.ndarray]] = {}
+    for level, group, place in bank.filled.nonzero().tolist():
+        position = int(bank.images[level, group, place])
+        if position not in scenes:
+            if len(scenes) >= 64:
+                scenes.pop(next(iter(scenes)))
+            scenes[position] = read(records[position])
+        scene, box = scenes[position], tuple(bank.boxes[level, group, place].tolist())
+        picture = None if scene is None else crop(scene, box)
+        rows[names[group]][bank.names[level]].append(picture)
+    return rows
+
+
+def choose_positions(total: int, count: int) -> list[int]:
+    """Images at equal distances in the list of the training images, so that nobody picks them."""
+    return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total)).round()})
+
+
+@torch.no_grad()
+def judge_images(
+    cfg,
+    model: Distiller,
+    records: Sequence[dict[str, Any]],
+    positions: Sequence[int],
+    names: Sequence[str],
+) -> dict[int, JudgedScene]:
+    """Agreement on the annotated boxes of training images, without their pictures, by position.
+
+    Images are resized as in testing and not augmented, and both networks are in evaluation mode:
+    the numbers are near those of training, not the same.
+
+    Args:
+        cfg: of the training.
+        model: of :func:`load_distiller`.
+        records: of ``training_records``.
+        positions: images to look at.
+        names: of the classes.
+
+    Returns:
+        without those that cannot be read, where ``INPUT.ON_IMAGE_ERROR`` is "skip".
+    """
+    scenes = {}
+    loader = build_record_loader(cfg, list(records), list(positions))
+    for (sample,) in tqdm(loader, desc="agreement", unit="img", disable=None):
+        position = sample[POSITION_KEY]
+        found = annotated_boxes(records[position])
+        agreement = model.prototypes.compare(*_knowledge(model, sample, found))
+        scenes[position] = JudgedScene(
+            name=os.path.basename(records[position]["file_name"]),
+            boxes=found.boxes.numpy(),
+            classes=[names[i] for i in found.classes.tolist()],
+            levels=[agreement.names[i] for i in agreement.levels.tolist()],
+            agreement=agreement.assigned_weights().cpu().numpy(),
+        )
+    return scenes
+
+
+def _knowledge(model: Distiller, sample: dict, found) -> tuple[Knowledge, Knowledge]:
+    """Student's and teacher's features of an image with its annotated boxes."""
+    inputs = [{key: sample[key] for key in ("image", "height", "width")}]
+    height, width = sample["image"].shape[-2:]
+    boxes = Boxes(found.boxes.clone())
+    boxes.scale(width / sample["width"], height / sample["height"])
+    annotated = Instances(
+        (height, width),
+        gt_boxes=boxes,
+        gt_classes=found.classes,
+        gt_person_ids=found.person_ids,
+    ).to(model.device)
+    student = model.student.observe(inputs, Knowledge(), {"features"})
+    student.annotated = [annotated]
+    teacher = model.teacher.model.observe(model.teacher.inputs(inputs), Knowledge(), {"features"})
+    return student, teacher

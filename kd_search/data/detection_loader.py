@@ -99,6 +99,17 @@ def build_seeded_detection_train_loader(
         FileNotFoundError, ValueError: a set is missing or broken, has other classes than the
             others, or holds no image with boxes.
     """
+    dataset = plain_training_dicts(cfg)
+    mapper = NamedErrorMapper(mapper or DatasetMapper(cfg, True), cfg.INPUT.MAX_IMAGE_PIXELS)
+    return build_person_search_train_loader(cfg, start_iter, mapper, dataset)
+
+
+def plain_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Dataset dicts of the plain detection sets in ``DATASETS.TRAIN``, joined in their order.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`build_seeded_detection_train_loader`.
+    """
     names = list(cfg.DATASETS.TRAIN)
     _check_same_classes(names)
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
@@ -116,8 +127,7 @@ def build_seeded_detection_train_loader(
             f"images of DATASETS.TRAIN {tuple(names)} have no width and height: set "
             "DATALOADER.ASPECT_RATIO_GROUPING False"
         )
-    mapper = NamedErrorMapper(mapper or DatasetMapper(cfg, True), cfg.INPUT.MAX_IMAGE_PIXELS)
-    return build_person_search_train_loader(cfg, start_iter, mapper, dataset)
+    return dataset
 
 
 def build_plain_detection_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:

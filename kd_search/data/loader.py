@@ -247,14 +247,8 @@ def build_person_search_train_loader(
             f"DATALOADER.SAMPLER_TRAIN {cfg.DATALOADER.SAMPLER_TRAIN!r} is not supported; "
             "use 'TrainingSampler'"
         )
-    if dataset is None:
-        dataset = get_person_search_dicts(cfg.DATASETS.TRAIN)[0]
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        dataset = _with_people(dataset)
-    if not dataset:
-        raise ValueError(f"no image with people in DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}")
     return PersonSearchTrainLoader(
-        dataset,
+        training_dicts(cfg, dataset),
         mapper=mapper or PersonSearchDatasetMapper(cfg, True),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
@@ -264,6 +258,27 @@ def build_person_search_train_loader(
         skip_bad_images=_skips_bad_images(cfg),
         max_skipped_fraction=cfg.INPUT.MAX_SKIPPED_FRACTION,
     )
+
+
+def training_dicts(
+    cfg: CfgNode, dataset: Optional[list[dict[str, Any]]] = None
+) -> list[dict[str, Any]]:
+    """The dataset dicts that a training on ``DATASETS.TRAIN`` draws from, in their order.
+
+    Args:
+        cfg: config; ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` leaves out images without people.
+        dataset: replaces those of the person search sets in ``DATASETS.TRAIN``.
+
+    Raises:
+        ValueError: none is left.
+    """
+    if dataset is None:
+        dataset = get_person_search_dicts(cfg.DATASETS.TRAIN)[0]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        dataset = _with_people(dataset)
+    if not dataset:
+        raise ValueError(f"no image with people in DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}")
+    return dataset
 
 
 def build_person_search_test_loader(
@@ -299,7 +314,23 @@ def build_person_search_table_loader(
         dataset_name: registered name, or several (``DATASETS.TRAIN``), joined as in training.
     """
     dicts = _with_people(get_person_search_dicts(dataset_name)[0])
-    mapper: Mapper = PersonSearchDatasetMapper(cfg, False, with_instances=True)
+    return load_each_once(cfg, dicts, PersonSearchDatasetMapper(cfg, False, with_instances=True))
+
+
+def load_each_once(
+    cfg: CfgNode, dicts: list[dict[str, Any]], mapper: Mapper
+) -> Union[DataLoader, _ReadableSamples]:
+    """Loader of training images in their order: one image a batch, split over the ranks.
+
+    Args:
+        cfg: config; ``INPUT.ON_IMAGE_ERROR`` "skip" leaves unreadable images out, counted as in
+            training.
+        dicts: dataset dicts.
+        mapper: dataset dict -> sample.
+
+    Raises:
+        ValueError: there is no image.
+    """
     if not _skips_bad_images(cfg):
         return _test_loader(cfg, dicts, mapper)
     loader = _test_loader(cfg, dicts, _SkipUnreadable(mapper))

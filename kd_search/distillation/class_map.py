@@ -59,6 +59,13 @@ class ClassMap:
             group == [c] for c, group in enumerate(self.groups)
         )
 
+    def student_classes(self, classes: torch.Tensor) -> torch.Tensor:
+        """(N,) int64 classes of the teacher to those of the student, -1 where it has none."""
+        table = torch.full((self.num_teacher,), -1, dtype=torch.int64)
+        for ours, group in enumerate(self.groups):
+            table[group] = ours
+        return table.to(classes.device)[classes]
+
     def softmax_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """(R, K_teacher + 1) to (R, K_student + 1), background last.
 

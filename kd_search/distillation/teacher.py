@@ -49,10 +49,14 @@ class Teacher:
 
         Classes, delta scales and regions are the student's: see :class:`Translation`.
         """
-        if self.translation is None:
-            return self.model.observe(batched_inputs, student, self.fields)
-        inputs = self.translation.inputs(batched_inputs)
-        return self.translation.knowledge(self.model.observe(inputs, student, self.fields))
+        knowledge = self.model.observe(self.inputs(batched_inputs), student, self.fields)
+        return knowledge if self.translation is None else self.translation.knowledge(knowledge)
+
+    def inputs(self, batched_inputs: list[dict]) -> list[dict]:
+        """The student's batch as the teacher was trained to see it."""
+        return (
+            batched_inputs if self.translation is None else self.translation.inputs(batched_inputs)
+        )
 
 
 def use_batch_statistics(model: nn.Module) -> None:

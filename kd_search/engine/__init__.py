@@ -8,6 +8,7 @@ from kd_search.engine.hooks import (
 )
 from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
 from kd_search.engine.launch import launch
+from kd_search.engine.prototype_hook import PrototypeGeneration, PrototypeHook
 from kd_search.engine.train_step import TrainStep
 from kd_search.engine.trainer import PersonSearchTrainer
 
@@ -18,6 +19,8 @@ __all__ = [
     "IdentityMeans",
     "PersonSearchCheckpointer",
     "PersonSearchTrainer",
+    "PrototypeGeneration",
+    "PrototypeHook",
     "TrainStep",
     "build_config",
     "build_hooks",

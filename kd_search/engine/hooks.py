@@ -12,7 +12,8 @@ from fvcore.nn.precise_bn import get_bn_modules
 from kd_search.data.loader import build_person_search_table_loader
 from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
 from kd_search.engine.network_kind import best_metric
-from kd_search.engine.parallel import id_tables
+from kd_search.engine.parallel import id_tables, unwrap_model
+from kd_search.engine.prototype_hook import PrototypeHook
 from kd_search.modeling.id_table import IDTable
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,9 @@ def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase
     cfg = trainer.cfg
     tables = id_tables(trainer.model)
     labelled = {_label(name): table for name, table in tables.items()}
-    result = [hooks.IterationTimer(), hooks.LRScheduler(), _precise_bn(trainer)]
+    # What comes before the timer is not counted as time of a step.
+    result = [_prototypes(trainer), hooks.IterationTimer(), hooks.LRScheduler()]
+    result.append(_precise_bn(trainer))
     result += _refresh_hooks(trainer, tables)
     if comm.get_world_size() > 1:
         result.append(IDTableAgreementHook(tables, _COMPARE_EVERY))
@@ -50,6 +53,13 @@ def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase
         result.append(_best_checkpointer(trainer))
         result.append(hooks.PeriodicWriter(trainer.build_writers(), period=_WRITE_EVERY))
     return result
+
+
+def _prototypes(trainer) -> Optional[HookBase]:
+    distiller = unwrap_model(trainer.model)
+    if getattr(distiller, "prototypes", None) is None:
+        return None
+    return PrototypeHook(trainer.cfg, distiller)
 
 
 def _precise_bn(trainer) -> Optional[HookBase]:

@@ -1,8 +1,6 @@
 """Mean embedding of each identity over a training set: the rows of an ID table."""
 
-import datetime
 import logging
-import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from typing import NamedTuple, Optional
@@ -12,6 +10,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from kd_search.engine.parallel import sum_over_ranks, unwrap_model
+from kd_search.engine.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +18,6 @@ logger = logging.getLogger(__name__)
 # and their split over ranks cannot change a bit. Components are at most 1, which leaves room for
 # 2^22 boxes of one identity.
 _UNIT = 2.0**40
-_LOG_EVERY_SECONDS = 5.0
 
 Embed = Callable[[list, list], torch.Tensor]
 
@@ -63,13 +61,13 @@ def compute_identity_means(
     """
     model = unwrap_model(model)
     sums = _Sums(num_ids, keep_unlabelled)
-    progress = _Progress(data_loader)
+    progress = Progress(data_loader, "Embedding ground-truth boxes", logger)
     with evaluating(model):
         for batch in data_loader:
             boxes = [x["instances"].gt_boxes.tensor for x in batch]
             sums.add(batch, (embed or model.embed)(batch, boxes))
             progress.step(len(batch))
-    progress.end()
+    logger.info("Embedded the boxes of %d images in %.1f s", progress.images, progress.seconds)
     return sums.over_ranks(next(model.parameters()).device)
 
 
@@ -147,32 +145,3 @@ def _report(counts: torch.Tensor, num_unlabelled: int, num_dropped: int) -> None
         logger.warning("%d identities have no box and a row of zeros: %s", len(absent), shown)
     if num_dropped:
         logger.warning("%d embeddings were not finite and are left out", num_dropped)
-
-
-class _Progress:
-    """A line with the expected end every few seconds."""
-
-    def __init__(self, data_loader: Iterable[list]):
-        self.total = len(data_loader) if hasattr(data_loader, "__len__") else None
-        self.batches = self.images = 0
-        self.start = self.last = time.perf_counter()
-
-    def step(self, num_images: int) -> None:
-        self.batches += 1
-        self.images += num_images
-        now = time.perf_counter()
-        if now - self.last < _LOG_EVERY_SECONDS:
-            return
-        self.last = now
-        left = ""
-        if self.total:
-            seconds = (now - self.start) / self.batches * (self.total - self.batches)
-            left = f" of {self.total} batches. ETA={datetime.timedelta(seconds=int(seconds))}"
-        logger.info(
-            "Embedding ground-truth boxes: %d%s (%.4f s / img)",
-            *(self.batches, left, (now - self.start) / self.images),
-        )
-
-    def end(self) -> None:
-        seconds = time.perf_counter() - self.start
-        logger.info("Embedded the boxes of %d images in %.1f s", self.images, seconds)

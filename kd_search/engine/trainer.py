@@ -6,6 +6,7 @@ import signal
 import time
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import Optional
 
 import torch
@@ -217,6 +218,19 @@ class PersonSearchTrainer(DefaultTrainer):
                 self._save_now(self.iter)
             raise
         return self._last_eval_results
+
+    @contextmanager
+    def between_steps(self):
+        """For long work before a step, which may be lost: a signal ends it at once, with a
+        checkpoint of the last finished iteration."""
+        try:
+            with self._signals.at_once():
+                yield
+        except (KeyboardInterrupt, SystemExit):
+            self._stopping = True
+            if self.iter > self.start_iter:
+                self._save_now(self.iter - 1)
+            raise
 
     # ------------------------------------------------------------------------------------- state
 

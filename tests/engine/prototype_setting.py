@@ -1,0 +1,71 @@
+"""Trainings of tiny networks on a few pictures, with prototypes; also imported by rank scripts."""
+
+from tiny import tiny_cfg, tiny_detector_cfg
+from tiny_distiller import save_teacher
+from tiny_retinanet import tiny_retinanet_cfg
+from tiny_training_set import OBJECTS, PEOPLE, register_people, register_set, write_pictures
+
+TERMS = ["GlobalKnowledgeTerm", "WeightedFeatureTerm", "WeightedSoftLabelTerm"]
+
+#: Student, teacher and kind of data by the name of the setting.
+KINDS = {
+    "rcnn": ("GeneralizedRCNN", lambda *o: tiny_detector_cfg("fpn", 4, *o)),
+    "retinanet": (
+        "RetinaNet",
+        lambda *o: tiny_retinanet_cfg("MODEL.RETINANET.NUM_CLASSES", 4, *o),
+    ),
+    "people": ("PersonSearchRCNN", lambda *o: tiny_cfg("fpn", *o)),
+}
+
+CLUSTERS = (
+    *("DISTILLATION.GLOBAL_KNOWLEDGE.GROUPS", "identity"),
+    *("DISTILLATION.GLOBAL_KNOWLEDGE.CLUSTERS", 2),
+)
+
+
+def write_setting(folder, kind):
+    """Pictures and a teacher, wider than the student, that :func:`setting_cfg` finds."""
+    write_pictures(folder, max(len(OBJECTS), len(PEOPLE)))
+    register(folder, kind)
+    save_teacher(folder, _common(KINDS[kind][1]("MODEL.FPN.OUT_CHANNELS", 24), folder, kind))
+
+
+def register(folder, kind):
+    """Register the training set of a setting, in this process; its name."""
+    name = f"prototypes_{kind}"
+    return (register_people if kind == "people" else register_set)(name, folder)
+
+
+def setting_cfg(folder, kind, *overrides, output=None, terms=TERMS):
+    """Config of a student with the teacher of ``folder``."""
+    meta_arch, base = KINDS[kind]
+    cfg = _common(base(), folder, kind)
+    if terms:
+        cfg.MODEL.META_ARCHITECTURE = "Distiller"
+        cfg.DISTILLATION.STUDENT_META_ARCH = meta_arch
+        cfg.DISTILLATION.TERMS = list(terms)
+    else:
+        cfg.MODEL.META_ARCHITECTURE = meta_arch
+    cfg.DISTILLATION.TEACHER.CONFIG_FILE = str(folder / "teacher.yaml")
+    cfg.DISTILLATION.TEACHER.WEIGHTS = str(folder / "teacher.pth")
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PER_CLASS = 2
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PERCENTILE = 20.0
+    cfg.OUTPUT_DIR = str(output or folder / "output")
+    cfg.merge_from_list(list(overrides))
+    return cfg
+
+
+def _common(cfg, folder, kind):
+    cfg.DATASETS.TRAIN = (f"prototypes_{kind}",)
+    cfg.DATASETS.TEST = ()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (96,), 160
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 80, 160
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.SOLVER.MAX_ITER = 6
+    cfg.SOLVER.BASE_LR = 0.01
+    cfg.SOLVER.STEPS = ()
+    cfg.SOLVER.WARMUP_ITERS = 0
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1
+    cfg.SEED = 3
+    return cfg

@@ -23,8 +23,12 @@ def _add_model(cfg: CfgNode) -> None:
     # Stride of the first block of res5 of these backbones: 2 as published, 1 for re-ID (BoT, CVPRW
     # 2019; VKD, ECCV 2020), which keeps a finer map.
     cfg.MODEL.RESNETS.RES5_STRIDE = 2
-    # Leave out the last ReLU, so that features have both signs (VKD, ECCV 2020, its code).
+    # Keep the last ReLU; without it features have both signs (VKD, ECCV 2020).
     cfg.MODEL.RESNETS.FINAL_RELU = True
+    # Keep the ReLUs of the last block of res5, the last one included. VKD's networks have none: its
+    # code replaces the module that all activations of torchvision's block share. (VKD, ECCV 2020,
+    # its code)
+    cfg.MODEL.RESNETS.LAST_BLOCK_RELUS = True
 
     # Weight of background regions in the hard cross-entropy of the box predictor: 1.0 as in
     # Detectron2. Chen et al. (NIPS 2017) weigh only the soft labels. (kd_search)

@@ -10,8 +10,9 @@ import torch
 from detectron2.modeling import build_model
 from tiny_reid import reid_cfg
 from torch import nn
-from torchvision.models import densenet121, mobilenet_v2
+from torchvision.models import densenet121, mobilenet_v2, resnet18, resnet50
 
+from kd_search.checkpoint import rename_torchvision_resnet
 from kd_search.modeling.backbones.bam import BottleneckAttention
 from kd_search.modeling.backbones.torchvision_weights import load_torchvision_features
 
@@ -225,3 +226,83 @@ def test_bam_resnet_is_the_resnet_with_attention_after_three_stages():
 def test_unknown_combination_is_named():
     with pytest.raises(ValueError, match="MODEL.BAM.COMBINE 'max'"):
         network("build_bam_resnet_backbone", "MODEL.BAM.COMBINE", "max")
+
+
+class FirstCalls(nn.Module):
+    """A ReLU in its first calls, then nothing."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.left = count
+
+    def forward(self, x):
+        self.left -= 1
+        return x.relu() if self.left >= 0 else x
+
+
+def torchvision_resnet(build, relu):
+    """Torchvision's network without stride in its last stage, the ReLU module of its last block
+    replaced; float64, as batch normalisations of trained networks are."""
+    torch.manual_seed(2)
+    net = build(weights=None).double().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    first = net.layer4[0]
+    strided = first.conv1 if build is resnet18 else first.conv2
+    strided.stride = first.downsample[0].stride = (1, 1)
+    if relu is not None:
+        net.layer4[-1].relu = relu
+    return net
+
+
+FINAL, ALL = "MODEL.RESNETS.FINAL_RELU", "MODEL.RESNETS.LAST_BLOCK_RELUS"
+
+
+@pytest.mark.parametrize("build", [resnet18, resnet50], ids=["basic", "bottleneck"])
+@pytest.mark.parametrize(
+    ("overrides", "removed"),
+    [
+        ((), "none"),
+        ((FINAL, False), "last"),
+        # As the code of VKD has it: all activations of the block are this one module.
+        ((ALL, False), "all"),
+        ((ALL, False, FINAL, False), "all"),
+    ],
+    ids=["kept", "final", "all", "both"],
+)
+def test_last_block_is_torchvisions_without_these_relus(build, overrides, removed):
+    inner = 1 if build is resnet18 else 2
+    relu = {"none": None, "last": FirstCalls(inner), "all": nn.Sequential()}[removed]
+    theirs = torchvision_resnet(build, relu)
+    backbone = network(
+        "build_width_resnet_backbone",
+        *("MODEL.REID_NETWORK.FEATURE", "res5", "MODEL.RESNETS.WIDTH_MULTIPLIER", 1.0),
+        *("MODEL.RESNETS.DEPTH", 18 if build is resnet18 else 50),
+        *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64 if build is resnet18 else 256),
+        *("MODEL.RESNETS.STRIDE_IN_1X1", False, *overrides),
+    ).backbone
+    backbone = backbone.double().eval()
+    weights, left = rename_torchvision_resnet(theirs.state_dict(), backbone.state_dict())
+    backbone.load_state_dict(weights)
+    assert left == ["fc.weight", "fc.bias"]
+    x = torch.randn(2, 3, *SIZE, dtype=torch.float64)
+    with torch.no_grad():
+        found = backbone(x)["res5"]
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            x = getattr(theirs, name)(x)
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+    assert (found.min() < 0) == (removed != "none")
+
+
+def test_bam_resnet_ends_without_relus_too():
+    bam, kept = (
+        network("build_bam_resnet_backbone", "MODEL.RESNETS.LAST_BLOCK_RELUS", on).eval()
+        for on in (False, True)
+    )
+    kept.load_state_dict(bam.state_dict())
+    x = torch.randn(2, 3, *SIZE)
+    with torch.no_grad():
+        found, other = bam.backbone(x)["res5"], kept.backbone(x)["res5"]
+    assert found.min() < 0 <= other.min() and not torch.allclose(found.relu(), other)

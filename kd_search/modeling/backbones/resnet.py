@@ -67,8 +67,11 @@ def resnet_stage(cfg, stage: int) -> list[CNNBlockBase]:
 
 
 def _open_ended(blocks: list[CNNBlockBase], cfg, stage: int) -> list[CNNBlockBase]:
-    """The blocks, the last of stage 5 without its final ReLU where the config says so."""
-    if stage == 5 and not cfg.MODEL.RESNETS.FINAL_RELU:
+    """The blocks, the last of stage 5 without its final ReLU, or any, where the config says so."""
+    node = cfg.MODEL.RESNETS
+    if stage == 5 and not node.LAST_BLOCK_RELUS:
+        blocks[-1].__class__ = _WITHOUT_RELUS[type(blocks[-1])]
+    elif stage == 5 and not node.FINAL_RELU:
         blocks[-1].__class__ = _WITHOUT_FINAL_RELU[type(blocks[-1])]
     return blocks
 
@@ -89,7 +92,23 @@ class _OpenBottleneckBlock(BottleneckBlock):
         return self.conv3(out) + (x if self.shortcut is None else self.shortcut(x))
 
 
+class _LinearBasicBlock(BasicBlock):
+    """BasicBlock without activations: its parameters, no non-linearity."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.conv1(x)) + (x if self.shortcut is None else self.shortcut(x))
+
+
+class _LinearBottleneckBlock(BottleneckBlock):
+    """BottleneckBlock without activations."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.conv3(self.conv2(self.conv1(x)))
+        return out + (x if self.shortcut is None else self.shortcut(x))
+
+
 _WITHOUT_FINAL_RELU = {BasicBlock: _OpenBasicBlock, BottleneckBlock: _OpenBottleneckBlock}
+_WITHOUT_RELUS = {BasicBlock: _LinearBasicBlock, BottleneckBlock: _LinearBottleneckBlock}
 
 
 @BACKBONE_REGISTRY.register()

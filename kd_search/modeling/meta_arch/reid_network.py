@@ -196,6 +196,12 @@ class ReIDNetwork(nn.Module):
             return self.classifier.weight.new_zeros((0, self.classifier.in_features))
         return self._pooled(crops[:, None])[:, 0]
 
+    def feature_maps(self, crops: torch.Tensor) -> torch.Tensor:
+        """(P, 3, H, W) crops, as :meth:`crop_features`, to the (P, D, h, w) float32 maps whose
+        means over places are their features."""
+        images = (crops.float() - self.pixel_mean) / self.pixel_std
+        return self.backbone(images)[self.feature].float()
+
     def judge_features(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(P, D) features of crops to their (P, D) test embeddings and (P, L) identity logits."""
         if len(features) == 0:
@@ -219,9 +225,8 @@ class ReIDNetwork(nn.Module):
     def _pooled(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, T, 3, H, W) to (B, T, D), float32."""
         batch, length = frames.shape[:2]
-        images = (frames.flatten(0, 1).float() - self.pixel_mean) / self.pixel_std
-        maps = self.backbone(images)[self.feature]
-        return maps.float().mean(dim=(2, 3)).view(batch, length, -1)
+        maps = self.feature_maps(frames.flatten(0, 1))
+        return maps.mean(dim=(2, 3)).view(batch, length, -1)
 
     def _drawn_views(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, T, ...) to (B, M, ...): other M frames of every set, without repetition."""

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -104,9 +105,9 @@ def make_batch() -> list[dict]:
 class Step:
     """One training step of a model on one batch; every call samples the same regions."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, batch: Optional[list[dict]] = None):
         self.model = model
-        self.batch = make_batch()
+        self.batch = batch or make_batch()
         # No learning rate: the work of a step, but every run does the same.
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
         self.tables = [m for m in model.modules() if isinstance(m, IDTable)]

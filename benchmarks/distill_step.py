@@ -9,14 +9,19 @@ teacher, four scenes of 320x192). A step is forward, backward, optimizer and tab
   student's step plus the same teacher judging the same regions, called on its own;
 * all terms: soft labels and bounded regression of regions and anchors and hints, over the plain
   student's step plus the teacher's backbone, RPN head and region heads, called on their own;
-* the memory of that step beyond the plain student's: at its peak, and what is kept for backward;
-  on a GPU too, where there is one.
+* re-ID teacher: the terms of DKD and an external network on crops, over the plain student's step
+  plus that network on the same crops; from a cache, over the plain student's step alone;
+* global knowledge: its three terms and full prototypes, over the plain student's step plus the
+  teacher's backbone;
+* the memory of a step with all terms of a detector beyond the plain student's: at its
+  peak, and what is kept for backward; on a GPU too, where there is one.
 """
 
 import copy
 from unittest.mock import patch
 
 import torch
+from _distill_global_knowledge import global_knowledge_rows
 from _distill_networks import (
     NUM_IDS,
     STUDENT,
@@ -27,6 +32,8 @@ from _distill_networks import (
     make_batch,
     with_teacher,
 )
+from _distill_reid import reid_rows
+from _distill_rows import overhead_row, same_detection_losses
 from _step_memory import tensor_bytes, traced
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -37,7 +44,6 @@ from kd_search.distillation import DistillationTerm, Distiller, IDTableTerm
 from kd_search.modeling import IDTable
 from kd_search.structures import Knowledge
 
-MOST_OVERHEAD = 1.05
 MOST_OVERHEAD_OF_ALL_TERMS = 1.10
 MB = 1e6
 
@@ -55,6 +61,7 @@ class ReadEverything(DistillationTerm):
 
 def run(harness):
     rows = [frozen_table(harness), running_teacher(harness), *every_term(harness)]
+    rows += reid_rows(harness) + global_knowledge_rows(harness)
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
         rows += memory(harness, device)
     return rows
@@ -202,18 +209,6 @@ def kept_for_backward(harness, pair: Pair, student: Knowledge, device: str) -> d
     )
 
 
-def overhead_row(harness, case: str, timing, equal: bool, limit: float = MOST_OVERHEAD) -> dict:
-    return harness.row(
-        case,
-        ours_s=timing.ours_s,
-        reference_s=timing.reference_s,
-        equal=equal,
-        limit=limit,
-        ratio_is="overhead",
-        ratios_of_turns=sorted(a / b for a, b in zip(timing.ours, timing.reference)),
-    )
-
-
 def knowledge_of(student: nn.Module, batch: list[dict]) -> Knowledge:
     """Of the regions that :class:`Step` samples; without its graph."""
     torch.manual_seed(0)
@@ -246,20 +241,6 @@ def same_teacher(pair: Pair, student: Knowledge, batch: list[dict]) -> bool:
         and torch.equal(observed.region_logits, logits)
         and torch.equal(observed.region_deltas, deltas)
     )
-
-
-def same_detection_losses(ours: Step, reference: Step, factors=None) -> bool:
-    """Distillation must not change what the student's own detection losses are.
-
-    Args:
-        ours: with terms.
-        reference: without.
-        factors: by which terms multiply the student's losses, by name.
-    """
-    names = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg")
-    factors = factors or {}
-    a, b = ours.losses(), reference.losses()
-    return all(torch.equal(a[name], b[name] * factors.get(name, 1.0)) for name in names)
 
 
 def surplus_calls(pair: Pair, ours: Step, plain: Step) -> int:

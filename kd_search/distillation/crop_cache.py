@@ -73,13 +73,13 @@ def cached_features(cfg, teacher, teacher_cfg, weights_sha256: str) -> CropCache
     folder = os.path.join(cfg.DISTILLATION.REID_TEACHER.CACHE_DIR, key[:16])
     cache = None
     if comm.is_main_process():
-        cache, problem = _open(folder, key, verify=True)
+        cache, problem = _open(folder, key, dicts, verify=True)
         if cache is None:
             logger.info("Computing the re-ID teacher's features of %s: %s", folder, problem)
             _build(folder, key, teacher, dicts, cfg.INPUT.FORMAT, cfg.INPUT.MAX_IMAGE_PIXELS)
     comm.synchronize()
     if cache is None:
-        cache, problem = _open(folder, key, verify=False)
+        cache, problem = _open(folder, key, dicts, verify=False)
         if cache is None:
             raise RuntimeError(f"crop cache {folder} cannot be read after it was made: {problem}")
     return cache
@@ -103,7 +103,7 @@ def _key(teacher, teacher_cfg, weights: str, image_format: str, dicts: list[dict
     return digest.hexdigest()
 
 
-def _open(folder: str, key: str, *, verify: bool) -> tuple[Optional[CropCache], str]:
+def _open(folder, key: str, dicts, *, verify: bool) -> tuple[Optional[CropCache], str]:
     """The cache, or ``None`` and why there is none."""
     index_file, path = os.path.join(folder, INDEX), os.path.join(folder, FEATURES)
     if not os.path.isfile(index_file):
@@ -118,7 +118,19 @@ def _open(folder: str, key: str, *, verify: bool) -> tuple[Optional[CropCache], 
         features = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return None, f"{folder} is torn ({error})"
-    return CropCache(features, index["first_row"]), ""
+    return CropCache(features, _first_rows(dicts)), ""
+
+
+def _first_rows(dicts: list[dict[str, Any]]) -> dict[str, int]:
+    """Image file to the row of its first annotation.
+
+    Not kept with the features: a data set that was moved has its images elsewhere, in this order.
+    """
+    rows, count = {}, 0
+    for record in dicts:
+        rows[record["file_name"]] = count
+        count += len(record["annotations"])
+    return rows
 
 
 def _build(folder, key, teacher, dicts, image_format, max_pixels) -> None:
@@ -127,10 +139,8 @@ def _build(folder, key, teacher, dicts, image_format, max_pixels) -> None:
     index, path = os.path.join(folder, INDEX), os.path.join(folder, FEATURES)
     if os.path.exists(index):
         os.remove(index)
-    first_row, count = {}, 0
-    for record in dicts:
-        first_row[record["file_name"]] = count
-        count += len(record["annotations"])
+    first_row = _first_rows(dicts)
+    count = sum(len(record["annotations"]) for record in dicts)
     shape = (count, 1 + teacher.mirror, teacher.model.layout().embedding_dim)
     temporary = path + ".tmp"
     features = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
@@ -147,7 +157,4 @@ def _build(folder, key, teacher, dicts, image_format, max_pixels) -> None:
     features.flush()
     del features
     os.replace(temporary, path)
-    write_json(
-        index,
-        {"format": FORMAT, "key": key, "sha256": file_sha256(path), "first_row": first_row},
-    )
+    write_json(index, {"format": FORMAT, "key": key, "sha256": file_sha256(path)})

@@ -130,10 +130,11 @@ class Distiller(nn.Module):
         """Losses in training; otherwise what the student returns."""
         if not self.training:
             return self.student(batched_inputs)
+        seen = self._see_crops(batched_inputs)
         losses, knowledge = self.student.forward_train(batched_inputs)
         for name, factor in self._hard_loss_factors.items():
             losses[name] = losses[name] * factor
-        observed = self._observe(batched_inputs, knowledge)
+        observed = self._observe(batched_inputs, knowledge, seen)
         if self.prototypes is not None:
             knowledge.agreement = self.prototypes.compare(knowledge, observed)
         for name, term in self.terms.items():
@@ -143,13 +144,27 @@ class Distiller(nn.Module):
                 losses[key] = value
         return losses
 
-    def _observe(self, batched_inputs: list[dict], student: Knowledge) -> Optional[Knowledge]:
-        detector = self.teacher.observe(batched_inputs, student) if self._observes else None
+    def _see_crops(self, batched_inputs: list[dict]) -> Optional[Knowledge]:
+        """What the re-ID teacher says of the crops.
+
+        It is asked before the student: beside the student's graph, its activations would need
+        memory of their own, which costs time on a CPU as well.
+        """
         if self.reid_teacher is None:
+            return None
+        # The student samples the regions that it would sample without a teacher.
+        with torch.random.fork_rng(devices=[]):
+            crops = self.crop_sampler(batched_inputs).to(self.device)
+        return self.reid_teacher.observe(batched_inputs, crops)
+
+    def _observe(
+        self, batched_inputs: list[dict], student: Knowledge, seen: Optional[Knowledge]
+    ) -> Optional[Knowledge]:
+        detector = self.teacher.observe(batched_inputs, student) if self._observes else None
+        if seen is None:
             return detector
-        crops = self.crop_sampler(batched_inputs).to(self.device)
-        self.student.judge_crops(student, crops)
-        return merge(detector, self.reid_teacher.observe(batched_inputs, crops))
+        self.student.judge_crops(student, seen.crops)
+        return merge(detector, seen)
 
     def initialise(self) -> list[str]:
         """Give the student what the config says it starts with; call it after loading weights.

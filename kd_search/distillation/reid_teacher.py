@@ -59,11 +59,12 @@ class ReIDTeacher:
                 known = annotations >= 0
                 cached.append(self.cache.read(x["file_name"], annotations[known], mirror))
             where.append(known)
-            image = x["original_image"]
-            cut.append(cut_crops(image, boxes[~known], self.input_size, mirror=mirror))
-        computed = self.features(torch.cat(cut))
+            if not known.all():
+                image = x["original_image"]
+                cut.append(cut_crops(image, boxes[~known], self.input_size, mirror=mirror))
+        computed = self.features(torch.cat(cut) if cut else torch.zeros((0, 3, *self.input_size)))
         known = torch.cat(where).to(computed.device)
-        features = computed.new_zeros((len(known), self.model.layout().embedding_dim))
+        features = computed.new_zeros((len(known), computed.shape[1]))
         features[~known] = computed
         if cached:
             features[known] = torch.cat(cached).to(features)

@@ -1,8 +1,12 @@
 """Teacher outputs that are computed once are those that would be computed again."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
@@ -16,16 +20,22 @@ from kd_search.data import (
     register_person_search_coco,
 )
 from kd_search.data.synthesis import PRESETS, generate_dataset
+from kd_search.distillation import crop_cache
 
 TERMS = ["IdentityProbabilityTerm", "PairRelationTerm", "TripletRelationTerm"]
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def generated(tmp_path_factory):
     root = tmp_path_factory.mktemp("generated")
     generate_dataset(root, PRESETS["tiny"], seed=0, progress=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(generated):
     register_person_search_coco(
-        "crop_cache_train", str(root / "train.json"), str(root / "train" / "images")
+        "crop_cache_train", str(generated / "train.json"), str(generated / "train" / "images")
     )
     return "crop_cache_train"
 
@@ -101,6 +111,96 @@ def test_a_cache_is_used_again_and_a_torn_one_made_anew(tmp_path, dataset, caplo
     with caplog.at_level("INFO", "kd_search.distillation.crop_cache"):
         distiller(tmp_path, dataset, tmp_path / "cache")
     assert "is torn" in caplog.text
+
+
+def test_a_build_that_was_interrupted_is_made_anew(tmp_path, dataset, monkeypatch):
+    save_teacher(tmp_path, 1)
+    expected = np.array(
+        distiller(tmp_path, dataset, tmp_path / "whole").reid_teacher.cache.features
+    )
+    calls, features = [], crop_cache.cut_crops
+
+    def stop_half_way(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return features(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crop_cache, "cut_crops", stop_half_way)
+        with pytest.raises(KeyboardInterrupt):
+            distiller(tmp_path, dataset, tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert not (folder / "index.json").exists() and list(folder.iterdir())
+    again = distiller(tmp_path, dataset, tmp_path / "cache").reid_teacher.cache
+    assert np.array_equal(np.array(again.features), expected)
+    assert {p.name for p in folder.iterdir()} == {"index.json", "features.npy"}
+
+
+def test_a_cache_of_something_else_is_made_anew(tmp_path, dataset, caplog):
+    """Features of another teacher under this one's name: copied by hand, or a clash of names."""
+    folders = {}
+    for seed in (1, 2):
+        save_teacher(tmp_path, seed)
+        cache = distiller(tmp_path, dataset, tmp_path / f"cache{seed}").reid_teacher.cache
+        (folders[seed],) = (tmp_path / f"cache{seed}").iterdir()
+    expected = np.array(cache.features)
+    for name in ("index.json", "features.npy"):
+        (folders[2] / name).write_bytes((folders[1] / name).read_bytes())
+    assert not np.allclose(np.load(folders[2] / "features.npy"), expected, rtol=1e-2)
+    with caplog.at_level("INFO", "kd_search.distillation.crop_cache"):
+        again = distiller(tmp_path, dataset, tmp_path / "cache2").reid_teacher.cache
+    assert "is of another teacher or training set" in caplog.text
+    assert np.array_equal(np.array(again.features), expected)
+
+
+@pytest.fixture
+def copied_set(tmp_path, generated):
+    """``copied_set(name, change)``: the same images and annotations elsewhere, then changed."""
+    names = []
+
+    def make(name, change=lambda content: None):
+        root = tmp_path / name
+        shutil.copytree(generated, root)
+        content = json.loads((root / "train.json").read_text())
+        change(content)
+        (root / "train.json").write_text(json.dumps(content))
+        register_person_search_coco(name, str(root / "train.json"), str(root / "train" / "images"))
+        names.append(name)
+        return name
+
+    yield make
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_a_set_that_was_moved_keeps_its_cache(tmp_path, dataset, copied_set):
+    save_teacher(tmp_path, 1)
+    cache = distiller(tmp_path, dataset, tmp_path / "cache").reid_teacher.cache
+    moved = copied_set("crop_cache_moved")
+    found = distiller(tmp_path, moved, tmp_path / "cache").reid_teacher.cache
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    here, there = (get_person_search_dicts(name)[0] for name in (dataset, moved))
+    for a, b in zip(here, there):
+        assert a["file_name"] != b["file_name"]
+        places = torch.arange(len(a["annotations"]))
+        features = [c.read(x["file_name"], places, True) for c, x in ((cache, a), (found, b))]
+        assert torch.equal(*features)
+
+
+def test_a_box_that_was_changed_is_computed_anew(tmp_path, dataset, copied_set):
+    save_teacher(tmp_path, 1)
+    before = np.array(distiller(tmp_path, dataset, tmp_path / "cache").reid_teacher.cache.features)
+
+    def narrower(content):
+        content["annotations"][0]["bbox"][2] *= 0.5
+
+    changed = copied_set("crop_cache_changed", narrower)
+    after = np.array(distiller(tmp_path, changed, tmp_path / "cache").reid_teacher.cache.features)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    differ = (np.abs(after - before) > 1e-4).any(axis=(1, 2))
+    assert differ.sum() == 1
 
 
 def test_another_teacher_or_crop_has_another_cache(tmp_path, dataset):

@@ -3,15 +3,21 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from crops_inputs import crops_input
+from detectron2.data import transforms as T
 from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
 from detectron2.utils.events import EventStorage
+from PIL import Image
 from tiny import NUM_IDS, tiny_cfg, training_input
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
+from kd_search.data import PersonSearchDatasetMapper
 from kd_search.distillation import (
     CropSampler,
     Distiller,
@@ -101,6 +107,22 @@ def test_triplet_relations_against_the_equation(literal):
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_student_who_is_its_teacher():
+    """Nothing to learn but the margin, which the equation asks of the teacher itself."""
+    ids = (0, 1, 2, 0)
+    teacher = knowledge(1, ids)
+    student = copy.deepcopy(teacher)
+    assert IdentityProbabilityTerm()(student, teacher)["loss_probability"] == 0
+    assert PairRelationTerm()(student, teacher)["loss_pair_relation"] == 0
+    assert TripletRelationTerm(margin=0.0)(student, teacher)["loss_triplet_relation"] == 0
+    unit, expected = F.normalize(teacher.crop_embeddings.double(), dim=1), 0.0
+    for i in range(4):
+        nearest = min(float((unit[i] - unit[j]).norm()) for j in range(4) if ids[j] != ids[i])
+        expected += max(0.0, 1.5 - nearest) / 4
+    found = TripletRelationTerm(margin=1.5)(student, teacher)["loss_triplet_relation"]
+    assert float(found) == pytest.approx(expected, rel=1e-5) and expected > 0
+
+
 def test_misfits_are_refused():
     term = IdentityProbabilityTerm()
     with pytest.raises(ValueError, match="student with identity logits: set .*CLASSIFIER"):
@@ -171,6 +193,24 @@ def test_a_step_with_a_re_id_teacher_trains_the_student_alone(tmp_path, shifts, 
     assert not any("reid_teacher" in name for name in model.state_dict())
 
 
+def test_moving_boxes_does_not_change_what_the_student_samples(tmp_path):
+    """Its own losses of a step are those without a teacher; the moves differ from step to step."""
+    model = distiller(True).train()
+    plain = copy.deepcopy(model.student)
+    batch = [crops_input(tmp_path, (0, -1, 3))]
+    torch.manual_seed(5)
+    with EventStorage():
+        expected = [plain(batch) for _ in range(2)]
+    torch.manual_seed(5)
+    with EventStorage():
+        found = [model(batch) for _ in range(2)]
+    for theirs, ours in zip(expected, found):
+        assert len(theirs) == 5
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    first, second = model.reid_teacher.model.seen
+    assert torch.equal(first[:3], second[:3]) and not torch.equal(first[3:], second[3:])
+
+
 def test_images_without_people_cost_nothing(tmp_path):
     model = distiller(False).train()
     with EventStorage():
@@ -179,6 +219,85 @@ def test_images_without_people_cost_nothing(tmp_path):
         assert losses[name] == 0
     sum(losses.values()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_people_without_identity_have_no_probability_and_nobody_to_be_told_from(tmp_path):
+    """Exactly zero, of whole steps; the pair-wise relations of strangers are knowledge too."""
+    model = distiller(True).train()
+    with EventStorage():
+        losses = model([crops_input(tmp_path, (-1, -1)), crops_input(tmp_path, ())])
+    assert losses["loss_probability"] == 0 and losses["loss_triplet_relation"] == 0
+    assert losses["loss_pair_relation"] > 0
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def marked_input(folder, number, transforms):
+    """A person of a 240x320 image with a bright marker, at another place of each image's box."""
+    box = np.array([120, 60, 180, 210])
+    x, y = box[:2] + np.array([[6, 105], [40, 20], [20, 130], [50, 75]][number])
+    image = np.zeros((240, 320, 3), dtype=np.uint8)
+    image[y - 4 : y + 5, x - 4 : x + 5] = 255
+    path = folder / f"marked{number}.png"
+    Image.fromarray(image).save(path)
+    person = {"bbox": box.tolist(), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    record = {
+        **{"file_name": str(path), "image_id": number, "height": 240, "width": 320},
+        "annotations": [{**person, "person_id": number}],
+    }
+    return PersonSearchDatasetMapper(True, augmentations=transforms, with_original=True)(record)
+
+
+def marker(crops):
+    """(P, 2): middle of the bright pixels of (P, 3, H, W) crops, fractions of width and height."""
+    weight = crops.sum(dim=1)
+    rows, columns = torch.meshgrid(
+        *(torch.arange(n) + 0.5 for n in weight.shape[1:]), indexing="ij"
+    )
+    total = weight.sum(dim=(1, 2))
+    x, y = ((weight * c).sum(dim=(1, 2)) / total / n for c, n in ((columns, 64), (rows, 128)))
+    return torch.stack([x, y], dim=1)
+
+
+@pytest.mark.parametrize("shifts", [False, True])
+def test_the_teacher_is_handed_the_regions_that_the_student_judges(tmp_path, shifts):
+    """A marker shows it: image after image, however each was augmented, wherever its box moved."""
+    augmentations = [
+        [],
+        [T.HFlipTransform(320)],
+        [T.CropTransform(60, 20, 220, 200), T.ResizeTransform(200, 220, 300, 400)],
+        [T.CropTransform(60, 20, 200, 210), T.HFlipTransform(200)],
+    ]
+    batch = [marked_input(tmp_path, i, list(t)) for i, t in enumerate(augmentations)]
+    model = distiller(shifts)
+    size = (128, 64)
+    # Boxes move by up to a tenth of their size to either side.
+    model.crop_sampler = CropSampler(shifts=shifts, input_size=size, padding=6.4, limit=100.0)
+    model.reid_teacher.input_size = size
+    judged = []
+    judge = model.student.judge_crops
+    model.student.judge_crops = lambda known, crops: judged.append(crops) or judge(known, crops)
+    model.train()
+    farthest = 0.0
+    for seed in range(4):
+        torch.manual_seed(seed)
+        with EventStorage():
+            model(batch)
+        regions, shown = judged[-1], model.reid_teacher.model.seen[-1]
+        assert regions.person_ids.tolist() == [i for i in range(4) for _ in range(1 + shifts)]
+        # What the student's region shows, at the size of the teacher's crop.
+        seen = [
+            roi_align(x["image"][None].float(), [boxes], size, 1.0, 4, True)
+            for x, boxes in zip(batch, regions.boxes)
+        ]
+        ours, theirs = marker(torch.cat(seen)), marker(shown)
+        # The teacher's crop is of whole pixels: half of one is 1/120 of the box's width.
+        assert (ours - theirs).abs().max() < 0.015
+        if shifts:
+            farthest = max(farthest, float((theirs[::2] - theirs[1::2]).abs().max()))
+        assert len({tuple((10 * m).round().tolist()) for m in theirs[:: 1 + shifts]}) == 4
+    # The moved boxes did move, by more than the tolerance.
+    assert not shifts or farthest > 0.06
 
 
 def test_separate_res5_serves_the_re_id_branch_alone():

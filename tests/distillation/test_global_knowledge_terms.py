@@ -148,6 +148,15 @@ def test_features_weigh_the_cells_of_each_levels_own_boxes(teacher_padding):
     assert {tuple(a.weight.shape) for a in term.adapters.values()} == {(4, 3, 3, 3), (2, 5, 3, 3)}
 
 
+def test_adapters_of_one_cell_see_their_own_cell_alone():
+    student, teacher = both()
+    term = connected(WeightedFeatureTerm(adapter_kernel=1))
+    assert {tuple(a.weight.shape) for a in term.adapters.values()} == {(4, 3, 1, 1), (2, 5, 1, 1)}
+    assert all(bool(loss.isfinite()) for loss in term(student, teacher).values())
+    with pytest.raises(ValueError, match="GLOBAL_KNOWLEDGE.ADAPTER_KERNEL 2 must be 1, 3, 5"):
+        WeightedFeatureTerm(adapter_kernel=2)
+
+
 def test_soft_labels_of_the_foreground_by_the_weight_of_their_own_level():
     student, teacher = both(attenuation=0.0)
     known, expected = student.agreement, 0.0

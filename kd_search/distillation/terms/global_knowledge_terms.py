@@ -76,7 +76,7 @@ class GlobalKnowledgeTerm(DistillationTerm):
 class WeightedFeatureTerm(DistillationTerm):
     """L_fore and L_back, attenuated: the adapted maps imitate the teacher's, boxes by their r.
 
-    A is a 3x3 convolution per level, as in the released code. It trains with the student and stays
+    A is a convolution per level, 3x3 in the released code. It trains with the student and stays
     here: neither its weights nor an exported model hold it.
     """
 
@@ -91,6 +91,7 @@ class WeightedFeatureTerm(DistillationTerm):
         weighted: bool = True,
         foreground_weight: float = 1.0,
         background_weight: float = 4.0,
+        adapter_kernel: int = 3,
     ):
         """
         Args:
@@ -98,8 +99,15 @@ class WeightedFeatureTerm(DistillationTerm):
             weighted: by r, for which there must be prototypes.
             foreground_weight: of L_fore, at the start of training.
             background_weight: of L_back, likewise.
+            adapter_kernel: side of A, in cells.
+
+        Raises:
+            ValueError: an even side, which has no centre.
         """
         super().__init__()
+        if adapter_kernel < 1 or adapter_kernel % 2 == 0:
+            raise ValueError(f"{_KEY}.ADAPTER_KERNEL {adapter_kernel} must be 1, 3, 5, ...")
+        self.adapter_kernel = adapter_kernel
         self.features = tuple(features)
         self.needs_prototypes = weighted
         self.foreground_weight = foreground_weight
@@ -114,13 +122,15 @@ class WeightedFeatureTerm(DistillationTerm):
             "weighted": node.WEIGHTED,
             "foreground_weight": node.FOREGROUND_WEIGHT,
             "background_weight": node.BACKGROUND_WEIGHT,
+            "adapter_kernel": node.ADAPTER_KERNEL,
         }
 
     def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
         levels = shared_levels(self.features, student, teacher)
         channels = zip(levels.student_channels, levels.teacher_channels)
+        side = self.adapter_kernel
         for name, (ours, theirs) in zip(levels.names, channels):
-            self.adapters[_key(name)] = nn.Conv2d(ours, theirs, kernel_size=3, padding=1)
+            self.adapters[_key(name)] = nn.Conv2d(ours, theirs, side, padding=side // 2)
 
     def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
         """``{"loss_feature_foreground": scalar, "loss_feature_background": scalar}`` from

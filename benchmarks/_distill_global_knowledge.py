@@ -1,0 +1,74 @@
+"""Steps with the terms of global knowledge (Tang et al., ECCV 2022) and prototypes to compare with.
+
+Student and teacher are those of the other steps. The prototypes are random: their number decides
+how long a step takes, not what they are.
+"""
+
+import copy
+
+import torch
+from _distill_networks import STUDENT, Pair, Step, build, config, settled_teacher
+from _distill_rows import overhead_row, same_detection_losses
+
+from kd_search.distillation import (
+    Distiller,
+    Teacher,
+    Translation,
+    build_prototype_bank,
+    build_terms,
+)
+
+TERMS = ["GlobalKnowledgeTerm", "WeightedFeatureTerm", "WeightedSoftLabelTerm"]
+MOST_OVERHEAD = 1.10
+
+
+def global_knowledge_rows(harness) -> list[dict]:
+    """All three terms over the plain student's step and the teacher's backbone.
+
+    The teacher's region heads, which the soft labels are made of, count as overhead.
+    """
+    return [_row(harness, kernel) for kernel in (3, 1)]
+
+
+def _row(harness, adapter_kernel: int) -> dict:
+    pair = pair_with_prototypes(adapter_kernel)
+    ours, student_step = Step(pair.distiller), Step(pair.plain)
+    losses = ours.losses()
+    equal = (
+        same_detection_losses(ours, student_step)
+        and all(bool(loss.isfinite()) for loss in losses.values())
+        and float(losses["loss_global_knowledge"]) > 0
+    )
+    teacher = pair.teacher.model
+
+    def reference():
+        student_step()
+        with torch.no_grad():
+            teacher.backbone(teacher.preprocess_image(ours.batch).tensor)
+
+    timing = harness.compare(ours, reference)
+    side = f"{adapter_kernel}x{adapter_kernel}"
+    case = f"terms of global knowledge, adapters {side}, over plain student + teacher's backbone"
+    return overhead_row(harness, case, timing, equal, limit=MOST_OVERHEAD)
+
+
+def pair_with_prototypes(adapter_kernel: int = 3) -> Pair:
+    """A full bank: ``PER_CLASS`` prototypes of the one class at every level."""
+    cfg = config(STUDENT)
+    cfg.DISTILLATION.TERMS = TERMS
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.ADAPTER_KERNEL = adapter_kernel
+    plain, model = build(STUDENT), settled_teacher()
+    student, teacher = plain.layout(), model.layout()
+    terms = build_terms(cfg)
+    fields = frozenset().union(*(term.teacher_fields for term in terms.values()))
+    bank = build_prototype_bank(cfg, student, teacher)
+    for level in range(bank.num_levels):
+        ours, theirs = (getattr(bank, f"{side}_{level}")[0] for side in ("student", "teacher"))
+        images = torch.arange(bank.per_class)
+        boxes = torch.zeros(bank.per_class, 4)
+        bank.put(level, 0, torch.randn_like(ours), torch.randn_like(theirs), images, boxes)
+    frozen = Teacher(model, fields, Translation(student, teacher))
+    distiller = Distiller(
+        student=copy.deepcopy(plain), terms=terms, teacher=frozen, prototypes=bank
+    ).train()
+    return Pair(distiller, plain, frozen)

@@ -1,0 +1,32 @@
+"""Rows of distillation steps: how they are formed, and that both sides train the same student."""
+
+import torch
+from _distill_networks import Step
+
+MOST_OVERHEAD = 1.05
+
+
+def overhead_row(harness, case: str, timing, equal: bool, limit: float = MOST_OVERHEAD) -> dict:
+    return harness.row(
+        case,
+        ours_s=timing.ours_s,
+        reference_s=timing.reference_s,
+        equal=equal,
+        limit=limit,
+        ratio_is="overhead",
+        ratios_of_turns=sorted(a / b for a, b in zip(timing.ours, timing.reference)),
+    )
+
+
+def same_detection_losses(ours: Step, reference: Step, factors=None) -> bool:
+    """Distillation must not change what the student's own detection losses are.
+
+    Args:
+        ours: with terms.
+        reference: without.
+        factors: by which terms multiply the student's losses, by name.
+    """
+    names = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg")
+    factors = factors or {}
+    a, b = ours.losses(), reference.losses()
+    return all(torch.equal(a[name], b[name] * factors.get(name, 1.0)) for name in names)

@@ -1,7 +1,7 @@
 """Experiments of several trainings: single runs, runs side by side, tables of what came out."""
 
 from kd_search.experiments.metrics import METRICS, pick_metrics
-from kd_search.experiments.rows import Row, choose_rows, config_value
+from kd_search.experiments.rows import Networks, Row, choose_rows, config_value
 from kd_search.experiments.run_folder import (
     RESULT_FILE,
     SETTINGS_FILE,

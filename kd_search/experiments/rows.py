@@ -1,8 +1,16 @@
-"""Rows of a table: what is trained, and the numbers that a paper has for it."""
+"""Networks and rows of a table: what is trained, and the numbers that a paper has for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Config files of a student and of its (re-ID) teacher, relative to the checkout."""
+
+    student: str
+    teacher: str
 
 
 @dataclass(frozen=True)

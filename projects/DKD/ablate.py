@@ -19,13 +19,13 @@ KEY, sensitivity_KEY.md, .json and .png.
 import argparse
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from dkd_rows import AUGMENTATIONS, NONE, TERMS, DKDRow, chosen, grid_rows, sensitivity_rows
 
 from kd_search.experiments import (
+    Networks,
     Run,
     Study,
     TableLayout,
@@ -43,14 +43,6 @@ CONFIGS = "projects/DKD/configs"
 METRICS = ("mAP", "top1", "det_AP", "det_recall", "reid_mAP", "reid_top1")
 #: Nodes whose keys --sensitivity takes by their last name.
 NODES = ("DISTILLATION.DKD", "DISTILLATION.SIA")
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Config files of a student and its re-ID teacher, relative to the checkout."""
-
-    student: str
-    teacher: str
 
 
 SETS = {

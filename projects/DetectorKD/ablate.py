@@ -13,7 +13,6 @@ ablation.md, ablation.json and ablation.png are written anew.
 import argparse
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -21,6 +20,7 @@ from ablation_rows import PAPER, ROWS
 
 from kd_search.experiments import (
     TEACHER,
+    Networks,
     Run,
     Study,
     TableLayout,
@@ -34,14 +34,6 @@ from kd_search.experiments import (
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/DetectorKD/configs"
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Config files of a student and its teacher, relative to the checkout."""
-
-    student: str
-    teacher: str
 
 
 SETS = {

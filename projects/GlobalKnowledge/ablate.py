@@ -18,7 +18,6 @@ be asked for later. After each run ablation.md, ablation.json and ablation.png a
 import argparse
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -26,6 +25,7 @@ from global_knowledge_rows import NONE, ROWS, START, GlobalKnowledgeRow
 
 from kd_search.experiments import (
     TEACHER,
+    Networks,
     Run,
     Study,
     TableLayout,
@@ -39,14 +39,6 @@ from kd_search.experiments import (
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/GlobalKnowledge/configs"
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Config files of a student and its teacher, relative to the checkout."""
-
-    student: str
-    teacher: str
 
 
 SETS = {

@@ -1,13 +1,13 @@
 """What ablate.py trains, and views.py looks at again: a teacher and its students for each seed."""
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 from vkd_rows import STUDIES, student_opts
 
 from kd_search.experiments import (
     TEACHER,
+    Networks,
     Row,
     Run,
     Study,
@@ -21,14 +21,6 @@ from kd_search.experiments import (
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/VKD/configs"
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Config files of a student and its teacher, relative to the checkout."""
-
-    student: str
-    teacher: str
 
 
 def _networks(folder: str, name: str) -> Networks:

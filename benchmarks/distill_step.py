@@ -90,7 +90,7 @@ def running_teacher(harness):
 
     def reference():
         student_step()
-        pair.teacher.observe(ours.batch, knowledge)
+        pair.teacher.judge(pair.teacher.observe(ours.batch), knowledge)
 
     timing = harness.compare(ours, reference)
     return overhead_row(harness, "observed teacher over plain student + teacher", timing, equal)
@@ -172,7 +172,8 @@ def kept_for_backward(harness, pair: Pair, student: Knowledge, device: str) -> d
     """Row of what the graph holds between forward and backward, beyond a plain step's."""
     batch = make_batch()
     ours, plain = (traced(Step(model).losses, device)[1] for model in (pair.distiller, pair.plain))
-    teacher, observed = pair.teacher.model, pair.teacher.observe(batch, student)
+    teacher = pair.teacher.model
+    observed = pair.teacher.judge(pair.teacher.observe(batch), student)
     names = pair.distiller.terms["HintTerm"].pairs
     hints = tensor_bytes(*(observed.features[theirs] for _, theirs in names))
     adapted = hints  # made in the shape of the teacher's maps
@@ -234,7 +235,7 @@ def judge_alone(
 
 def same_teacher(pair: Pair, student: Knowledge, batch: list[dict]) -> bool:
     """Whether the terms read what the teacher says when called on its own."""
-    observed = pair.teacher.observe(batch, student)
+    observed = pair.teacher.judge(pair.teacher.observe(batch), student)
     features, _, (logits, deltas) = judge_alone(pair.teacher.model, batch, student)
     return (
         all(torch.equal(observed.features[name], features[name]) for name in features)

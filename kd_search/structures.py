@@ -5,7 +5,7 @@ from typing import Optional
 
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 
 
 @dataclass
@@ -136,6 +136,9 @@ class Knowledge:
     proposals: Optional[list[Instances]] = None
     #: (R, K + 1) class logits of the regions, background last as in Detectron2.
     region_logits: Optional[torch.Tensor] = None
+    #: (F, K + 1) the rows of ``region_logits`` of the foreground regions: of a teacher that nobody
+    #: asked about the others.
+    foreground_logits: Optional[torch.Tensor] = None
     #: (R, 4) or (R, 4 K) box deltas, in the scale of the region box transform.
     region_deltas: Optional[torch.Tensor] = None
     #: (R,) int64 class of every region, K for background.
@@ -160,3 +163,13 @@ class Knowledge:
     annotated: Optional[list[Instances]] = None
     #: The student's regions beside prototypes; in the student's knowledge, once the teacher spoke.
     agreement: Optional[Agreement] = None
+
+    def foreground(self) -> torch.Tensor:
+        """(R,) bool: which regions of a student are of a class, neither background nor ignored."""
+        num_classes = self.region_logits.shape[1] - 1
+        return (self.region_classes >= 0) & (self.region_classes < num_classes)
+
+    def foreground_boxes(self) -> list[Boxes]:
+        """Boxes of :meth:`foreground`, image by image; absolute pixels of the input, XYXY."""
+        chosen = self.foreground().split([len(p) for p in self.proposals])
+        return [p.proposal_boxes[mask] for p, mask in zip(self.proposals, chosen)]

@@ -130,11 +130,14 @@ class Distiller(nn.Module):
         """Losses in training; otherwise what the student returns."""
         if not self.training:
             return self.student(batched_inputs)
+        # The teachers are asked before the student: beside the student's graph, their activations
+        # would need memory of their own, which costs time on a CPU as well.
+        detector = self.teacher.observe(batched_inputs) if self._observes else None
         seen = self._see_crops(batched_inputs)
         losses, knowledge = self.student.forward_train(batched_inputs)
         for name, factor in self._hard_loss_factors.items():
             losses[name] = losses[name] * factor
-        observed = self._observe(batched_inputs, knowledge, seen)
+        observed = self._judge(knowledge, detector, seen)
         if self.prototypes is not None:
             knowledge.agreement = self.prototypes.compare(knowledge, observed)
         for name, term in self.terms.items():
@@ -145,11 +148,7 @@ class Distiller(nn.Module):
         return losses
 
     def _see_crops(self, batched_inputs: list[dict]) -> Optional[Knowledge]:
-        """What the re-ID teacher says of the crops.
-
-        It is asked before the student: beside the student's graph, its activations would need
-        memory of their own, which costs time on a CPU as well.
-        """
+        """What the re-ID teacher says of the crops."""
         if self.reid_teacher is None:
             return None
         # The student samples the regions that it would sample without a teacher.
@@ -157,10 +156,12 @@ class Distiller(nn.Module):
             crops = self.crop_sampler(batched_inputs).to(self.device)
         return self.reid_teacher.observe(batched_inputs, crops)
 
-    def _observe(
-        self, batched_inputs: list[dict], student: Knowledge, seen: Optional[Knowledge]
+    def _judge(
+        self, student: Knowledge, detector: Optional[Knowledge], seen: Optional[Knowledge]
     ) -> Optional[Knowledge]:
-        detector = self.teacher.observe(batched_inputs, student) if self._observes else None
+        """What both teachers know, with the student's regions and the student's view of crops."""
+        if detector is not None:
+            detector = self.teacher.judge(detector, student)
         if seen is None:
             return detector
         self.student.judge_crops(student, seen.crops)

@@ -24,7 +24,6 @@ from kd_search.distillation.prototype_candidates import (
 from kd_search.distillation.prototypes import PrototypeBank
 from kd_search.distillation.region_features import pool_regions
 from kd_search.distillation.teacher import Teacher
-from kd_search.structures import Knowledge
 
 
 class HalfRows(NamedTuple):
@@ -107,7 +106,7 @@ class CandidateFeatures:
     ):
         """
         Args:
-            student: has ``observe(batch, student knowledge, fields)``; whoever calls :meth:`visit`
+            student: has ``observe(batch, fields)``; whoever calls :meth:`visit`
                 puts it into evaluation mode.
             teacher: its network likewise.
             bank: says which levels are pooled, and how.
@@ -171,7 +170,7 @@ class CandidateFeatures:
         self, model: nn.Module, inputs: list[dict], boxes: torch.Tensor
     ) -> list[torch.Tensor]:
         """Per level (n, D) features of boxes of the original image, on the CPU."""
-        features = model.observe(inputs, Knowledge(), {"features"}).features
+        features = model.observe(inputs, {"features"}).features
         maps = [features[name] for name in self._bank.names]
         height, width = inputs[0]["image"].shape[-2:]
         scale = [width / inputs[0]["width"], height / inputs[0]["height"]] * 2

@@ -32,7 +32,8 @@ class Teacher:
     ):
         """
         Args:
-            model: a meta-architecture with ``observe(batch, student, fields)``.
+            model: a meta-architecture with ``observe(batch, fields)`` and, where regions are asked
+                for, ``judge_regions(knowledge, student, fields)``.
             fields: names of the fields of :class:`Knowledge` that it is asked for.
             translation: between this teacher and its student; ``None`` where both speak alike.
             batch_statistics: normalise by those of the batch, as VKD (ECCV 2020) does.
@@ -44,12 +45,26 @@ class Teacher:
         self.translation = translation
 
     @torch.no_grad()
-    def observe(self, batched_inputs: list[dict], student: Knowledge) -> Knowledge:
+    def observe(self, batched_inputs: list[dict]) -> Knowledge:
+        """What the teacher knows of the student's batch before the student does, in its own terms.
+
+        It has no gradient. :meth:`judge` takes it.
+        """
+        return self.model.observe(self.inputs(batched_inputs), self.fields)
+
+    @torch.no_grad()
+    def judge(self, knowledge: Knowledge, student: Knowledge) -> Knowledge:
         """The teacher's knowledge of the student's batch and regions, without gradient.
 
-        Classes, delta scales and regions are the student's: see :class:`Translation`.
+        Args:
+            knowledge: of :meth:`observe`, of this batch.
+            student: of this batch.
+
+        Returns:
+            with the student's regions, classes and delta scales: see :class:`Translation`.
         """
-        knowledge = self.model.observe(self.inputs(batched_inputs), student, self.fields)
+        if hasattr(self.model, "judge_regions"):
+            self.model.judge_regions(knowledge, student, self.fields)
         return knowledge if self.translation is None else self.translation.knowledge(knowledge)
 
     def inputs(self, batched_inputs: list[dict]) -> list[dict]:

@@ -51,6 +51,8 @@ class Translation:
             ]
         if teacher.region_logits is not None:
             changes["region_logits"] = self.classes.softmax_logits(teacher.region_logits)
+        if teacher.foreground_logits is not None:
+            changes["foreground_logits"] = self.classes.softmax_logits(teacher.foreground_logits)
         if teacher.region_deltas is not None:
             deltas = self.classes.deltas(teacher.region_deltas, teacher.region_logits)
             changes["region_deltas"] = _scaled(deltas, self.region_scale)

@@ -17,7 +17,7 @@ names a variant that does not exist, and so trains without L_global.)
 """
 
 import torch
-from torch.nn.functional import kl_div, logsigmoid, smooth_l1_loss
+from torch.nn.functional import kl_div, logsigmoid, mse_loss, smooth_l1_loss
 
 from ._features import check_rows, unit_rows
 from ._inputs import check_same_shape, full_precision
@@ -130,7 +130,8 @@ def weighted_feature_loss(
     check_same_shape(cells=student[:, 0], weights=weights, covered=covered)
     student, teacher, weights = full_precision(student, teacher.detach(), weights.detach())
     num_channels = student.shape[1]
-    squares = (student - teacher).square().sum(dim=1)
+    # One pass forward and one back, where a difference and its square take two each.
+    squares = mse_loss(student, teacher, reduction="none").sum(dim=1)
     losses = []
     for mask in (weights, (~covered).to(weights)):
         losses.append((mask * squares).sum() / (2 * num_channels * mask.sum()).clamp(min=1))

@@ -173,7 +173,7 @@ def _knowledge(model: Distiller, sample: dict, found) -> tuple[Knowledge, Knowle
         gt_classes=found.classes,
         gt_person_ids=found.person_ids,
     ).to(model.device)
-    student = model.student.observe(inputs, Knowledge(), {"features"})
+    student = model.student.observe(inputs, {"features"})
     student.annotated = [annotated]
-    teacher = model.teacher.model.observe(model.teacher.inputs(inputs), Knowledge(), {"features"})
+    teacher = model.teacher.model.observe(model.teacher.inputs(inputs), {"features"})
     return student, teacher

@@ -160,7 +160,7 @@ def test_a_teacher_equal_to_the_student_teaches_nothing(tmp_path):
     reference = float(torch.autograd.grad(own, weight)[0].abs().max())
     assert largest["loss_cls"] == 0
     assert largest["loss_region_soft"] < 1e-6 * reference
-    scale = teacher.observe([detection_input()], student_knowledge(model)).features["p2"]
+    scale = teacher.observe([detection_input()]).features["p2"]
     assert float(losses["loss_hint"]) <= 1e-10 * float(scale.square().mean())
 
 
@@ -260,6 +260,6 @@ def test_a_teacher_of_another_channel_order_sees_its_own(tmp_path):
     teacher = save_teacher(tmp_path, tiny_detector_cfg("fpn", 3, "INPUT.FORMAT", "RGB"))
     model = distiller_of("GeneralizedRCNN", *teacher, terms=["HintTerm"])
     x = detection_input()
-    seen = model.teacher.observe([x], student_knowledge(model)).images.tensor
+    seen = model.teacher.observe([x]).images.tensor
     expected = model.teacher.model.preprocess_image([{**x, "image": x["image"].flip(0)}]).tensor
     assert torch.equal(seen, expected)

@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils.events import EventStorage
 from tiny import tiny_cfg, training_input
+from tiny_distiller import losses_of
 from tiny_table import write_table
 from torch import nn
 
@@ -154,6 +155,14 @@ def test_teacher_equal_to_the_student_costs_the_probe_nothing():
     with EventStorage():
         losses = model([training_input()])
     assert losses["loss_probe"] < 1e-9
+
+
+def test_the_teacher_is_asked_before_the_student():
+    model, order = with_teacher(), []
+    model.student.backbone.register_forward_hook(lambda *_: order.append("student"))
+    model.teacher.model.backbone.register_forward_hook(lambda *_: order.append("teacher"))
+    losses_of(model, [training_input()])
+    assert order == ["teacher", "student"]
 
 
 def test_a_loss_name_used_twice_is_refused():

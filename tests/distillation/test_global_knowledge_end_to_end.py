@@ -12,7 +12,6 @@ from kd_search.distillation.prototype_features import CandidateFeatures
 from kd_search.distillation.region_features import pool_regions
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.losses import global_knowledge_loss
-from kd_search.structures import Knowledge
 
 CONFIG = str(REPO / "configs/objects/student_r18w25_fpn.yaml")
 LEVELS = ["p2", "p3", "p4", "p5"]
@@ -104,7 +103,7 @@ def knowledge_loss(cfg, distiller, student):
             pooled = []
             for model in (student, distiller.teacher.model):
                 with torch.no_grad():
-                    maps = model.observe(batch, Knowledge(), {"features"}).features
+                    maps = model.observe(batch, {"features"}).features
                 pooled += pool_regions(
                     [maps[name]], [bank.strides[level]], regions, index, bank.samples
                 )

@@ -49,9 +49,11 @@ def knowledge(channels, seed, teacher_padding=0):
         name: random(2, d, 96 // s + teacher_padding, 128 // s + teacher_padding, seed=seed + d)
         for name, s, d in zip(NAMES, STRIDES, channels)
     }
+    logits = random(7, 3, seed=seed + 50)
     return Knowledge(
         features=maps,
-        region_logits=random(7, 3, seed=seed + 50),
+        region_logits=logits,
+        foreground_logits=logits[[1, 3, 4, 6]],
         region_classes=torch.tensor([2, 0, -1, 1, 1, 2, 0]),
     )
 
@@ -169,7 +171,7 @@ def test_soft_labels_of_the_foreground_by_the_weight_of_their_own_level():
     assert found.keys() == {"loss_weighted_soft"}
     # Soft labels do not fade.
     assert float(found["loss_weighted_soft"]) == pytest.approx(0.5 * expected, rel=1e-5)
-    assert term.teacher_fields == {"features", "region_logits"}
+    assert term.teacher_fields == {"features", "foreground_logits"}
 
 
 def one_stage():
@@ -290,6 +292,7 @@ def test_no_region_is_zero_with_a_graph(one):
         student.agreement = known
         student.anchor_labels = torch.zeros_like(student.anchor_labels)
     student.region_classes = torch.full_like(student.region_classes, 2)
+    teacher.foreground_logits = teacher.foreground_logits[:0]
     leaves = student.anchor_logits if one else [student.region_logits]
     for leaf in leaves:
         leaf.requires_grad_()

@@ -35,7 +35,7 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.calls = []
 
-    def observe(self, batch, student, fields):
+    def observe(self, batch, fields):
         assert set(fields) == {"features"} and not torch.is_grad_enabled()
         self.calls.append(batch[0]["image"].float().sum().item())
         image = batch[0]["image"][None].float()
@@ -71,7 +71,7 @@ def mean_of_cells(model, position, box, level, samples):
     """Bilinear samples at the centres of a samples x samples grid, one after the other, float64."""
     (batch,) = batches([position])
     with torch.no_grad():
-        maps = model.observe(batch, Knowledge(), ["features"]).features
+        maps = model.observe(batch, ["features"]).features
     cells = maps[NAMES[level]][0].double()
     corners = [c * SCALE / STRIDES[level] - 0.5 for c in box]
     total = 0

@@ -51,3 +51,6 @@ def test_class_map_reaches_dense_anchors_and_regions_but_not_objectness():
     assert rpn.knowledge(Knowledge(anchor_logits=objectness)).anchor_logits is objectness
     regions = rpn.knowledge(Knowledge(region_logits=torch.zeros(4, 4)))
     assert regions.region_logits.shape == (4, 3)
+    logits = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    both = rpn.knowledge(Knowledge(region_logits=logits, foreground_logits=logits[1:]))
+    assert torch.equal(both.foreground_logits, both.region_logits[1:])

@@ -103,11 +103,11 @@ def test_teacher_may_use_the_statistics_of_the_batch_and_keeps_none():
     before = copy.deepcopy(network.state_dict())
     plain = Teacher(copy.deepcopy(network), {"embeddings"})
     teacher = Teacher(network, {"embeddings"}, batch_statistics=True)
-    found = teacher.observe(batch(), None).embeddings
+    found = teacher.observe(batch()).embeddings
     expected = copy.deepcopy(plain.model).train()
     with torch.no_grad():
         torch.testing.assert_close(found, expected._judge(expected._frames(batch()))[0])
-    assert not torch.allclose(found, plain.observe(batch(), None).embeddings)
+    assert not torch.allclose(found, plain.observe(batch()).embeddings)
     assert not network.training
     after = network.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in after)

@@ -21,7 +21,6 @@ from kd_search.distillation.prototype_features import HalfRows
 from kd_search.engine import PersonSearchTrainer
 from kd_search.engine.prototype_hook import PrototypeGeneration, PrototypeHook
 from kd_search.losses import density_filter, select_prototypes
-from kd_search.structures import Knowledge
 from tests.engine.prototype_setting import CLUSTERS, register, setting_cfg, write_setting
 from tests.engine.toy import start_script
 
@@ -83,7 +82,7 @@ def features_by_hand(model, record, boxes, bank):
     boxes = torch.as_tensor(resized.apply_box(boxes.numpy()), dtype=torch.float32)
     model.eval()
     with torch.no_grad():
-        maps = model.observe([{"image": x}], Knowledge(), {"features"}).features
+        maps = model.observe([{"image": x}], {"features"}).features
         maps = [maps[name] for name in bank.names]
         index = torch.zeros(len(boxes), dtype=torch.int64)
         return pool_regions(maps, bank.strides, boxes, index, bank.samples)

@@ -106,9 +106,9 @@ def test_teacher_judges_the_students_regions_and_anchors():
     for part in (model, model.proposal_generator, model.roi_heads):
         part.training = True  # batch statistics stay out: only the branches of training
     known = knowledge_of(model, batch)
-    observed = model.observe(
-        batch, known, {"features", "anchor_logits", "region_logits", "region_deltas"}
-    )
+    fields = {"features", "anchor_logits", "region_logits", "region_deltas"}
+    observed = model.observe(batch, fields)
+    model.judge_regions(observed, known, fields)
     for ours, theirs in zip(known.anchor_logits, observed.anchor_logits):
         torch.testing.assert_close(ours, theirs)
     for ours, theirs in zip(known.anchor_deltas, observed.anchor_deltas):
@@ -116,7 +116,34 @@ def test_teacher_judges_the_students_regions_and_anchors():
     torch.testing.assert_close(known.region_logits, observed.region_logits)
     torch.testing.assert_close(known.region_deltas, observed.region_deltas)
     assert not observed.region_logits.requires_grad
-    assert model.observe(batch, known, {"features"}).anchor_logits is None
+    assert model.observe(batch, {"features"}).anchor_logits is None
+
+
+@pytest.mark.parametrize("fields", [{"foreground_logits"}, {"foreground_logits", "region_deltas"}])
+def test_teacher_asked_about_foreground_regions_alone_judges_no_other(fields):
+    _, model = pair_of_networks("fpn")
+    batch = [detection_input((0, 2, 1)), detection_input((1,), seed=1)]
+    known = knowledge_of(model, batch)
+    classes = known.region_classes.tolist()
+    foreground = [0 <= c < 3 for c in classes]
+    assert known.foreground().tolist() == foreground and 0 < sum(foreground) < len(classes)
+    corners = torch.cat([boxes.tensor for boxes in known.foreground_boxes()])
+    everything = torch.cat([p.proposal_boxes.tensor for p in known.proposals])
+    assert torch.equal(corners, everything[torch.tensor(foreground)])
+    assert [len(boxes) for boxes in known.foreground_boxes()] == [
+        sum(0 <= c < 3 for c in p.gt_classes.tolist()) for p in known.proposals
+    ]
+    model.eval()
+    everyone, observed = (model.observe(batch, fields) for _ in range(2))
+    model.judge_regions(everyone, known, {"region_logits"})
+    judged = []
+    model.roi_heads.box_head.register_forward_hook(lambda *call: judged.append(len(call[2])))
+    model.judge_regions(observed, known, fields)
+    torch.testing.assert_close(
+        observed.foreground_logits, everyone.region_logits[torch.tensor(foreground)]
+    )
+    assert judged == [len(classes) if "region_deltas" in fields else sum(foreground)]
+    assert (observed.region_logits is None) == (fields == {"foreground_logits"})
 
 
 def test_masks_are_trained_as_well():

@@ -130,7 +130,8 @@ def test_a_teacher_judges_the_students_regions(model):
     batch = [training_input(), training_input((1,), seed=1)]
     _, student = forward_train(model, batch)
     fields = {"region_logits", "embeddings", "identity_logits", "anchor_logits"}
-    observed = teacher.observe(batch, student, fields)
+    observed = teacher.observe(batch, fields)
+    teacher.judge_regions(observed, student, fields)
     assert observed.region_logits.shape == student.region_logits.shape
     assert observed.embeddings.shape == student.embeddings.shape
     assert observed.identity_logits.shape == (len(student.person_ids), NUM_IDS)

@@ -81,7 +81,7 @@ def test_bias_of_the_neck_stays_zero():
 
 def test_teacher_speaks_without_gradient_and_of_crops_too():
     model = network().eval()
-    known = model.observe(batch(), None, {"embeddings"})
+    known = model.observe(batch(), {"embeddings"})
     assert not known.embeddings.requires_grad and known.identity_logits.shape == (5, 5)
     single = batch(frames=1)
     with torch.no_grad():

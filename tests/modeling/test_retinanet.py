@@ -13,7 +13,6 @@ from tiny_retinanet import NUM_CLASSES, object_input, tiny_retinanet_cfg
 
 import kd_search.modeling.meta_arch.retinanet  # noqa: F401  (registers)
 from kd_search.modeling.backbones.resnet import build_width_retinanet_resnet_fpn_backbone
-from kd_search.structures import Knowledge
 
 LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 STRIDES = [8, 16, 32, 64, 128]
@@ -264,7 +263,7 @@ def test_a_teacher_computes_what_is_asked_without_gradient(fields):
     with torch.no_grad():
         _, expected = forward_train(teacher, batch())
     ran.clear()
-    observed = teacher.observe(batch(), Knowledge(), fields)
+    observed = teacher.observe(batch(), fields)
     needed = {"anchor_logits": "cls_subnet", "anchor_deltas": "bbox_subnet"}
     assert ran == {needed[f] for f in fields if f in needed}
     filled = {name for name, value in vars(observed).items() if value is not None}
@@ -283,7 +282,7 @@ def test_a_teacher_computes_what_is_asked_without_gradient(fields):
 
 def test_a_teacher_without_a_backbone_pass_when_only_images_are_asked(model):
     model.backbone.register_forward_hook(lambda *_: pytest.fail("the backbone ran"))
-    assert model.observe(batch(), Knowledge(), {"images"}).images.tensor.shape == (2, 3, 96, 128)
+    assert model.observe(batch(), {"images"}).images.tensor.shape == (2, 3, 96, 128)
 
 
 def test_a_head_of_another_class_runs_whole(model):
@@ -293,9 +292,9 @@ def test_a_head_of_another_class_runs_whole(model):
             return [2 * x for x in logits], deltas
 
     model.eval()
-    plain = model.observe(batch(), Knowledge(), {"anchor_logits"})
+    plain = model.observe(batch(), {"anchor_logits"})
     model.head.__class__ = Doubled
-    doubled = model.observe(batch(), Knowledge(), {"anchor_logits"})
+    doubled = model.observe(batch(), {"anchor_logits"})
     for a, b in zip(plain.anchor_logits, doubled.anchor_logits):
         assert torch.equal(2 * a, b)
     assert doubled.anchor_deltas is None
@@ -303,7 +302,7 @@ def test_a_head_of_another_class_runs_whole(model):
 
 def test_fields_of_regions_are_refused_by_name(model):
     with pytest.raises(ValueError, match=r"cannot teach \['region_logits'\]"):
-        model.observe(batch(), Knowledge(), {"features", "region_logits"})
+        model.observe(batch(), {"features", "region_logits"})
 
 
 def test_layout(model):

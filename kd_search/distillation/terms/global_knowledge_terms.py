@@ -192,12 +192,11 @@ class WeightedSoftLabelTerm(DistillationTerm):
             raise ValueError(f"{_KEY}.TEMPERATURE {temperature} must be above 0")
         self.one_stage = one_stage
         self.teacher_fields = frozenset(
-            {"features", "anchor_logits" if one_stage else "region_logits"}
+            {"features", "anchor_logits" if one_stage else "foreground_logits"}
         )
         self.needs_prototypes = weighted
         self.temperature = temperature
         self.loss_weight = loss_weight
-        self.num_classes = 0
 
     @classmethod
     def from_config(cls, cfg):
@@ -211,7 +210,6 @@ class WeightedSoftLabelTerm(DistillationTerm):
         }
 
     def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
-        self.num_classes = student.num_classes
         if self.one_stage:
             check_same_anchors(type(self).__name__, student, teacher)
             return
@@ -232,11 +230,9 @@ class WeightedSoftLabelTerm(DistillationTerm):
                 self.temperature,
             )
         else:
-            classes = student.region_classes
-            foreground = (classes >= 0) & (classes < self.num_classes)
             loss = weighted_soft_labels(
-                student.region_logits[foreground],
-                teacher.region_logits[foreground],
+                student.region_logits[student.foreground()],
+                teacher.foreground_logits,
                 student.agreement.assigned_weights(),
                 self.temperature,
             )

@@ -58,25 +58,20 @@ class PersonSearchRCNN(DistillableRCNN):
         )
 
     @torch.no_grad()
-    def observe(
-        self, batched_inputs: list[dict], student: Knowledge, fields: Iterable[str]
-    ) -> Knowledge:
-        """As :meth:`DistillableRCNN.observe`, with ``embeddings`` and ``identity_logits``."""
+    def judge_regions(
+        self, knowledge: Knowledge, student: Knowledge, fields: Iterable[str]
+    ) -> None:
+        """As :meth:`DistillableRCNN.judge_regions`, with ``embeddings`` and ``identity_logits``."""
         fields = set(fields)
-        knowledge = super().observe(batched_inputs, student, fields)
+        super().judge_regions(knowledge, student, fields)
         if fields & {"embeddings", "identity_logits"}:
-            classes = student.region_classes.split([len(p) for p in student.proposals])
-            boxes = [
-                p.proposal_boxes[(c >= 0) & (c < self.roi_heads.num_classes)]
-                for p, c in zip(student.proposals, classes)
-            ]
+            boxes = student.foreground_boxes()
             knowledge.embeddings = self.roi_heads.embed(knowledge.features, boxes)
             knowledge.person_ids = student.person_ids
             if "identity_logits" in fields:
                 knowledge.identity_logits = self.roi_heads.reid.identity_logits(
                     knowledge.embeddings
                 )
-        return knowledge
 
     def inference(
         self,

@@ -1,6 +1,7 @@
 """Faster R-CNN as a student and as a teacher."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
@@ -13,7 +14,7 @@ from kd_search.structures import Knowledge, Layout
 @META_ARCH_REGISTRY.register()
 class DistillableRCNN(GeneralizedRCNN):
     """Detectron2's GeneralizedRCNN; as a student :meth:`forward_train`, as a teacher
-    :meth:`observe`. Weights and results are GeneralizedRCNN's.
+    :meth:`observe` and :meth:`judge_regions`. Weights and results are GeneralizedRCNN's.
 
     Its proposal generator is a :class:`DistillableRPN`, its ROI heads are distillable ones: see
     :func:`kd_search.modeling.as_distillable`.
@@ -71,15 +72,13 @@ class DistillableRCNN(GeneralizedRCNN):
         return {**losses, **region_losses}, knowledge
 
     @torch.no_grad()
-    def observe(
-        self, batched_inputs: list[dict], student: Knowledge, fields: Iterable[str]
-    ) -> Knowledge:
-        """What this network, as a teacher, thinks of a batch and of the student's regions.
+    def observe(self, batched_inputs: list[dict], fields: Iterable[str]) -> Knowledge:
+        """What this network, as a teacher, thinks of a batch; nothing is proposed.
 
         Args:
             batched_inputs: the student's batch.
-            student: the student's knowledge; its ``proposals`` are judged, nothing is proposed.
-            fields: names of the fields of :class:`Knowledge` to fill; the rest is not computed.
+            fields: names of the fields of :class:`Knowledge` to fill; the rest is not computed, and
+                those of regions are left to :meth:`judge_regions`.
 
         Returns:
             knowledge without gradient.
@@ -87,13 +86,32 @@ class DistillableRCNN(GeneralizedRCNN):
         fields = set(fields)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        knowledge = Knowledge(images=images, features=features, proposals=student.proposals)
+        knowledge = Knowledge(images=images, features=features)
         if fields & {"anchor_logits", "anchor_deltas"}:
             anchors = self.proposal_generator.judge(features)
             knowledge.anchors = anchors.anchors
             knowledge.anchor_logits = anchors.logits
             knowledge.anchor_deltas = anchors.deltas
+        return knowledge
+
+    @torch.no_grad()
+    def judge_regions(
+        self, knowledge: Knowledge, student: Knowledge, fields: Iterable[str]
+    ) -> None:
+        """Add what this network, as a teacher, thinks of the student's regions.
+
+        Args:
+            knowledge: of :meth:`observe`, of the same batch.
+            student: the student's knowledge; its ``proposals`` are judged.
+            fields: names of the fields to fill, as of :meth:`observe`.
+        """
+        fields = set(fields)
+        knowledge.proposals = student.proposals
+        judge = partial(self.roi_heads.judge, knowledge.features)
         if fields & {"region_logits", "region_deltas"}:
             boxes = [p.proposal_boxes for p in student.proposals]
-            knowledge.region_logits, knowledge.region_deltas = self.roi_heads.judge(features, boxes)
-        return knowledge
+            knowledge.region_logits, knowledge.region_deltas = judge(boxes)
+            if "foreground_logits" in fields:
+                knowledge.foreground_logits = knowledge.region_logits[student.foreground()]
+        elif "foreground_logits" in fields:
+            knowledge.foreground_logits, _ = judge(student.foreground_boxes())

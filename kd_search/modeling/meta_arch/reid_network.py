@@ -170,14 +170,11 @@ class ReIDNetwork(nn.Module):
         return losses
 
     @torch.no_grad()
-    def observe(
-        self, batched_inputs: list[dict], student: Knowledge, fields: Iterable[str]
-    ) -> Knowledge:
+    def observe(self, batched_inputs: list[dict], fields: Iterable[str]) -> Knowledge:
         """What this network, as a teacher, thinks of a batch of sets.
 
         Args:
             batched_inputs: as :meth:`forward`; all frames are looked at.
-            student: unused: the teacher sees more of a person than its student.
             fields: unused: features and logits cost one pass.
         """
         features, logits = self._judge(self._frames(batched_inputs))

@@ -76,14 +76,11 @@ class DistillableRetinaNet(RetinaNet):
         return losses, knowledge
 
     @torch.no_grad()
-    def observe(
-        self, batched_inputs: list[dict], student: Knowledge, fields: Iterable[str]
-    ) -> Knowledge:
+    def observe(self, batched_inputs: list[dict], fields: Iterable[str]) -> Knowledge:
         """What this network, as a teacher, thinks of a batch.
 
         Args:
             batched_inputs: the student's batch.
-            student: unused: every anchor is judged, no region of the student is needed.
             fields: names from :data:`TEACHER_FIELDS`; the rest is neither computed nor kept.
 
         Returns:

@@ -59,8 +59,9 @@ class CropCache:
 def cached_features(cfg, teacher, teacher_cfg, weights_sha256: str) -> CropCache:
     """The cache in ``DISTILLATION.REID_TEACHER.CACHE_DIR``, made first where there is none.
 
-    A cache belongs to one teacher (weights and config), one training set (files and boxes) and one
-    way to cut crops; under any other it is not found. A torn or changed file is made anew.
+    A cache belongs to one teacher (weights and config), one training set (names and sizes of
+    files, boxes) and one way to cut crops; under any other it is not found. A torn or changed file
+    is made anew.
 
     Args:
         cfg: the student's config.
@@ -99,6 +100,8 @@ def _key(teacher, teacher_cfg, weights: str, image_format: str, dicts: list[dict
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for record in dicts:
         digest.update(os.path.basename(record["file_name"]).encode())
+        # An image that was replaced under its name; reading all of them would take minutes.
+        digest.update(str(os.path.getsize(record["file_name"])).encode())
         digest.update(absolute_boxes(record["annotations"]).tobytes())
     return digest.hexdigest()
 

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from PIL import Image
 from tiny import tiny_cfg
 from tiny_reid import reid_cfg
 
@@ -19,6 +20,7 @@ from kd_search.data import (
     get_person_search_dicts,
     register_person_search_coco,
 )
+from kd_search.data.image import read_image
 from kd_search.data.synthesis import PRESETS, generate_dataset
 from kd_search.distillation import crop_cache
 
@@ -201,6 +203,18 @@ def test_a_box_that_was_changed_is_computed_anew(tmp_path, dataset, copied_set):
     assert len(list((tmp_path / "cache").iterdir())) == 2
     differ = (np.abs(after - before) > 1e-4).any(axis=(1, 2))
     assert differ.sum() == 1
+
+
+def test_an_image_that_was_replaced_under_its_name_is_computed_anew(tmp_path, dataset, copied_set):
+    save_teacher(tmp_path, 1)
+    before = np.array(distiller(tmp_path, dataset, tmp_path / "cache").reid_teacher.cache.features)
+    changed = copied_set("crop_cache_replaced")
+    record = get_person_search_dicts(changed)[0][0]
+    image = read_image(record["file_name"], "RGB")
+    Image.fromarray(255 - image).save(record["file_name"])
+    after = np.array(distiller(tmp_path, changed, tmp_path / "cache").reid_teacher.cache.features)
+    differ = (np.abs(after - before) > 1e-4).any(axis=(1, 2))
+    assert differ.sum() == len(record["annotations"]) > 0
 
 
 def test_another_teacher_or_crop_has_another_cache(tmp_path, dataset):

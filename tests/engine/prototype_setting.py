@@ -1,9 +1,15 @@
 """Trainings of tiny networks on a few pictures, with prototypes; also imported by rank scripts."""
 
+import torch
 from tiny import tiny_cfg, tiny_detector_cfg
 from tiny_distiller import save_teacher
 from tiny_retinanet import tiny_retinanet_cfg
 from tiny_training_set import OBJECTS, PEOPLE, register_people, register_set, write_pictures
+
+from kd_search.engine import PersonSearchTrainer
+from kd_search.engine.prototype_hook import PrototypeGeneration
+
+KEY = "DISTILLATION.GLOBAL_KNOWLEDGE."
 
 TERMS = ["GlobalKnowledgeTerm", "WeightedFeatureTerm", "WeightedSoftLabelTerm"]
 
@@ -18,8 +24,8 @@ KINDS = {
 }
 
 CLUSTERS = (
-    *("DISTILLATION.GLOBAL_KNOWLEDGE.GROUPS", "identity"),
-    *("DISTILLATION.GLOBAL_KNOWLEDGE.CLUSTERS", 2),
+    *(KEY + "GROUPS", "identity"),
+    *(KEY + "CLUSTERS", 2),
 )
 
 
@@ -69,3 +75,46 @@ def _common(cfg, folder, kind):
     cfg.SOLVER.CHECKPOINT_PERIOD = 1
     cfg.SEED = 3
     return cfg
+
+
+def write_settings(root):
+    """A folder for every kind, and ``torn``, whose image 5 is cut off."""
+    for kind in ("rcnn", "retinanet", "people"):
+        write_setting(root / kind, kind)
+    write_setting(root / "torn", "rcnn")
+    (root / "torn" / "5.png").write_bytes((root / "torn" / "5.png").read_bytes()[:500])
+    return root
+
+
+def distiller_of(cfg):
+    torch.manual_seed(0)
+    distiller = PersonSearchTrainer.build_model(cfg)
+    for module in distiller.student.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.fill_(50.0)
+    return distiller
+
+
+def setting(folders, kind, *overrides, folder=None, **options):
+    """Config and distiller of a setting."""
+    folder = folders / (folder or kind)
+    register(folder, kind)
+    cfg = setting_cfg(folder, kind, *overrides, **options)
+    return cfg, distiller_of(cfg)
+
+
+def generate(cfg, distiller):
+    picked = PrototypeGeneration(cfg, distiller, cfg.SEED).pick()
+    for prototypes in picked:
+        distiller.prototypes.put(*prototypes)
+    return distiller.prototypes
+
+
+def bits(bank):
+    return {name: value.clone() for name, value in bank.state_dict().items()}
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different, different

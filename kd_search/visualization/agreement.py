@@ -32,6 +32,8 @@ class JudgedScene:
     agreement: np.ndarray
     #: (H, W, 3) uint8 RGB; ``None`` where it is not loaded or cannot be read.
     scene: Optional[np.ndarray] = None
+    #: (R,) share of each that nothing covers, 0 to 1; ``None`` where nobody noted it.
+    visible: Optional[np.ndarray] = None
 
     @property
     def lowest(self) -> float:

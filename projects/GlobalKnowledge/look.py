@@ -6,8 +6,9 @@
         --output output/look.html
 
 The page has the prototypes by class and feature map, and training images with every annotated box
-in the colour of r, how far student and teacher agree on it; the lowest come first. With an --output
-that ends in .png two pictures are written, <name>_prototypes.png and <name>_agreement.png.
+in the colour of r, how far student and teacher agree on it; the lowest come first. How r goes with
+the size of boxes, and with how much of a thing is visible, is printed. With an --output that ends
+in .png two pictures are written, <name>_prototypes.png and <name>_agreement.png.
 
 Exit status: 0 drawn, 2 the input cannot be used.
 """
@@ -26,6 +27,7 @@ from look_measures import (
     load_distiller,
     prototype_pictures,
     read_scene,
+    what_goes_with_agreement,
 )
 
 from kd_search.data.training_records import training_records
@@ -92,6 +94,9 @@ def look(args: argparse.Namespace) -> None:
     for position, scene in judged.items():
         if any(scene is other for other in shown):
             scene.scene = read_scene(records[position])
+    correlations = what_goes_with_agreement(scenes)
+    for line in correlations:
+        print(line)
     if suffix == _PICTURE:
         stem = args.output[: -len(suffix)]
         write_picture(f"{stem}_prototypes.png", draw_sheet(prototypes, bank.names))
@@ -105,7 +110,7 @@ def look(args: argparse.Namespace) -> None:
         prototypes,
         bank.names,
         scenes,
-        _facts(args, cfg, checkpoint, len(scenes), len(records)),
+        _facts(args, cfg, checkpoint, len(scenes), len(records)) + correlations,
         shown=args.images,
         boxes=args.boxes,
     )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from kd_search.checkpoint import PersonSearchCheckpointer, load_trained
@@ -151,14 +152,42 @@ def judge_images(
         position = sample[POSITION_KEY]
         found = annotated_boxes(records[position])
         agreement = model.prototypes.compare(*_knowledge(model, sample, found))
+        visible = [
+            a.get("visible") for a in records[position]["annotations"] if not a.get("iscrowd", 0)
+        ]
         scenes[position] = JudgedScene(
             name=os.path.basename(records[position]["file_name"]),
             boxes=found.boxes.numpy(),
             classes=[names[i] for i in found.classes.tolist()],
             levels=[agreement.names[i] for i in agreement.levels.tolist()],
             agreement=agreement.assigned_weights().cpu().numpy(),
+            visible=None if None in visible else np.array(visible, dtype=np.float32),
         )
     return scenes
+
+
+def what_goes_with_agreement(scenes: Sequence[JudgedScene]) -> list[str]:
+    """Whether r is low on small and on covered boxes, a sentence each; none for too few boxes.
+
+    Spearman's rank correlation of r with the side of a square as large as the box and, where it is
+    annotated, with the share of the thing that is visible.
+    """
+    agreement = np.concatenate([np.zeros(0), *(s.agreement for s in scenes)])
+    extents = [s.boxes[:, 2:] - s.boxes[:, :2] for s in scenes]
+    measures = {"the size of the box": [np.sqrt(e.prod(axis=1)) for e in extents]}
+    if all(s.visible is not None for s in scenes):
+        measures["the share of the thing that is visible"] = [s.visible for s in scenes]
+    sentences = []
+    for name, parts in measures.items():
+        values = np.concatenate([np.zeros(0), *parts])
+        # Of less than three boxes, or of equal ones, there is no correlation.
+        if len(values) < 3 or min(len(np.unique(values)), len(np.unique(agreement))) < 2:
+            continue
+        correlation = spearmanr(agreement, values).statistic
+        sentences.append(
+            f"Rank correlation of r with {name}, over {len(values)} boxes: {correlation:.2f}."
+        )
+    return sentences
 
 
 def _knowledge(model: Distiller, sample: dict, found) -> tuple[Knowledge, Knowledge]:

@@ -11,6 +11,7 @@ from look_measures import (
     judge_images,
     load_distiller,
     prototype_pictures,
+    what_goes_with_agreement,
 )
 from PIL import Image
 from tiny import REPO
@@ -24,6 +25,7 @@ from kd_search.distillation import PrototypeBank
 from kd_search.distillation.prototype_candidates import annotated_boxes
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.structures import Knowledge
+from kd_search.visualization.agreement import JudgedScene
 from tests.projects.project_files import load_script, merged
 
 look = load_script("GlobalKnowledge", "look")
@@ -94,6 +96,37 @@ def test_page_of_a_checkpoint(run, tmp_path, capsys):
     assert html.count(" with its boxes") == 2
     known = [name for name in OBJECT_CLASSES if f"prototypes of {name}" in html]
     assert len(known) >= 6 and html.count("<img ") == len(known) + 4
+
+
+def scene(agreement, sizes, visible=None):
+    boxes = [[3.0, 4.0, 3.0 + 2 * s, 4.0 + s / 2] for s in sizes]
+    return JudgedScene(
+        name="scene",
+        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        classes=["fish"] * len(sizes),
+        levels=["p3"] * len(sizes),
+        agreement=np.array(agreement, dtype=np.float32),
+        visible=None if visible is None else np.array(visible, dtype=np.float32),
+    )
+
+
+def test_agreement_beside_size_and_visibility_is_a_rank_correlation():
+    # Ranks 1 2 4 3 against 1 2 3 4: 1 - 6 * 2 / (4 * 15); and in reverse.
+    scenes = [scene([0.1, 0.2], [10, 20], [1.0, 0.9]), scene([0.9, 0.8], [30, 90], [0.1, 0.2])]
+    size, visible = what_goes_with_agreement(scenes)
+    assert "size of the box, over 4 boxes: 0.80" in size
+    assert "visible, over 4 boxes: -1.00" in visible
+    scenes.append(scene([], []))
+    assert [line[:45] for line in what_goes_with_agreement(scenes)] == [size[:45]]
+    assert what_goes_with_agreement([]) == [] == what_goes_with_agreement(scenes[:1])
+
+
+def test_visibility_is_read_where_the_set_has_it(run, capsys, tmp_path):
+    output = tmp_path / "look.html"
+    assert look.main(words(run, "--output", str(output), "--measured", "4", "--images", "1")) == 0
+    printed = capsys.readouterr().out
+    assert "with the size of the box" in printed and "that is visible" in printed
+    assert "with the size of the box" in output.read_text(encoding="utf-8")
 
 
 def test_pictures_of_a_checkpoint(run, tmp_path):

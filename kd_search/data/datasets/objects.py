@@ -51,7 +51,9 @@ def _loader(name: str, split: str, root: Optional[str]):
                 delattr(metadata, key)
         metadata.set(json_file=json_file, image_root=os.path.join(folder, split, "images"))
         try:
-            return load_coco_json(json_file, metadata.image_root, name)
+            return load_coco_json(
+                json_file, metadata.image_root, name, extra_annotation_keys=["visible"]
+            )
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise ValueError(f"{json_file}: broken ({type(error).__name__}: {error})") from None
 

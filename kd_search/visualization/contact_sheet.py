@@ -1,6 +1,6 @@
 """Contact sheets: many small pictures side by side, in rows that belong together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -69,6 +69,7 @@ def draw_sheet(
     columns: Sequence[str],
     *,
     size: int = 56,
+    room_for: Iterable[str] = (),
 ) -> np.ndarray:
     """Pictures by row and column; each place of this table holds several.
 
@@ -77,6 +78,7 @@ def draw_sheet(
             Where there are none the place says so.
         columns: their names, in order.
         size: pixels of the square that each picture is fitted into.
+        room_for: names of rows of other sheets, whose columns are to begin at the same place.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -89,7 +91,7 @@ def draw_sheet(
     most = max(len(row.get(column, ())) for row in rows.values() for column in columns)
     across = _pictures_across(most)
     text = max(10, size // 4)
-    names = _name_width(rows, text)
+    names = _name_width([*rows, *room_for], text)
     width = max(across * (size + _GAP) + _GAP, round(4 * text))
     blocks = {
         name: [_block(row.get(column, ()), across, size, text) for column in columns]
@@ -120,7 +122,7 @@ def _pictures_across(most: int) -> int:
     return max(1, int(np.ceil(np.sqrt(2 * most))))
 
 
-def _name_width(rows, text: int) -> int:
+def _name_width(rows: Iterable[str], text: int) -> int:
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     longest = max(draw.textlength(name, font(text)) for name in rows)
     return round(min(longest, 10 * text)) + 4 * _GAP

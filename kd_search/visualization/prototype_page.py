@@ -32,6 +32,7 @@ def write_prototype_page(
     scenes: Sequence[JudgedScene],
     facts: Sequence[str],
     *,
+    findings: Sequence[str] = (),
     shown: Optional[int] = None,
     boxes: int = 40,
 ) -> None:
@@ -45,6 +46,7 @@ def write_prototype_page(
         levels: their names, finest first.
         scenes: every image that was looked at; ``scene`` is needed of those shown alone.
         facts: what was done, a paragraph each.
+        findings: what the agreement goes with, a paragraph each.
         shown: so many scenes are shown, those of the lowest agreement first; ``None`` for all.
         boxes: so many boxes are cut out, those of the lowest agreement first.
     """
@@ -54,7 +56,7 @@ def write_prototype_page(
         f"<header><h1>{escape(title)}</h1>"
         f"{''.join(page.paragraph(fact, 'faint') for fact in facts)}</header>\n",
         _prototypes_section(prototypes, levels),
-        _agreement_section(scenes, levels, start, boxes),
+        _agreement_section(scenes, levels, start, boxes, findings),
         _scenes_section(first_scenes(scenes, shown), start),
     ]
     write_file(path, page.page(title, sections).encode("utf-8"))
@@ -71,7 +73,9 @@ def _prototypes_section(prototypes, levels: Sequence[str]) -> str:
         count = sum(len(row.get(level, ())) for level in levels)
         if not count:
             continue
-        picture = page.photo(draw_sheet({name: row}, levels), f"{count} prototypes of {name}")
+        picture = page.photo(
+            draw_sheet({name: row}, levels, room_for=prototypes), f"{count} prototypes of {name}"
+        )
         parts.append(
             f'<figure class="card"><div class="scroll" tabindex="0">{picture}</div></figure>\n'
         )
@@ -82,7 +86,11 @@ def _prototypes_section(prototypes, levels: Sequence[str]) -> str:
 
 
 def _agreement_section(
-    scenes: Sequence[JudgedScene], levels: Sequence[str], start: float, boxes: int
+    scenes: Sequence[JudgedScene],
+    levels: Sequence[str],
+    start: float,
+    boxes: int,
+    findings: Sequence[str],
 ) -> str:
     parts = [page.paragraph(_AGREEMENT)]
     if not any(len(s.boxes) for s in scenes):
@@ -96,6 +104,7 @@ def _agreement_section(
     parts += [
         page.table(heads, [_statistics(name, values) for name, values in by_level.items()]),
         page.table(heads, [_statistics(name, values) for name, values in by_class.items()]),
+        *(page.paragraph(finding) for finding in findings),
         "<h3>Lowest agreement</h3>\n",
         page.photo(draw_boxes_in_order(scenes, start, boxes), "Boxes of the lowest agreement"),
     ]

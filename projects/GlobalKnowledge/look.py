@@ -110,7 +110,8 @@ def look(args: argparse.Namespace) -> None:
         prototypes,
         bank.names,
         scenes,
-        _facts(args, cfg, checkpoint, len(scenes), len(records)) + correlations,
+        _facts(args, cfg, checkpoint, len(scenes), len(records)),
+        findings=correlations,
         shown=args.images,
         boxes=args.boxes,
     )

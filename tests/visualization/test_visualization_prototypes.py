@@ -161,3 +161,13 @@ def test_page_without_boxes(tmp_path):
     write_prototype_page(str(path), "T", {"pot": {}}, ["p3"], [judged("a", [])], [])
     html = path.read_text(encoding="utf-8")
     assert "No box was looked at." in html and "Without any prototype: pot." in html
+
+
+def test_columns_of_sheets_with_room_for_the_same_names_begin_at_one_place():
+    def first_column(name, **options):
+        sheet = draw_sheet({name: {"p2": [flat(RED)]}}, ["p2"], **options)
+        return int((sheet == RED).all(axis=2).any(axis=0).argmax())
+
+    names = ["cup", "a much longer name"]
+    assert first_column(names[0]) < first_column(names[1])
+    assert first_column(names[0], room_for=names) == first_column(names[1], room_for=names)

@@ -55,20 +55,20 @@ class Study:
                 {"row": row, "seed": seed, **result} for (row, seed), result in finished.items()
             ],
         }
-        text = self._write("metrics", self.output, f"on {self.dataset}", teachers, finished, facts)
+        text = self._write("metrics", self.output, self.dataset, teachers, finished, facts)
         if any(result.get("train_metrics") for result in finished.values()):
-            title, folder = f"on {self.train_dataset}", self.output / "on_train"
-            self._write("train_metrics", folder, title, teachers, finished, facts)
+            folder = self.output / "on_train"
+            self._write("train_metrics", folder, self.train_dataset, teachers, finished, facts)
         return text
 
-    def _write(self, key: str, folder: Path, title: str, teachers, finished, facts) -> str:
+    def _write(self, key: str, folder: Path, dataset: str, teachers, finished, facts) -> str:
         results = {k: r[key] for k, r in finished.items() if r.get(key)}
         others = {name: r[key] for name, r in teachers.items() if r.get(key)}
         table = summarise(self.rows, results, others, self.layout)
         metrics = [m for m in self.layout.metrics if any(m in e["metrics"] for e in table)]
-        title = f"{', '.join(metrics)} {title}"
+        title = f"{', '.join(metrics)} on {dataset}"
         below = self.below(table) if table else ""
-        return write_all(table, folder, title, facts, self.layout, below=below)
+        return write_all(table, folder, title, facts, self.layout, below=below, caption=dataset)
 
 
 def add_run_options(parser: argparse.ArgumentParser, rows: Sequence[str], output: str) -> None:

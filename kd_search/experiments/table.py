@@ -193,6 +193,9 @@ def draw(table: Sequence[dict], path: Path, layout: TableLayout, title: str = ""
     axes.invert_yaxis()
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+    # Bars would keep the axis from going beyond their left ends.
+    axes.use_sticky_edges = False
+    axes.autoscale_view(scaley=False)
     axes.set_xlabel(f"{name} (%); dot: one seed, stroke: mean, band: standard deviation")
     if title:
         axes.set_title(title, fontsize=10)
@@ -211,6 +214,7 @@ def write_all(
     layout: TableLayout,
     *,
     below: str = "",
+    caption: Optional[str] = None,
 ) -> str:
     """Write the table as .json, .md and .png; see :attr:`TableLayout.stem`.
 
@@ -221,6 +225,7 @@ def write_all(
         facts: what the JSON holds besides.
         layout: of the table.
         below: Markdown that follows the table.
+        caption: of the picture, which shows one metric alone; ``None`` for the title.
 
     Returns:
         the Markdown.
@@ -228,7 +233,7 @@ def write_all(
     write_json(folder / f"{layout.stem}.json", {**facts, "title": title, "table": list(table)})
     text = markdown(table, layout, title) + (f"\n{below}" if below else "")
     write_text(folder / f"{layout.stem}.md", text)
-    draw(table, folder / f"{layout.stem}.png", layout, title)
+    draw(table, folder / f"{layout.stem}.png", layout, title if caption is None else caption)
     return text
 
 

@@ -101,6 +101,16 @@ def test_written_files(tmp_path):
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("options", "expected"), [({}, "title"), ({"caption": "set"}, "set")])
+def test_the_picture_of_one_metric_may_have_a_caption_of_its_own(
+    tmp_path, monkeypatch, options, expected
+):
+    drawn = []
+    monkeypatch.setattr("kd_search.experiments.table.draw", lambda *args: drawn.append(args[-1]))
+    write_all(summarise(ROWS, RESULTS, TEACHERS, LAYOUT), tmp_path, "title", {}, LAYOUT, **options)
+    assert drawn == [expected]
+
+
 def test_layout_chooses_base_metrics_and_name(tmp_path):
     layout = TableLayout(metrics=("AP",), base="all", stem="other")
     table = summarise(ROWS, RESULTS, TEACHERS, layout)

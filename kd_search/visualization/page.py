@@ -28,7 +28,7 @@ h1 { font-size: clamp(1.5rem, 1.1rem + 2vw, 2.2rem); line-height: 1.2; margin: 0
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 0 0 .75rem; letter-spacing: -.005em; }
 h3 { font-size: 1rem; margin: 1.75rem 0 .5rem; }
 h3:first-child { margin-top: 0; }
-p { margin: 0 0 .9rem; max-width: 46rem; }
+p { margin: 0 0 .9rem; max-width: 46rem; overflow-wrap: anywhere; }
 p:last-child { margin-bottom: 0; }
 .faint { color: var(--faint); }
 .note { color: var(--faint); font-size: .875rem; margin-top: .9rem; }

@@ -6,7 +6,9 @@ from _distill_networks import Step
 MOST_OVERHEAD = 1.05
 
 
-def overhead_row(harness, case: str, timing, equal: bool, limit: float = MOST_OVERHEAD) -> dict:
+def overhead_row(
+    harness, case: str, timing, equal: bool, limit: float = MOST_OVERHEAD, **extra
+) -> dict:
     return harness.row(
         case,
         ours_s=timing.ours_s,
@@ -15,6 +17,7 @@ def overhead_row(harness, case: str, timing, equal: bool, limit: float = MOST_OV
         limit=limit,
         ratio_is="overhead",
         ratios_of_turns=sorted(a / b for a, b in zip(timing.ours, timing.reference)),
+        **extra,
     )
 
 

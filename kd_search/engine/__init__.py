@@ -8,6 +8,7 @@ from kd_search.engine.hooks import (
 )
 from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
 from kd_search.engine.launch import launch
+from kd_search.engine.loss_gradients import LossGradient, loss_gradients
 from kd_search.engine.prototype_hook import PrototypeGeneration, PrototypeHook
 from kd_search.engine.train_step import TrainStep
 from kd_search.engine.trainer import PersonSearchTrainer
@@ -17,6 +18,7 @@ __all__ = [
     "IDTableRefreshHook",
     "IDTableStatisticsHook",
     "IdentityMeans",
+    "LossGradient",
     "PersonSearchCheckpointer",
     "PersonSearchTrainer",
     "PrototypeGeneration",
@@ -26,5 +28,6 @@ __all__ = [
     "build_hooks",
     "compute_identity_means",
     "launch",
+    "loss_gradients",
     "setup",
 ]

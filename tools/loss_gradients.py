@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Say which losses a training follows: the gradient of each at the backbone.
+
+    python tools/loss_gradients.py \\
+        --config-file output/distilled/config.yaml --checkpoint output/distilled/model_0000199.pth
+
+Terms of different papers have weights that were chosen for other networks and other data. A loss of
+a high value may pull at nothing, and one of a low value may outweigh all others; what is printed
+for every loss is its value, weight included, and the L2 norm of its gradient, as means over batches
+of the training set. Losses that fade out during training are seen at full strength. Nothing is
+trained and nothing is written but --output.
+
+Exit status: 0 printed, 2 the input cannot be used.
+"""
+
+import argparse
+import itertools
+import os
+import sys
+from dataclasses import asdict
+from typing import Optional
+
+from tqdm import tqdm
+
+from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.engine import PersonSearchTrainer, build_config, loss_gradients
+from kd_search.engine.seeding import seed_everything
+from kd_search.files import write_json
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", required=True, help="of the training; config.yaml of its folder will do")
+    add("--checkpoint", help="default: model_final.pth of the config's OUTPUT_DIR")
+    add("--batches", type=int, default=4, metavar="N", help="default: 4")
+    add("--layer", default="backbone", help="of the student, by name (default: backbone)")
+    add("--output", metavar="FILE", help="write the numbers there as JSON")
+    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    return parser
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    args = get_parser().parse_args(argv)
+    try:
+        found = measure(args)
+        if args.output:
+            numbers = {name: asdict(gradient) for name, gradient in found.items()}
+            write_json(args.output, {"layer": args.layer, "losses": numbers})
+    except (OSError, ValueError) as error:
+        print(f"loss_gradients: {error}", file=sys.stderr)
+        return 2
+    width = max(map(len, found))
+    print(f"{'loss':{width}}  {'value':>9}  gradient at {args.layer}")
+    for name, gradient in sorted(found.items(), key=lambda item: -item[1].norm):
+        print(f"{name:{width}}  {gradient.value:9.4f}  {gradient.norm:9.4f}")
+    return 0
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Gradients of what the command line names; see :func:`kd_search.engine.loss_gradients`.
+
+    Raises:
+        FileNotFoundError, ValueError: what is wrong with the input, in one line.
+    """
+    if args.batches < 1:
+        raise ValueError("--batches must be 1 or more")
+    cfg = build_config(args.config_file, args.opts)
+    seed_everything(max(cfg.SEED, 0), 0)
+    model = PersonSearchTrainer.build_model(cfg).train()
+    checkpoint = args.checkpoint or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    # Prototypes and adapters are part of what is asked about.
+    PersonSearchCheckpointer(model, trust_pickle=cfg.MODEL.TRUST_PICKLE).load(checkpoint)
+    student = getattr(model, "student", model)
+    named = student.named_parameters()
+    parameters = [p for name, p in named if f"{name}.".startswith(f"{args.layer}.")]
+    if not parameters:
+        parts = ", ".join(name for name, _ in student.named_children())
+        raise ValueError(f"--layer {args.layer}: the student has no such layer, only {parts}")
+    batches = itertools.islice(PersonSearchTrainer.build_train_loader(cfg), args.batches)
+    bar = tqdm(batches, total=args.batches, desc="gradients", unit="batch", disable=None)
+    return loss_gradients(model, bar, parameters)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,7 +39,7 @@ def _row(harness, adapter_kernel: int) -> dict:
     equal = (
         same_detection_losses(ours, student_step)
         and all(bool(loss.isfinite()) for loss in losses.values())
-        and float(losses["loss_global_knowledge"]) > 0
+        and float(losses["loss_global_knowledge"].detach()) > 0
     )
     teacher = pair.teacher.model
 

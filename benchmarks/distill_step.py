@@ -151,20 +151,22 @@ def memory(harness, device: str) -> list[dict]:
         f"the teacher's weights {weights / MB:.1f} MB, its feature maps alive at once "
         f"{maps / MB:.1f} MB, of which it hands on {handed_on / MB:.1f} MB"
     )
+    kept = kept_for_backward(harness, pair, knowledge, device)
     return [
         harness.value_row(
             f"{device}: peak memory of a step with all terms beyond a plain one; limit: the "
-            "teacher's weights and the feature maps that it has alive at once, run alone",
+            "teacher's weights, what may be kept for backward, the gradients of adapters' outputs",
             value=(ours - plain) / MB,
             unit="MB",
-            limit=(weights + maps) / MB,
+            # What the teacher has alive while it looks is gone when the student begins.
+            limit=weights / MB + kept["limit"] + kept["adapter_outputs_mb"],
             plain_mb=plain / MB,
             ours_mb=ours / MB,
             teacher_weights_mb=weights / MB,
             teacher_maps_mb=maps / MB,
             teacher_maps_handed_on_mb=handed_on / MB,
         ),
-        kept_for_backward(harness, pair, knowledge, device),
+        kept,
     ]
 
 

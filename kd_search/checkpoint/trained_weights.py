@@ -14,12 +14,17 @@ def load_trained(model: nn.Module, path: str, *, trust_pickle: bool = False) -> 
 
     Raises:
         FileNotFoundError, ValueError: as :meth:`PersonSearchCheckpointer.load`, and for weights of
-            another config, naming what they lack.
+            another config, naming the file and what it lacks.
     """
-    _CompleteCheckpointer(model, trust_pickle=trust_pickle).load(path, checkpointables=[])
+    checkpointer = _CompleteCheckpointer(model, trust_pickle=trust_pickle)
+    checkpointer.path = path
+    checkpointer.load(path, checkpointables=[])
 
 
 class _CompleteCheckpointer(PersonSearchCheckpointer):
+    #: What is loaded, for the message.
+    path = ""
+
     def _load_model(self, checkpoint: dict[str, Any]):
         incompatible = super()._load_model(checkpoint)
         missing = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
@@ -28,7 +33,8 @@ class _CompleteCheckpointer(PersonSearchCheckpointer):
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise ValueError(
-                "the weights are not of this config: they lack, or have in another shape, "
+                f"{self.path}: the weights are not of this config: they lack, or have in another "
+                "shape, "
                 f"{', '.join(missing[:3])}{more}"
             )
         return incompatible

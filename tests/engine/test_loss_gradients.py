@@ -96,6 +96,14 @@ def test_every_loss_of_a_distilled_training_is_listed(run, tmp_path, capsys):
     assert losses["loss_feature_background"]["norm"] == 0 < losses["loss_cls"]["norm"]
 
 
+def test_weights_of_another_network_are_refused(run, tmp_path, capsys):
+    other = tmp_path / "other.pth"
+    torch.save({"model": {"elsewhere.weight": torch.zeros(1)}}, other)
+    assert load_tool().main(["--config-file", str(run[0]), "--checkpoint", str(other)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("loss_gradients:") and "other.pth" in error
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -141,6 +141,7 @@ def test_workers_have_no_part_in_prototypes(folders):
         for number in (0, 2)
     ]
     same(*prototypes)
+    assert prototypes[0]["filled"].any()
 
 
 def test_only_so_many_images_of_a_class_are_looked_at(folders):

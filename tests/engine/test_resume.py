@@ -49,10 +49,12 @@ def run(cfg, cls=ToyTrainer, stop_after=None, resume=True):
 @pytest.mark.parametrize("seed", [7, -1])
 def test_resumed_run_equals_straight_run(tmp_path, cls, seed, monkeypatch):
     cfg = toy_cfg(tmp_path / "straight", "SEED", seed)
-    straight = run(cfg, cls)
     if seed < 0:
-        # The only drawn number; the resumed run must take it from the checkpoint from then on.
-        monkeypatch.setattr("kd_search.engine.trainer.draw_seed", lambda _: straight.seed)
+        # A number really drawn now and then gives data in which everybody has an identity, and a
+        # queue that stays empty shows nothing. The resumed run must take it from the checkpoint.
+        monkeypatch.setattr("kd_search.engine.trainer.draw_seed", lambda _: 2026)
+    straight = run(cfg, cls)
+    assert straight.seed == (2026 if seed < 0 else seed)
     cfg.OUTPUT_DIR = str(tmp_path / "halves")
     first = run(cfg, cls, stop_after=4)
     monkeypatch.setattr("kd_search.engine.trainer.draw_seed", lambda _: 12345)
@@ -63,6 +65,11 @@ def test_resumed_run_equals_straight_run(tmp_path, cls, seed, monkeypatch):
     assert {**first.losses, **second.losses} == straight.losses
     tables = [k for k in everything(straight)["model"] if k.endswith(("queue", "rows"))]
     assert tables and all(everything(straight)["model"][k].any() for k in tables)
+
+
+def test_a_negative_seed_is_drawn_anew_for_every_training(tmp_path):
+    seeds = {ToyTrainer(toy_cfg(tmp_path, "SEED", -1)).seed for _ in range(4)}
+    assert len(seeds) == 4 and all(0 <= seed < 2**31 for seed in seeds)
 
 
 def test_gradient_clipping_of_the_config_is_applied_and_resumes(tmp_path):

@@ -16,8 +16,9 @@ from .reid_embeddings import ReIDEmbeddings, load_reid_embeddings, save_reid_emb
 from .reid_evaluator import ReIDEvaluator
 from .reid_metric import ReIDResult, evaluate_reid
 from .reid_protocol import ReIDProtocol, evaluate_reid_embeddings
-from .search_engine import ViewResult, search_views
+from .search_engine import search_views
 from .search_metric import SearchResult, evaluate_search
+from .view_result import ViewResult
 
 __all__ = [
     "CAMERAS",

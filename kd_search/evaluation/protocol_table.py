@@ -23,7 +23,7 @@ from .galleries import (
     gallery_size,
     smallest,
 )
-from .search_engine import ViewResult
+from .view_result import ViewResult
 
 TABLE_FILE = "person_search_table"
 #: What the rows of one set differ in, in the order of the columns.

@@ -1,9 +1,8 @@
 """Re-ranking of a block of queries by context, for all searched sets at once; see :mod:`.cbgm`."""
 
-from typing import Callable
-
 import numpy as np
 
+from .best_detections import best_of_sets
 from .cbgm import Contexts, match_context
 from .hits import Moved
 from .searched_columns import SearchedColumns
@@ -35,18 +34,17 @@ class Reranker:
         self._columns, self._similarity = columns, similarity
         self._image_index = image_index
 
-    def move(self, start: int, rows: np.ndarray, best_of_sets: Callable) -> dict[int, Moved]:
+    def move(self, start: int, rows: np.ndarray) -> dict[int, Moved]:
         """New similarities by context, for each set that a re-ranked view searches.
 
         Args:
             start: first query of the block; rows: (B, columns) similarities of the block.
-            best_of_sets: (query of the block, its row, sets, count) to the best columns by set.
         """
         size, offsets = len(rows), self._contexts.offsets[start : start + len(rows) + 1]
         # Alone, a query is matched to its most similar detection, which keeps its value.
         accompanied = np.flatnonzero(np.diff(offsets))
         sets = self._sets
-        tops = [best_of_sets(q, rows[q], sets, self._k1) for q in accompanied]
+        tops = [best_of_sets(self._columns, q, rows[q], sets, self._k1) for q in accompanied]
         # One row for each image to look at again: set, query, image; sorted.
         lengths = [len(top[k]) for top in tops for k in sets]
         columns = np.concatenate([top[k] for top in tops for k in sets] or [np.zeros(0, np.int64)])

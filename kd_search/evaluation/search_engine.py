@@ -5,48 +5,21 @@ at least as similar. :func:`search_views` finds the right detections of all view
 their similarities and all searched sets in one go, and leaves the rest to arithmetic on the counts.
 """
 
-from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
 
+from .best_detections import best_of_sets
 from .cbgm import Contexts
 from .flat_arrays import Detections, GroundTruth, Queries
 from .galleries import Gallery, View
 from .hits import Hits, Moved, best_of, moved_count, ranked_precision
+from .rank_counts import count_ranks
 from .reranking import Reranker
 from .searched_columns import SearchedColumns, SearchedSet, camera_of_queries
-from .similarity import Similarity, above, candidates_of_best
+from .similarity import Similarity
 from .targets import Targets, TargetTable
-
-# A few similarities are counted by comparing, more of them by sorting once: sorting an entry costs
-# about as much as comparing this many.
-_SORT_COST = 24
-# For the first look for the best detections of a small gallery in the ranking of a large one.
-_LOOK_AT = 256
-# Detections from which the bound of that look is guessed.
-_SAMPLE = 1024
-# Bits that one table of counts covers.
-_BITS = 10
-_BIT_TABLE = (np.arange(1 << _BITS)[:, None] >> np.arange(_BITS)) & 1
-
-
-@dataclass
-class ViewResult:
-    """Per-query results of one view, in the order of the queries."""
-
-    view: View
-    searched_by: np.ndarray  # (Q,) bool; the others are not asked in this gallery
-    ap: np.ndarray  # (Q,) float64; 0 where num_gt is 0
-    num_gt: np.ndarray  # (Q,) int64
-    num_found: np.ndarray  # (Q,) int64
-    first_hit_rank: np.ndarray  # (Q,) int64; 0 where nothing was found
-    num_images: np.ndarray  # (Q,) int64, images searched
-    match_index: np.ndarray  # (Q, K) as indices into the given detections; -1 padding
-    match_similarity: np.ndarray  # (Q, K); NaN padding
-    match_correct: np.ndarray  # (Q, K) bool
-    hit_query: np.ndarray  # (H,) query of each right detection, ascending
-    hit_count: np.ndarray  # (H,) searched detections that are at least as similar, itself included
+from .view_result import ViewResult
 
 
 def search_views(
@@ -184,22 +157,8 @@ class _Search:
             self.cameras,
         )
         self.image_index = found.image_index
-        count = len(queries)
         self.results = [
-            ViewResult(
-                view,
-                view.gallery.searched_by(count),
-                np.zeros(count),
-                np.zeros(count, np.int64),
-                np.zeros(count, np.int64),
-                np.zeros(count, np.int64),
-                np.zeros(count, np.int64),
-                np.full((count, num_matches if v == 0 else 0), -1, dtype=np.int64),
-                np.full((count, num_matches if v == 0 else 0), np.nan),
-                np.zeros((count, num_matches if v == 0 else 0), dtype=bool),
-                np.zeros(0, np.int64),
-                np.zeros(0, np.int64),
-            )
+            ViewResult.empty(view, len(queries), num_matches if v == 0 else 0)
             for v, view in enumerate(views)
         ]
 
@@ -244,18 +203,18 @@ class _Search:
         targets = self._targets(start, stop, camera)
         moved = {}
         if self.reranker is not None:
-            moved = self.reranker.move(start, rows, self._best_of_sets)
+            moved = self.reranker.move(start, rows)
         hits = [
             self._hits(rows, targets[view.gallery, view.mode, view.cameras], view.mode, change)
             for view, change in zip(self.views, self._changes(moved))
         ]
         best = [best_of(h, len(rows)) for h in hits]
-        scores, counts, equal, number = self._count(rows, hits, best)
+        ranks = count_ranks(rows, hits, best, self.columns)
         for v, (view, result) in enumerate(zip(self.views, self.results)):
             k = self.set_of_view[v]
             change = moved.get(k) if view.reranked else None
-            count = counts[number[v], k]
-            ties = equal[number[v]]
+            count = ranks.counts[ranks.number[v], k]
+            ties = ranks.equal[ranks.number[v]]
             if change is not None:
                 count = count + moved_count(hits[v], change, np.greater_equal)
                 ties = ties + moved_count(hits[v], change, np.equal)
@@ -328,94 +287,6 @@ class _Search:
             places.query[target], places.image[target], places.pair_column[first], score[first]
         )
 
-    def _count(self, rows, hits: list[Hits], best: list[np.ndarray]):
-        """Count, for each similarity of a hit and each set, the detections at least as similar.
-
-        Returns:
-            (U,) the distinct (query, similarity), (U, sets) counts, (U,) detections of the whole
-            row that are exactly as similar (only where a hit is the best of its view), and for
-            each view the number in 0..U - 1 of each of its hits.
-        """
-        query = np.concatenate([h.query for h in hits])
-        score = np.concatenate([h.score for h in hits])
-        leads = np.concatenate([h.score == b[h.query] for h, b in zip(hits, best)])
-        order = np.lexsort((score, query))
-        new = (np.diff(query[order], prepend=-1) != 0) | (np.diff(score[order], prepend=0) != 0)
-        new[:1] = True
-        number = np.empty(len(order), np.int64)
-        number[order] = np.cumsum(new) - 1
-        total = int(new.sum())
-        scores, owner = score[order[new]], query[order[new]]
-        leading = np.zeros(total, bool)
-        leading[number[leads]] = True
-        counts = np.zeros((total, len(self.columns.sets)), np.int64)
-        equal = np.zeros(total, np.int64)
-        bounds = np.searchsorted(owner, np.arange(len(rows) + 1))
-        for q in np.unique(owner):
-            part = slice(bounds[q], bounds[q + 1])
-            self._count_row(rows[q], q, scores[part], leading[part], counts[part], equal[part])
-        return (
-            scores,
-            counts,
-            equal,
-            np.split(number, np.cumsum([len(h.query) for h in hits])[:-1]),
-        )
-
-    def _count_row(self, row, q, scores, leading, counts, equal) -> None:
-        """Fill ``counts`` (S, sets) and ``equal`` (S,) for ascending similarities (S,) of a row."""
-        relevant = np.flatnonzero(row >= scores[0])
-        values = row[relevant]
-        member = self.columns.bits(q, relevant)
-        num_sets = counts.shape[1]
-        for i in np.flatnonzero(leading):
-            equal[i] = np.count_nonzero(values == scores[i])
-        if num_sets > 1 and len(scores) <= 4:
-            for i, score in enumerate(scores):
-                above = member[values >= score] if i else member
-                for first in range(0, num_sets, _BITS):
-                    part = above
-                    if num_sets > _BITS:
-                        part = ((above >> first) & (len(_BIT_TABLE) - 1)).astype(np.intp)
-                    table = np.bincount(part, minlength=len(_BIT_TABLE)) @ _BIT_TABLE
-                    counts[i, first : first + _BITS] = table[: num_sets - first]
-            return
-        for k in range(num_sets):
-            own = values[(member >> k) & 1 != 0]
-            if len(scores) < _SORT_COST:
-                counts[:, k] = [np.count_nonzero(own >= score) for score in scores]
-            else:
-                own.sort()
-                counts[:, k] = len(own) - np.searchsorted(own, scores, side="left")
-
-    def _best_of_sets(self, q, row, sets, count) -> dict[int, np.ndarray]:
-        """The ``count`` most similar detections of each set, best first, equals in order."""
-        if len(sets) > 1:
-            # Any bound will do, since galleries that it leaves too few for are looked at again.
-            sample = row[:: max(1, len(self.kept) // _SAMPLE)]
-            place = max(1, len(sample) * max(count, _LOOK_AT) // max(len(self.kept), 1))
-            place = min(place, len(sample))
-            candidates = above(row, np.partition(sample, -place)[-place])
-        else:
-            candidates = candidates_of_best(row, 2 * count)
-        order = (-row[candidates]).argsort(kind="stable")
-        top, member = candidates[order], self.columns.bits(q, candidates)[order]
-        best = {}
-        for k in sets:
-            if not self.columns.asks(k, q):
-                best[k] = top[:0]
-                continue
-            found = top[(member & self.columns.bit[k]).nonzero()[0][:count]]
-            if len(found) < count and len(top) < len(self.kept):
-                own = self.columns.columns_of_set(k, q)
-                values = row[own]
-                if len(own) > 4 * count:
-                    bound = np.partition(values, -count)[-count]
-                    near = (values >= bound).nonzero()[0]
-                    own, values = own[near], values[near]
-                found = own[(-values).argsort(kind="stable")[:count]]
-            best[k] = found
-        return best
-
     def _rank_among_equals(self, row, q, k, view, hits, own, count, places, change) -> int:
         """Rank of the best hits ``own`` of a query, where other detections are as similar."""
         score = hits.score[own[0]]
@@ -445,7 +316,7 @@ class _Search:
             if change is not None:
                 has = change.column[q] >= 0
                 row[change.column[q][has]] = change.new[q][has]
-            best = self._best_of_sets(q, row, [k], self.num_matches)[k]
+            best = best_of_sets(self.columns, q, row, [k], self.num_matches)[k]
             own = hits.column[bounds[q] : bounds[q + 1]]
             place = slice(0, len(best))
             result.match_index[start + q, place] = self.kept[best]

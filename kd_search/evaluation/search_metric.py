@@ -12,7 +12,8 @@ import numpy as np
 from .cbgm import Contexts
 from .flat_arrays import Detections, GroundTruth, Queries
 from .galleries import Gallery, View
-from .search_engine import ViewResult, search_views
+from .search_engine import search_views
+from .view_result import ViewResult
 
 
 @dataclass

@@ -48,6 +48,7 @@ class SearchedColumns:
         #: Bit of each set.
         self.bit = [self._dtype.type(1 << k) for k in range(len(sets))]
         self.num_images = num_images
+        self.num_detections = len(image_index)
         self._junk: dict[int, np.ndarray] = {}
         self._by_image = np.argsort(image_index, kind="stable")
         self._is_sorted = bool((np.diff(image_index) >= 0).all())
@@ -113,7 +114,7 @@ class SearchedColumns:
         if k not in self._junk:
             return np.zeros(len(columns), bool)
         rows, unwanted = self._junk[k]
-        count = len(self._image_index)
+        count = self.num_detections
         return np.isin(query * count + columns, rows * count + unwanted)
 
     def asks(self, k: int, query: int) -> bool:

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_search.evaluation import CAMERAS, MODES, Gallery, View, search_engine, similarity
+from kd_search.evaluation import (
+    CAMERAS,
+    MODES,
+    Gallery,
+    View,
+    best_detections,
+    rank_counts,
+    similarity,
+)
 from tests.evaluation import protocol_scenes
 
 
@@ -71,10 +79,10 @@ def test_small_blocks_and_small_looks_equal_the_text(test_set):
         patch.setattr(similarity, "_MIN_QUERIES", 2)
         patch.setattr(similarity, "CHUNK", 2)
         patch.setattr(similarity, "_FLOAT64_BYTES", 100)
-        patch.setattr(search_engine, "_LOOK_AT", 1)
-        patch.setattr(search_engine, "_SORT_COST", 0)
-        patch.setattr(search_engine, "_BITS", 2)
-        patch.setattr(search_engine, "_BIT_TABLE", np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
+        patch.setattr(best_detections, "_LOOK_AT", 1)
+        patch.setattr(rank_counts, "_SORT_COST", 0)
+        patch.setattr(rank_counts, "_BITS", 2)
+        patch.setattr(rank_counts, "_BIT_TABLE", np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
         assert_equal_to_the_text(test_set, all_views(test_set, [True]), k1=2)
 
 

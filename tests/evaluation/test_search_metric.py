@@ -14,7 +14,7 @@ from kd_search.evaluation import (
     GroundTruth,
     Queries,
     evaluate_search,
-    search_engine,
+    rank_counts,
     similarity,
 )
 from tests.evaluation import search_scenes
@@ -73,7 +73,7 @@ def test_thresholds_are_used_as_the_definition_says(scene):
 @pytest.mark.parametrize("sort_cost", [0, 1e9], ids=["sorting", "comparing"])
 def test_either_way_of_counting_equals_the_per_pair_definition(monkeypatch, sort_cost):
     """A thousand float32 detections of 32-d, several blocks of queries, many chunks."""
-    monkeypatch.setattr(search_engine, "_SORT_COST", sort_cost)
+    monkeypatch.setattr(rank_counts, "_SORT_COST", sort_cost)
     monkeypatch.setattr(similarity, "_BLOCK_BYTES", 1 << 16)
     monkeypatch.setattr(similarity, "_MIN_QUERIES", 1)
     monkeypatch.setattr(similarity, "CHUNK", 16)

@@ -36,6 +36,48 @@ class Row:
         return any(config_value(cfg, key) != value for key, value in self.overrides.items())
 
 
+@dataclass(frozen=True)
+class TermsRow(Row):
+    """A student and the terms that teach it."""
+
+    #: Names from ``DISTILLATION.TERMS``; none for the student alone.
+    terms: tuple[str, ...] = ()
+
+    def terms_for(self, student_arch: str) -> list[str]:
+        """The terms that a student of this meta-architecture can have."""
+        return list(self.terms)
+
+    def student_opts(
+        self,
+        student_arch: str,
+        teacher_config: str,
+        teacher_weights: str,
+        teacher_opts: Sequence[str] = (),
+        *,
+        teacher: str = "TEACHER",
+    ) -> list:
+        """KEY VALUE overrides that turn a student's config into this row.
+
+        Args:
+            student_arch: meta-architecture of the student.
+            teacher_config: config file of the teacher.
+            teacher_weights: its weights.
+            teacher_opts: what it was trained with beyond its file; it must be built so.
+            teacher: node of the teacher below ``DISTILLATION``.
+        """
+        if not self.terms:
+            return ["MODEL.META_ARCHITECTURE", student_arch]
+        node = {
+            "MODEL.META_ARCHITECTURE": "Distiller",
+            "DISTILLATION.STUDENT_META_ARCH": student_arch,
+            "DISTILLATION.TERMS": self.terms_for(student_arch),
+            f"DISTILLATION.{teacher}.CONFIG_FILE": teacher_config,
+            f"DISTILLATION.{teacher}.WEIGHTS": teacher_weights,
+            f"DISTILLATION.{teacher}.OPTS": list(teacher_opts),
+        }
+        return [x for pair in node.items() for x in pair] + self.opts()
+
+
 def config_value(cfg, key: str) -> Any:
     """Value or node of a config; ``None`` where there is no such key.
 

@@ -1,11 +1,10 @@
-"""A study: teachers, then a student for each row and seed, then a table. What its script shares."""
+"""A study: teachers, then a student for each row and seed, then a table."""
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from kd_search.experiments.rows import Row
 from kd_search.experiments.runs import Run, RunFailed, run_all
@@ -69,53 +68,6 @@ class Study:
         title = f"{', '.join(metrics)} on {dataset}"
         below = self.below(table) if table else ""
         return write_all(table, folder, title, facts, self.layout, below=below, caption=dataset)
-
-
-def add_run_options(parser: argparse.ArgumentParser, rows: Sequence[str], output: str) -> None:
-    """Options that all studies have: --rows, --seeds, --iterations, --output, --jobs, --on-train,
-    --opts, and --teacher-opts, --teacher-iterations.
-
-    Args:
-        parser: of the script.
-        rows: names, for the help.
-        output: default folder, for the help.
-    """
-    add = parser.add_argument
-    add("--rows", nargs="+", default=[], metavar="ROW", help=f"of {', '.join(rows)}")
-    add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
-    add("--iterations", type=int, help="instead of the student's SOLVER.MAX_ITER")
-    add("--output", type=Path, help=f"default: {output}")
-    add("--jobs", type=int, default=1, help="runs at a time, one core each")
-    add("--on-train", action="store_true", help="evaluate on training images too")
-    add("--opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of every student")
-    add("--teacher-opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of the teacher")
-    add("--teacher-iterations", type=int, help="instead of the teacher's SOLVER.MAX_ITER")
-
-
-def check_run_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End with a usage error where options of :func:`add_run_options` cannot be."""
-    for option, opts in (("--opts", args.opts), ("--teacher-opts", args.teacher_opts)):
-        if len(opts) % 2:
-            parser.error(f"{option} must be pairs KEY VALUE")
-    if args.jobs < 1:
-        parser.error("--jobs must be at least 1")
-
-
-def schedule(cfg, iterations: Optional[int]) -> list:
-    """Overrides for another number of iterations: steps and warm-up shrink or grow along.
-
-    Args:
-        cfg: with the schedule that is scaled.
-        iterations: ``None`` for that schedule.
-    """
-    if not iterations:
-        return []
-    scale = iterations / cfg.SOLVER.MAX_ITER
-    return [
-        *("SOLVER.MAX_ITER", iterations),
-        *("SOLVER.STEPS", tuple(max(1, round(step * scale)) for step in cfg.SOLVER.STEPS)),
-        *("SOLVER.WARMUP_ITERS", round(cfg.SOLVER.WARMUP_ITERS * min(scale, 1.0))),
-    ]
 
 
 def carry_out(make_study: Callable[[], Study], *, jobs: int, on_train: bool = False) -> int:

@@ -19,6 +19,7 @@ KEY, sensitivity_KEY.md, .json and .png.
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
 
@@ -29,13 +30,19 @@ from kd_search.experiments import (
     Run,
     Study,
     TableLayout,
+    add_network_options,
     add_run_options,
     build_run_config,
     carry_out,
     check_run_options,
     config_value,
+    facts_of,
+    fill_in_set,
     markdown_grid,
-    schedule,
+    student_arch,
+    student_runs,
+    study_parser,
+    teacher_run,
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -43,7 +50,6 @@ CONFIGS = "projects/DKD/configs"
 METRICS = ("mAP", "top1", "det_AP", "det_recall", "reid_mAP", "reid_top1")
 #: Nodes whose keys --sensitivity takes by their last name.
 NODES = ("DISTILLATION.DKD", "DISTILLATION.SIA")
-
 
 SETS = {
     name: Networks(
@@ -54,26 +60,20 @@ SETS = {
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = study_parser(__doc__)
     add = parser.add_argument
-    add("--set", choices=sorted(SETS), default="generated", help="default networks")
-    add("--student-config", help="instead of the set's")
-    add("--teacher-config", help="instead of the set's")
+    add_network_options(parser, SETS, "generated")
+    add("--teacher-seed", type=int, default=1)
     add("--sia", nargs="+", default=[], metavar="SIA", help=f"of {', '.join(AUGMENTATIONS)}")
     add("--sensitivity", nargs="+", default=[], metavar="KEY VALUE", help="instead of the rows")
     add_run_options(parser, list(TERMS), "output/dkd/ablation_SET")
-    parser.add_argument("--teacher-seed", type=int, default=1)
     args = parser.parse_args(argv)
     check_run_options(parser, args)
     if len(args.sensitivity) == 1:
         parser.error("--sensitivity needs a key and at least one value")
     if args.sensitivity and (args.rows or len(args.sia) > 1):
         parser.error("--sensitivity has rows of its own, and at most one of --sia")
-    args.student_config = args.student_config or SETS[args.set].student
-    args.teacher_config = args.teacher_config or SETS[args.set].teacher
-    args.output = args.output or Path("output/dkd") / f"ablation_{args.set}"
+    fill_in_set(args, SETS, "output/dkd")
     return args
 
 
@@ -88,11 +88,7 @@ def make_study(args: argparse.Namespace) -> Study:
     """
     output = args.output.absolute()
     student = build_run_config(args.student_config, args.opts, output)
-    facts = {
-        "student_config": args.student_config,
-        "teacher_config": args.teacher_config,
-        "overrides": list(args.opts),
-    }
+    facts = facts_of(args)
     layout, below = TableLayout(METRICS, base=NONE), lambda table: ""
     if args.sensitivity:
         grid_rows([], args.sia)  # names what is wrong with --sia
@@ -107,7 +103,13 @@ def make_study(args: argparse.Namespace) -> Study:
     teachers = _teacher_runs(args, rows)
     return Study(
         rows=rows,
-        runs=_student_runs(args, rows, student, teachers),
+        runs=student_runs(
+            args,
+            student,
+            rows,
+            _opts_of(args, student_arch(student), teachers),
+            folder_of=lambda row: row.folder,
+        ),
         layout=layout,
         output=output,
         dataset=student.DATASETS.TEST[0],
@@ -151,56 +153,43 @@ def _decoded(args: argparse.Namespace, key: str, value: str):
 
 def _teacher_runs(args: argparse.Namespace, rows: list[DKDRow]) -> dict[bool, Run]:
     """The teachers that the rows need, by whether boxes moved in their training."""
-    taught = [row for row in rows if row.terms != NONE]
-    wanted = {AUGMENTATIONS[row.augmentation].image_level for row in taught}
-    runs = {}
-    for moved in sorted(wanted):
-        name = "teacher, ISA" if moved else "teacher"
-        folder = args.output.absolute() / ("teacher_isa" if moved else "teacher")
-        own = ["REID_DATA.SIA.IMAGE_LEVEL", moved, *args.teacher_opts]
-        cfg = build_run_config(args.teacher_config, own, folder)
-        opts = [*schedule(cfg, args.teacher_iterations), "SEED", args.teacher_seed, *own]
-        runs[moved] = Run(name, args.teacher_config, opts, folder)
-    return runs
+    wanted = {AUGMENTATIONS[row.augmentation].image_level for row in rows if row.terms}
+    return {
+        moved: teacher_run(
+            args,
+            args.teacher_seed,
+            name="teacher, ISA" if moved else "teacher",
+            folder="teacher_isa" if moved else "teacher",
+            opts=["REID_DATA.SIA.IMAGE_LEVEL", moved],
+        )
+        for moved in sorted(wanted)
+    }
 
 
-def _student_runs(
-    args: argparse.Namespace, rows: list[DKDRow], student, teachers: dict[bool, Run]
-) -> dict[tuple[str, int], Run]:
-    """By row and seed; all rows of a seed before the next seed."""
-    runs = {}
-    for seed in args.seeds:
-        for row in rows:
-            folder = args.output.absolute() / row.folder / f"seed{seed}"
-            opts = [*schedule(student, args.iterations), "SEED", seed]
-            opts += _row_opts(args, row, student, teachers, folder)
-            runs[row.name, seed] = Run(
-                f"{row.name}, seed {seed}", args.student_config, [*opts, *args.opts], folder
-            )
-    return runs
+def _opts_of(
+    args: argparse.Namespace, arch: str, teachers: dict[bool, Run]
+) -> Callable[[DKDRow, int], list]:
+    def opts_of(row: DKDRow, seed: int) -> list:
+        if not row.terms:
+            return row.student_opts(arch, "", "")
+        augmentation = AUGMENTATIONS[row.augmentation]
+        weights = str(teachers[augmentation.image_level].weights)
+        taught_by = (args.teacher_config, weights, args.teacher_opts)
+        opts = row.student_opts(arch, *taught_by, teacher="REID_TEACHER")
+        if not augmentation.feature_level:
+            # Boxes stay where they are. Runs at the same time must not write one cache.
+            cache = args.output.absolute() / row.folder / f"seed{seed}" / "teacher_features"
+            opts += ["DISTILLATION.REID_TEACHER.CACHE_DIR", str(cache)]
+        return opts
 
-
-def _row_opts(args, row: DKDRow, student, teachers: dict[bool, Run], folder: Path) -> list:
-    arch = student.MODEL.META_ARCHITECTURE
-    arch = student.DISTILLATION.STUDENT_META_ARCH if arch == "Distiller" else arch
-    if row.terms == NONE:
-        return row.student_opts(arch, "", "")
-    augmentation = AUGMENTATIONS[row.augmentation]
-    weights = str(teachers[augmentation.image_level].weights)
-    opts = row.student_opts(arch, args.teacher_config, weights)
-    # After the row's own: the teacher must be built as it was trained.
-    opts += ["DISTILLATION.REID_TEACHER.OPTS", list(args.teacher_opts)]
-    if not augmentation.feature_level:
-        # Boxes stay where they are. Runs at the same time must not write one cache.
-        opts += ["DISTILLATION.REID_TEACHER.CACHE_DIR", str(folder / "teacher_features")]
-    return opts
+    return opts_of
 
 
 def grids(table: list[dict], rows: list[DKDRow], augmentations: list[str]) -> str:
     """mAP and top-1 with terms down and augmentations across, as Markdown."""
-    names = {(row.terms, row.augmentation): row.name for row in rows}
+    names = {(row.taught, row.augmentation): row.name for row in rows}
     cells = {}
-    for terms in dict.fromkeys(row.terms for row in rows):
+    for terms in dict.fromkeys(row.taught for row in rows):
         if terms == NONE:
             cells[terms] = [NONE] + [None] * (len(augmentations) - 1)
         else:

@@ -6,7 +6,7 @@ The paper has such tables, but their numbers could not be recovered.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kd_search.experiments import Row
+from kd_search.experiments import TermsRow
 
 _PROBABILITY = ("IdentityProbabilityTerm",)
 _PAIR = ("PairRelationTerm",)
@@ -43,41 +43,25 @@ AUGMENTATIONS = {
 
 
 @dataclass(frozen=True)
-class DKDRow(Row):
+class DKDRow(TermsRow):
     """A student: which terms teach it, and what moves."""
 
-    #: Key of :data:`TERMS`.
-    terms: str = NONE
+    #: Key of :data:`TERMS`, whose terms the row has.
+    taught: str = NONE
     #: Key of :data:`AUGMENTATIONS`; of no meaning to a student without a teacher.
     augmentation: str = "no-SIA"
 
     @property
     def folder(self) -> str:
         """Of its runs; the default of a varied key is the row of all terms."""
-        if self.terms == NONE:
+        if not self.terms:
             return NONE
         varied = f"/{self.name.replace(' ', '_')}" if self.overrides else ""
-        return f"{self.augmentation}/{self.terms}{varied}"
+        return f"{self.augmentation}/{self.taught}{varied}"
 
-    def student_opts(self, student_arch: str, teacher_config: str, teacher_weights: str) -> list:
-        """KEY VALUE overrides that turn a student's config into this row.
-
-        Args:
-            student_arch: meta-architecture of the student.
-            teacher_config: config file of the re-ID teacher.
-            teacher_weights: its weights.
-        """
-        if self.terms == NONE:
-            return ["MODEL.META_ARCHITECTURE", student_arch]
-        node = {
-            "MODEL.META_ARCHITECTURE": "Distiller",
-            "DISTILLATION.STUDENT_META_ARCH": student_arch,
-            "DISTILLATION.TERMS": list(TERMS[self.terms]),
-            "DISTILLATION.REID_TEACHER.CONFIG_FILE": teacher_config,
-            "DISTILLATION.REID_TEACHER.WEIGHTS": teacher_weights,
-            "DISTILLATION.SIA.FEATURE_LEVEL": AUGMENTATIONS[self.augmentation].feature_level,
-        }
-        return [x for pair in node.items() for x in pair] + self.opts()
+    def opts(self) -> list:
+        feature_level = AUGMENTATIONS[self.augmentation].feature_level
+        return ["DISTILLATION.SIA.FEATURE_LEVEL", feature_level, *super().opts()]
 
 
 def grid_rows(terms: Sequence[str], augmentations: Sequence[str]) -> list[DKDRow]:
@@ -102,7 +86,7 @@ def grid_rows(terms: Sequence[str], augmentations: Sequence[str]) -> list[DKDRow
             continue
         for augmentation in chosen(augmentations):
             row_name = f"{name}, {augmentation}"
-            rows.append(DKDRow(row_name, terms=name, augmentation=augmentation))
+            rows.append(DKDRow(row_name, terms=TERMS[name], taught=name, augmentation=augmentation))
     return rows
 
 
@@ -127,7 +111,8 @@ def sensitivity_rows(
         DKDRow(
             f"{short} {value}",
             {} if value == default else {key: value},
-            terms="all",
+            terms=TERMS["all"],
+            taught="all",
             augmentation=augmentation,
         )
         for value in values

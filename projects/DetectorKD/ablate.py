@@ -21,20 +21,24 @@ from ablation_rows import PAPER, ROWS
 from kd_search.experiments import (
     TEACHER,
     Networks,
-    Run,
     Study,
     TableLayout,
+    add_network_options,
     add_run_options,
     build_run_config,
     carry_out,
     check_run_options,
     choose_rows,
-    schedule,
+    facts_of,
+    fill_in_set,
+    student_arch,
+    student_runs,
+    study_parser,
+    teacher_run,
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/DetectorKD/configs"
-
 
 SETS = {
     "person": Networks(
@@ -49,20 +53,14 @@ SETS = {
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--set", choices=sorted(SETS), default="person", help="default networks")
-    parser.add_argument("--student-config", help="instead of the set's; distilled or plain")
-    parser.add_argument("--teacher-config", help="instead of the set's")
+    parser = study_parser(__doc__)
+    add_network_options(parser, SETS, "person")
     parser.add_argument("--teacher-weights", help="a trained teacher; otherwise one is trained")
-    add_run_options(parser, [row.name for row in ROWS], "output/detector_kd/ablation_SET")
     parser.add_argument("--teacher-seed", type=int, default=1)
+    add_run_options(parser, [row.name for row in ROWS], "output/detector_kd/ablation_SET")
     args = parser.parse_args(argv)
     check_run_options(parser, args)
-    args.student_config = args.student_config or SETS[args.set].student
-    args.teacher_config = args.teacher_config or SETS[args.set].teacher
-    args.output = args.output or Path("output/detector_kd") / f"ablation_{args.set}"
+    fill_in_set(args, SETS, "output/detector_kd")
     return args
 
 
@@ -77,47 +75,19 @@ def make_study(args: argparse.Namespace) -> Study:
     """
     rows, output = choose_rows(ROWS, args.rows), args.output.absolute()
     student = build_run_config(args.student_config, args.opts, output)
-    teacher_run = _teacher_run(args, output)
+    teacher = teacher_run(args, args.teacher_seed)
+    weights = args.teacher_weights or str(teacher.weights)
+    taught_by = (student_arch(student), args.teacher_config, weights, args.teacher_opts)
     return Study(
         rows=rows,
-        runs=_student_runs(args, rows, student, teacher_run),
+        runs=student_runs(args, student, rows, lambda row, seed: row.student_opts(*taught_by)),
         layout=TableLayout(paper=PAPER),
         output=output,
         dataset=student.DATASETS.TEST[0],
         train_dataset=student.DATASETS.TRAIN[0],
-        teachers={} if args.teacher_weights else {TEACHER: teacher_run},
-        facts={
-            "student_config": args.student_config,
-            "teacher_config": args.teacher_config,
-            "overrides": list(args.opts),
-        },
+        teachers={} if args.teacher_weights else {TEACHER: teacher},
+        facts=facts_of(args),
     )
-
-
-def _teacher_run(args: argparse.Namespace, output: Path) -> Run:
-    cfg = build_run_config(args.teacher_config, args.teacher_opts, output)
-    opts = [*schedule(cfg, args.teacher_iterations), "SEED", args.teacher_seed, *args.teacher_opts]
-    return Run(TEACHER, args.teacher_config, opts, output / TEACHER)
-
-
-def _student_runs(args: argparse.Namespace, rows, student, teacher: Run) -> dict:
-    """By row and seed; all rows of a seed before the next seed."""
-    arch = student.MODEL.META_ARCHITECTURE
-    arch = student.DISTILLATION.STUDENT_META_ARCH if arch == "Distiller" else arch
-    weights = args.teacher_weights or str(teacher.weights)
-    runs = {}
-    for seed in args.seeds:
-        for row in rows:
-            overrides = row.student_opts(arch, args.teacher_config, weights)
-            if row.terms:
-                # After the row's own: the teacher must be built as it was trained.
-                overrides += ["DISTILLATION.TEACHER.OPTS", list(args.teacher_opts)]
-            opts = [*schedule(student, args.iterations), "SEED", seed, *overrides, *args.opts]
-            folder = args.output.absolute() / row.name / f"seed{seed}"
-            runs[row.name, seed] = Run(
-                f"{row.name}, seed {seed}", args.student_config, opts, folder
-            )
-    return runs
 
 
 def main(argv: Optional[list[str]] = None) -> int:

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Optional
 
-from global_knowledge_rows import NONE, ROWS, START, GlobalKnowledgeRow
+from global_knowledge_rows import NONE, ROWS, START
 
 from kd_search.experiments import (
     TEACHER,
@@ -29,17 +29,22 @@ from kd_search.experiments import (
     Run,
     Study,
     TableLayout,
+    add_network_options,
     add_run_options,
     build_run_config,
     carry_out,
     check_run_options,
     choose_rows,
-    schedule,
+    facts_of,
+    fill_in_set,
+    student_arch,
+    student_runs,
+    study_parser,
+    teacher_run,
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/GlobalKnowledge/configs"
-
 
 SETS = {
     "objects": Networks(
@@ -64,24 +69,18 @@ SETS = {
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = study_parser(__doc__)
     add = parser.add_argument
-    add("--set", choices=sorted(SETS), default="objects", help="default networks")
-    add("--student-config", help="instead of the set's; distilled or plain")
-    add("--teacher-config", help="instead of the set's")
+    add_network_options(parser, SETS, "objects")
     add("--teacher-weights", help="a trained teacher; otherwise one is trained")
-    add_run_options(parser, [row.name for row in ROWS], "output/global_knowledge/ablation_SET")
     add("--teacher-seed", type=int, default=1)
+    add_run_options(parser, [row.name for row in ROWS], "output/global_knowledge/ablation_SET")
     add("--start-iterations", type=int, default=0, help="train the student alone before; 0: do not")
     args = parser.parse_args(argv)
     check_run_options(parser, args)
     if args.start_iterations < 0:
         parser.error("--start-iterations must not be negative")
-    args.student_config = args.student_config or SETS[args.set].student
-    args.teacher_config = args.teacher_config or SETS[args.set].teacher
-    args.output = args.output or Path("output/global_knowledge") / f"ablation_{args.set}"
+    fill_in_set(args, SETS, "output/global_knowledge")
     return args
 
 
@@ -96,69 +95,33 @@ def make_study(args: argparse.Namespace) -> Study:
     """
     rows, output = choose_rows(ROWS, args.rows), args.output.absolute()
     student = build_run_config(args.student_config, args.opts, output)
-    teacher_run = _teacher_run(args, output)
+    teacher = teacher_run(args, args.teacher_seed)
+    weights = args.teacher_weights or str(teacher.weights)
+    taught_by = (student_arch(student), args.teacher_config, weights, args.teacher_opts)
     starts = _start_runs(args, student) if args.start_iterations else {}
-    shown = [GlobalKnowledgeRow(START), *rows] if starts else rows
+
+    def opts_of(row, seed: int) -> list:
+        begin = ["MODEL.WEIGHTS", str(starts[START.name, seed].weights)] if starts else []
+        return [*begin, *row.student_opts(*taught_by)]
+
     return Study(
-        rows=shown,
-        runs={**starts, **_student_runs(args, rows, student, teacher_run, starts)},
+        rows=[START, *rows] if starts else rows,
+        runs={**starts, **student_runs(args, student, rows, opts_of)},
         layout=TableLayout(base=NONE),
         output=output,
         dataset=student.DATASETS.TEST[0],
         train_dataset=student.DATASETS.TRAIN[0],
-        teachers={} if args.teacher_weights else {TEACHER: teacher_run},
+        teachers={} if args.teacher_weights else {TEACHER: teacher},
         first=list(starts.values()),
-        facts={
-            "student_config": args.student_config,
-            "teacher_config": args.teacher_config,
-            "overrides": list(args.opts),
-            "start_iterations": args.start_iterations,
-        },
+        facts={**facts_of(args), "start_iterations": args.start_iterations},
     )
-
-
-def _teacher_run(args: argparse.Namespace, output: Path) -> Run:
-    cfg = build_run_config(args.teacher_config, args.teacher_opts, output)
-    opts = [*schedule(cfg, args.teacher_iterations), "SEED", args.teacher_seed, *args.teacher_opts]
-    return Run(TEACHER, args.teacher_config, opts, output / TEACHER)
 
 
 def _start_runs(args: argparse.Namespace, student) -> dict[tuple[str, int], Run]:
     """By row and seed: the student alone, that the others go on from."""
-    alone = ROWS[0].student_opts(_arch(student), "", "")
-    runs = {}
-    for seed in args.seeds:
-        opts = [*schedule(student, args.start_iterations), "SEED", seed, *alone, *args.opts]
-        runs[START, seed] = _run(args, START, seed, opts)
-    return runs
-
-
-def _student_runs(
-    args: argparse.Namespace, rows, student, teacher: Run, starts
-) -> dict[tuple[str, int], Run]:
-    """By row and seed; all rows of a seed before the next seed."""
-    weights = args.teacher_weights or str(teacher.weights)
-    runs = {}
-    for seed in args.seeds:
-        begin = ["MODEL.WEIGHTS", str(starts[START, seed].weights)] if starts else []
-        for row in rows:
-            overrides = row.student_opts(_arch(student), args.teacher_config, weights)
-            if row.terms:
-                # After the row's own: the teacher must be built as it was trained.
-                overrides += ["DISTILLATION.TEACHER.OPTS", list(args.teacher_opts)]
-            opts = [*schedule(student, args.iterations), "SEED", seed, *begin, *overrides]
-            runs[row.name, seed] = _run(args, row.name, seed, [*opts, *args.opts])
-    return runs
-
-
-def _run(args: argparse.Namespace, row: str, seed: int, opts: list) -> Run:
-    folder = args.output.absolute() / row / f"seed{seed}"
-    return Run(f"{row}, seed {seed}", args.student_config, opts, folder)
-
-
-def _arch(student) -> str:
-    arch = student.MODEL.META_ARCHITECTURE
-    return student.DISTILLATION.STUDENT_META_ARCH if arch == "Distiller" else arch
+    alone = START.student_opts(student_arch(student), "", "")
+    length = args.start_iterations
+    return student_runs(args, student, [START], lambda row, seed: alone, iterations=length)
 
 
 def main(argv: Optional[list[str]] = None) -> int:

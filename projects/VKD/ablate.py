@@ -23,13 +23,11 @@ from typing import Optional
 
 from vkd_study import REPO, add_study_options, complete, make_study
 
-from kd_search.experiments import carry_out
+from kd_search.experiments import carry_out, study_parser
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = study_parser(__doc__)
     add_study_options(parser)
     args = parser.parse_args(argv)
     complete(parser, args)

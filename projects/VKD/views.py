@@ -29,6 +29,7 @@ from kd_search.experiments import (
     load_trained_run,
     markdown_line,
     spread,
+    study_parser,
     write_text,
 )
 from kd_search.files import atomic_write, write_json
@@ -40,9 +41,7 @@ Curves = Mapping[str, Mapping[int, Mapping[int, Mapping[str, float]]]]
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = study_parser(__doc__)
     parser.add_argument("--frames", nargs="+", type=int, default=[1, 2, 4, 8], metavar="N")
     add_study_options(parser)
     args = parser.parse_args(argv)

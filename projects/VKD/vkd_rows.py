@@ -1,5 +1,7 @@
 """Rows of the ablations of VKD (Porrello et al., ECCV 2020) as config overrides."""
 
+from collections.abc import Sequence
+
 from kd_search.experiments import TEACHER, Row
 
 _LOGITS, _DISTANCES = "ViewLogitsTerm", "DistancePreservationTerm"
@@ -45,16 +47,20 @@ STUDIES: dict[str, tuple[Row, ...]] = {
 }
 
 
-def student_opts(row: Row, teacher_config: str, teacher_weights: str) -> list:
+def student_opts(
+    row: Row, teacher_config: str, teacher_weights: str, teacher_opts: Sequence[str]
+) -> list:
     """KEY VALUE overrides that turn a student's config into a row.
 
     Args:
         row: one of a student's.
         teacher_config: config file of the teacher.
         teacher_weights: its weights.
+        teacher_opts: what it was trained with beyond its file; it must be built so.
     """
     return [
         *("DISTILLATION.TEACHER.CONFIG_FILE", teacher_config),
         *("DISTILLATION.TEACHER.WEIGHTS", teacher_weights),
         *row.opts(),
+        *("DISTILLATION.TEACHER.OPTS", list(teacher_opts)),
     ]

@@ -8,15 +8,18 @@ from vkd_rows import STUDIES, student_opts
 from kd_search.experiments import (
     TEACHER,
     Networks,
-    Row,
     Run,
     Study,
     TableLayout,
+    add_network_options,
     add_run_options,
     build_run_config,
     check_run_options,
     choose_rows,
-    schedule,
+    facts_of,
+    fill_in_set,
+    student_runs,
+    teacher_run,
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -38,11 +41,8 @@ SETS = {
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
     """--set, --study, the two configs, and those of every study."""
-    add = parser.add_argument
-    add("--set", choices=sorted(SETS), default="market", help="default networks")
-    add("--study", choices=list(STUDIES), default="terms", help="which rows")
-    add("--student-config", help="instead of the set's")
-    add("--teacher-config", help="instead of the set's")
+    add_network_options(parser, SETS, "market")
+    parser.add_argument("--study", choices=list(STUDIES), default="terms", help="which rows")
     names = dict.fromkeys(row.name for rows in STUDIES.values() for row in rows)
     add_run_options(parser, list(names), "output/vkd/ablation_SET")
 
@@ -50,9 +50,7 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 def complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Check the options of :func:`add_study_options`, and fill in what the set says."""
     check_run_options(parser, args)
-    args.student_config = args.student_config or SETS[args.set].student
-    args.teacher_config = args.teacher_config or SETS[args.set].teacher
-    args.output = args.output or Path("output/vkd") / f"ablation_{args.set}"
+    fill_in_set(args, SETS, "output/vkd")
 
 
 def make_study(args: argparse.Namespace) -> Study:
@@ -67,48 +65,33 @@ def make_study(args: argparse.Namespace) -> Study:
     output = args.output.absolute()
     rows = choose_rows(STUDIES[args.study], args.rows)
     student = build_run_config(args.student_config, args.opts, output)
-    teachers = _teacher_runs(args, output)
-    runs = {}
-    for seed in args.seeds:
-        for row in rows:
-            is_teacher = row.name == TEACHER
-            run = teachers[seed] if is_teacher else _student_run(args, row, seed, student, teachers)
-            runs[row.name, seed] = run
+    teachers = _teacher_runs(args)
+    runs = {(TEACHER, seed): run for seed, run in teachers.items()}
+    runs |= student_runs(
+        args,
+        student,
+        [row for row in rows if row.name != TEACHER],
+        lambda row, seed: student_opts(
+            row, args.teacher_config, str(teachers[seed].weights), args.teacher_opts
+        ),
+        # Rows of several studies that only name what the config has are one student.
+        folder_of=lambda row: row.name.replace(" ", "_") if row.changes(student) else "all",
+    )
     return Study(
         rows=rows,
-        runs=runs,
+        runs={(row.name, seed): runs[row.name, seed] for seed in args.seeds for row in rows},
         layout=TableLayout(base=TEACHER, stem=args.study),
         output=output,
         dataset=student.DATASETS.TEST[0],
         first=list(teachers.values()),
-        facts={
-            "student_config": args.student_config,
-            "teacher_config": args.teacher_config,
-            "overrides": list(args.opts),
-            "teacher_overrides": list(args.teacher_opts),
-        },
+        facts=facts_of(args),
     )
 
 
-def _teacher_runs(args: argparse.Namespace, output: Path) -> dict[int, Run]:
-    cfg = build_run_config(args.teacher_config, args.teacher_opts, output)
-    opts = [*schedule(cfg, args.teacher_iterations), *args.teacher_opts]
+def _teacher_runs(args: argparse.Namespace) -> dict[int, Run]:
     return {
-        seed: Run(
-            f"{TEACHER}, seed {seed}",
-            args.teacher_config,
-            [*opts, "SEED", seed],
-            output / TEACHER / f"seed{seed}",
+        seed: teacher_run(
+            args, seed, name=f"{TEACHER}, seed {seed}", folder=f"{TEACHER}/seed{seed}"
         )
         for seed in args.seeds
     }
-
-
-def _student_run(args, row: Row, seed: int, student, teachers: dict[int, Run]) -> Run:
-    # Rows of several studies that only name what the config has are one student.
-    name = row.name.replace(" ", "_") if row.changes(student) else "all"
-    opts = [*schedule(student, args.iterations), "SEED", seed]
-    opts += student_opts(row, args.teacher_config, str(teachers[seed].weights))
-    opts += ["DISTILLATION.TEACHER.OPTS", list(args.teacher_opts), *args.opts]
-    folder = args.output.absolute() / name / f"seed{seed}"
-    return Run(f"{row.name}, seed {seed}", args.student_config, opts, folder)

@@ -2,12 +2,13 @@
 things of several classes to be detected, and tracklets of people."""
 
 from kd_search.data.synthesis.config import PRESETS, GeneratorConfig, SceneConfig
+from kd_search.data.synthesis.generated_set import read_description
 from kd_search.data.synthesis.objects_config import OBJECTS_PRESETS, ObjectsConfig
 from kd_search.data.synthesis.objects_layouts import write_ilsvrc_layout, write_kitti_layout
 from kd_search.data.synthesis.objects_writer import generate_objects
 from kd_search.data.synthesis.tracklets_config import TRACKLETS_PRESETS, TrackletsConfig
 from kd_search.data.synthesis.tracklets_writer import generate_tracklets
-from kd_search.data.synthesis.writer import generate_dataset, read_description
+from kd_search.data.synthesis.writer import generate_dataset
 
 __all__ = [
     "OBJECTS_PRESETS",

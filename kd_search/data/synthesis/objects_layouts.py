@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 
 from kd_search.data.datasets.objects import OBJECT_CLASSES
+from kd_search.data.synthesis.generated_set import DESCRIPTION_FILE
 from kd_search.data.synthesis.whole_folder import whole_folder
 from kd_search.data.synthesis.writer import SPLITS
 
@@ -60,8 +61,8 @@ def write_ilsvrc_layout(source: Union[str, Path], root: Union[str, Path]) -> Non
 
 def _write_whole(source, root, write: Callable[[dict, Path, Path], None]) -> None:
     source, root = Path(source).expanduser(), Path(root).expanduser().absolute()
-    if not (source / "dataset.json").is_file():
-        raise FileNotFoundError(f"{source} holds no generated data set (no dataset.json)")
+    if not (source / DESCRIPTION_FILE).is_file():
+        raise FileNotFoundError(f"{source} holds no generated data set (no {DESCRIPTION_FILE})")
     if root.exists():
         raise ValueError(f"{root} exists: remove it, or choose another folder")
     content = {split: json.loads((source / f"{split}.json").read_text()) for split in SPLITS}

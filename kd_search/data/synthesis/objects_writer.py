@@ -1,23 +1,23 @@
 """Writes the generated multi-class detection set: images and COCO-JSON, whole or not at all."""
 
-import json
 from pathlib import Path
 from typing import Any, Optional, Union
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from kd_search.data.datasets.objects import OBJECT_CLASSES
+from kd_search.data.synthesis.generated_set import (
+    DESCRIPTION_FILE,
+    is_generated,
+    write_jpeg,
+    write_json,
+)
 from kd_search.data.synthesis.objects_config import OBJECTS_VERSION, ObjectsConfig
 from kd_search.data.synthesis.objects_scene import ObjectScene, render_objects
 from kd_search.data.synthesis.whole_folder import whole_folder
 from kd_search.data.synthesis.workers import run_jobs
-from kd_search.data.synthesis.writer import (
-    SPLITS,
-    read_description,
-    write_json,
-)
+from kd_search.data.synthesis.writer import SPLITS
 
 _KIND = "objects"
 #: Keeps the random numbers apart from those of the street scenes of the same seed.
@@ -55,7 +55,13 @@ def generate_objects(
         "seed": seed,
         "config": config.to_dict(),
     }
-    if root.exists() and _is_there(root, description, config, overwrite):
+    if is_generated(
+        root,
+        description,
+        lambda: _is_whole(root, config),
+        what="generated set of things",
+        overwrite=overwrite,
+    ):
         return False
     with whole_folder(root) as partial:
         _write_all(partial, config, seed, workers, progress, description)
@@ -66,26 +72,6 @@ def render_object_image(config: ObjectsConfig, seed: int, split: str, index: int
     """Render image ``index`` (from 0) of a split; depends on nothing but the arguments."""
     sequence = np.random.SeedSequence([seed, _STREAM, SPLITS.index(split), index])
     return render_objects(config, np.random.default_rng(sequence))
-
-
-def _is_there(root: Path, description: dict[str, Any], config, overwrite: bool) -> bool:
-    """Whether ``root`` holds exactly this set; False if it may be (over)written."""
-    if root.is_dir() and not any(root.iterdir()):
-        return False
-    found = read_description(root)
-    if not isinstance(found, dict) or found.get("kind") != _KIND:
-        # Whatever this is, it was not made here: never remove it.
-        raise ValueError(f"{root} exists and is no generated set of things: choose another folder")
-    wanted = json.loads(json.dumps(description))
-    differences = [key for key in wanted if found.get(key) != wanted[key]]
-    if not differences and _is_whole(root, config):
-        return True
-    if overwrite:
-        return False
-    what = f"has another {' and '.join(differences)}" if differences else "lacks images"
-    raise ValueError(
-        f"the data set in {root} {what}: choose another folder, or overwrite it (--overwrite)"
-    )
 
 
 def _is_whole(root: Path, config: ObjectsConfig) -> bool:
@@ -111,18 +97,14 @@ def _write_all(folder: Path, config, seed: int, workers: int, progress: bool, de
             bar.update()
     for split in SPLITS:
         write_json(folder / f"{split}.json", _to_coco(records[split]))
-    write_json(folder / "dataset.json", description)
+    write_json(folder / DESCRIPTION_FILE, description)
 
 
 def _make_image(job: tuple[ObjectsConfig, int, str, int, str]) -> dict[str, Any]:
     config, seed, split, index, folder = job
     scene = render_object_image(config, seed, split, index)
     name = f"{split}_{index + 1:06d}.jpg"
-    quality = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
-    ok, encoded = cv2.imencode(".jpg", scene.image[..., ::-1], quality)
-    if not ok:
-        raise RuntimeError(f"could not encode {name}")
-    Path(folder, split, "images", name).write_bytes(encoded.tobytes())
+    write_jpeg(Path(folder, split, "images", name), scene.image, config.jpeg_quality)
     return {
         "id": index + 1,
         "file_name": name,

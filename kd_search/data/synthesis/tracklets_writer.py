@@ -1,13 +1,11 @@
 """Writes the generated tracklet set in the layout and names of Market-1501, whole or not at all."""
 
-import json
 import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import NamedTuple, Optional, Union
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -17,15 +15,17 @@ from kd_search.data.synthesis.appearance import (
     draw_identities,
     draw_outfit,
 )
+from kd_search.data.synthesis.generated_set import (
+    DESCRIPTION_FILE,
+    is_generated,
+    write_jpeg,
+    write_json,
+)
 from kd_search.data.synthesis.scene import Stage
 from kd_search.data.synthesis.tracklets_config import TRACKLETS_VERSION, TrackletsConfig
 from kd_search.data.synthesis.tracklets_scene import build_street, film_tracklet
 from kd_search.data.synthesis.whole_folder import whole_folder
 from kd_search.data.synthesis.workers import run_jobs
-from kd_search.data.synthesis.writer import (
-    read_description,
-    write_json,
-)
 
 _KIND = "tracklets"
 _FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -79,7 +79,13 @@ def generate_tracklets(
         "config": config.to_dict(),
     }
     jobs = list(_plan(config, seed))
-    if root.exists() and _is_there(root, description, jobs, overwrite):
+    if is_generated(
+        root,
+        description,
+        lambda: _is_whole(root, jobs),
+        what="generated set of tracklets",
+        overwrite=overwrite,
+    ):
         return False
     with whole_folder(root) as partial:
         for folder in _FOLDERS:
@@ -88,7 +94,7 @@ def generate_tracklets(
         with tqdm(total=len(jobs), desc="filming tracklets", disable=not progress) as bar:
             for _ in run_jobs(_make_tracklet, jobs, workers):
                 bar.update()
-        write_json(partial / "dataset.json", description)
+        write_json(partial / DESCRIPTION_FILE, description)
     return True
 
 
@@ -145,34 +151,10 @@ def _make_tracklet(job: _Job) -> int:
     else:
         person = draw_appearance(rng, draw_outfit(rng))
     stage = _street(config, job.seed, job.camera_id)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, config.jpeg_quality]
     frames = film_tracklet(stage, person, len(names), config, rng, passer_by)
     for name, frame in zip(names, frames):
-        ok, encoded = cv2.imencode(".jpg", frame[..., ::-1], quality)
-        if not ok:
-            raise RuntimeError(f"could not encode {name}")
-        Path(job.folder, name).write_bytes(encoded.tobytes())
+        write_jpeg(Path(job.folder, name), frame, config.jpeg_quality)
     return len(names)
-
-
-def _is_there(root: Path, description: dict[str, Any], jobs: list[_Job], overwrite: bool) -> bool:
-    """Whether ``root`` holds exactly this set; False if it may be (over)written."""
-    if root.is_dir() and not any(root.iterdir()):
-        return False
-    found = read_description(root)
-    if not isinstance(found, dict) or found.get("kind") != _KIND:
-        # Whatever this is, it was not made here: never remove it.
-        raise ValueError(f"{root} exists and is no generated set of tracklets: choose another one")
-    wanted = json.loads(json.dumps(description))
-    differences = [key for key in wanted if found.get(key) != wanted[key]]
-    if not differences and _is_whole(root, jobs):
-        return True
-    if overwrite:
-        return False
-    what = f"has another {' and '.join(differences)}" if differences else "lacks images"
-    raise ValueError(
-        f"the data set in {root} {what}: choose another folder, or overwrite it (--overwrite)"
-    )
 
 
 def _is_whole(root: Path, jobs: list[_Job]) -> bool:

@@ -1,11 +1,9 @@
 """Writes a generated data set to disk: images, COCO-JSON, queries; whole or not at all."""
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional, Union
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -16,6 +14,12 @@ from kd_search.data.synthesis.appearance import (
     draw_outfit,
 )
 from kd_search.data.synthesis.config import GENERATOR_VERSION, GeneratorConfig
+from kd_search.data.synthesis.generated_set import (
+    DESCRIPTION_FILE,
+    is_generated,
+    write_jpeg,
+    write_json,
+)
 from kd_search.data.synthesis.scene import Scene, Stage, build_stage, render_scene
 from kd_search.data.synthesis.schedule import (
     ImagePlan,
@@ -97,11 +101,8 @@ def _make_image(job: tuple[GeneratorConfig, int, str, ImagePlan, str]) -> dict[s
     config, seed, split, plan, folder = job
     scene = render_image(config, seed, split, plan)
     record = _record(config, split, plan, scene)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, config.scene.jpeg_quality]
-    ok, encoded = cv2.imencode(".jpg", scene.image[..., ::-1], quality)
-    if not ok:
-        raise RuntimeError(f"could not encode {record['file_name']}")
-    Path(folder, split, "images", record["file_name"]).write_bytes(encoded.tobytes())
+    path = Path(folder, split, "images", record["file_name"])
+    write_jpeg(path, scene.image, config.scene.jpeg_quality)
     return record
 
 
@@ -135,45 +136,23 @@ def generate_dataset(
     if seed < 0:
         raise ValueError(f"the seed must not be negative, got {seed}")
     description = {"generator_version": GENERATOR_VERSION, "seed": seed, "config": config.to_dict()}
-    if root.exists() and _is_there(root, description, overwrite):
+    if is_generated(
+        root,
+        description,
+        lambda: _is_whole(root, config),
+        what="generated data set",
+        overwrite=overwrite,
+    ):
         return False
     with whole_folder(root) as partial:
         _write_all(partial, config, seed, workers, progress, description)
     return True
 
 
-def read_description(root: Union[str, Path]) -> Optional[dict[str, Any]]:
-    """``dataset.json`` of a data set, or None where ``root`` holds no (whole) one."""
-    try:
-        return json.loads(Path(root, "dataset.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-
-
-def _is_there(root: Path, description: dict[str, Any], overwrite: bool) -> bool:
-    """Whether ``root`` holds exactly this data set; False if it may be (over)written."""
-    if root.is_dir() and not any(root.iterdir()):
-        return False
-    found = read_description(root)
-    if not isinstance(found, dict) or "generator_version" not in found:
-        # Whatever this is, it was not made here: never remove it.
-        raise ValueError(f"{root} exists and is no generated data set: choose another folder")
-    wanted = json.loads(json.dumps(description))
-    differences = [key for key in wanted if found.get(key) != wanted[key]]
-    if not differences and _is_whole(root, wanted["config"]):
-        return True
-    if overwrite:
-        return False
-    what = f"has another {' and '.join(differences)}" if differences else "lacks images"
-    raise ValueError(
-        f"the data set in {root} {what}: choose another folder, or overwrite it (--overwrite)"
-    )
-
-
-def _is_whole(root: Path, config: dict[str, Any]) -> bool:
+def _is_whole(root: Path, config: GeneratorConfig) -> bool:
     return (
         all(
-            len(list((root / split / "images").glob("*.jpg"))) == config[f"num_{split}_images"]
+            len(list((root / split / "images").glob("*.jpg"))) == config.num_images(split)
             and (root / f"{split}.json").is_file()
             for split in SPLITS
         )
@@ -201,7 +180,7 @@ def _write_all(folder: Path, config, seed: int, workers: int, progress: bool, de
             queries = choose_queries(sightings, config.queries_per_id, _rng(seed, "queries"))
             _write_queries(folder / "query_info.txt", queries)
         write_json(folder / f"{split}.json", _to_coco(records[split]))
-    write_json(folder / "dataset.json", description)
+    write_json(folder / DESCRIPTION_FILE, description)
 
 
 def _sightings(records: list) -> list[Sighting]:
@@ -239,7 +218,3 @@ def _write_queries(path: Path, queries: list) -> None:
         x0, y0, x1, y1 = query.box
         lines.append(f"{query.person_id} {x0} {y0} {x1 - x0} {y1 - y0} {query.frame}\n")
     path.write_text("".join(lines))
-
-
-def write_json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")

@@ -1,73 +1,35 @@
 """Loaders for training, testing and building ID tables."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.data.samplers import InferenceSampler
-from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from kd_search.data.datasets.register import get_person_search_dicts
+from kd_search.data.drawn_batches import DrawnBatches, seed_of
 from kd_search.data.image import ImageError
 from kd_search.data.mapper import PersonSearchDatasetMapper
-from kd_search.data.sampler import Draw, DrawOrder, PositionBatchSampler, seeded
+from kd_search.data.sampler import Draw, DrawOrder, seeded
+from kd_search.data.unreadable import (
+    MAX_ATTEMPTS,
+    SKIPPED_KEY,
+    ReadableSamples,
+    SkipCounter,
+    SkipUnreadable,
+    skips_bad_images,
+)
 
 logger = logging.getLogger(__name__)
-
-#: Key of a sample that stands in for unreadable images: the list of their file names.
-SKIPPED_KEY = "skipped_images"
-
-#: Unreadable images in a row after which a single draw gives up.
-_MAX_ATTEMPTS = 10
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-class TooManySkippedImagesError(RuntimeError):
-    """More images could not be read than ``INPUT.MAX_SKIPPED_FRACTION`` allows."""
-
-
-class SkipCounter:
-    """Counts unreadable images, warns of each, and stops when they become too many.
-
-    The fraction is taken of what was drawn, and of ``expected`` before that many were drawn, so
-    that one bad file among the first ones does not end a run that it would not end later.
-
-    Args:
-        max_fraction: allowed fraction of images.
-        expected: images of one epoch of this process.
-    """
-
-    def __init__(self, max_fraction: float, expected: float) -> None:
-        self.max_fraction = max_fraction
-        self.expected = expected
-        self.num_drawn = 0
-        self.num_skipped = 0
-
-    def count(self, drawn: int, skipped: Sequence[str]) -> None:
-        """Add what was drawn (the skipped ones included).
-
-        Raises:
-            TooManySkippedImagesError: the allowed fraction is exceeded.
-        """
-        self.num_drawn += drawn
-        self.num_skipped += len(skipped)
-        for name in skipped:
-            logger.warning("Skipped unreadable image %s (%d so far)", name, self.num_skipped)
-        if self.num_skipped > self.max_fraction * max(self.num_drawn, self.expected):
-            raise TooManySkippedImagesError(
-                f"{self.num_skipped} of {self.num_drawn} images could not be read, more than the "
-                f"fraction {self.max_fraction} of INPUT.MAX_SKIPPED_FRACTION allows; "
-                f"the last one: {skipped[-1] if skipped else 'see the warnings above'}"
-            )
-
-
-class PersonSearchTrainLoader:
+class PersonSearchTrainLoader(DrawnBatches):
     """Endless training batches whose content depends on the seed and the position alone.
 
     Iterating gives lists of mapped samples, this rank's share of each global batch, from
@@ -85,7 +47,7 @@ class PersonSearchTrainLoader:
         aspect_ratio_grouping: batches of only tall or only wide images, as Detectron2 does.
         skip_bad_images: put another image of the same shape group in place of an unreadable one;
             such a sample names the lost files under ``skipped_images``.
-        max_skipped_fraction: see :class:`SkipCounter`.
+        max_skipped_fraction: see :class:`~kd_search.data.unreadable.SkipCounter`.
         rank, world_size: default to those of the process group.
 
     Raises:
@@ -110,36 +72,18 @@ class PersonSearchTrainLoader:
         rank: Optional[int] = None,
         world_size: Optional[int] = None,
     ) -> None:
-        rank = comm.get_rank() if rank is None else rank
-        world_size = comm.get_world_size() if world_size is None else world_size
         wide = [int(d["width"] > d["height"]) if aspect_ratio_grouping else 0 for d in dataset]
-        self.order = DrawOrder(wide, batch_size, seed)
-        self.batch_sampler = PositionBatchSampler(self.order, start_iter, rank, world_size)
-        self.dataset = _DrawnSamples(dataset, mapper, self.order, seed, skip_bad_images)
-        self.num_workers = num_workers
-        #: Counts of this process since it was started.
-        self.skips = SkipCounter(max_skipped_fraction, len(dataset) / world_size)
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=self.batch_sampler,
-            num_workers=self.num_workers,
-            collate_fn=_as_list,
-            # Without its own generator, the loader would draw from the one of the training.
-            generator=torch.Generator().manual_seed(self.order.seed % 2**63),
+        order = DrawOrder(wide, batch_size, seed)
+        super().__init__(
+            _DrawnSamples(dataset, mapper, order, seed, skip_bad_images),
+            order,
+            num_images=len(dataset),
+            start_iter=start_iter,
+            num_workers=num_workers,
+            max_skipped_fraction=max_skipped_fraction,
+            rank=rank,
+            world_size=world_size,
         )
-        batches = iter(loader)
-        try:
-            for batch in batches:
-                skipped = [name for sample in batch for name in sample.get(SKIPPED_KEY, ())]
-                self.skips.count(len(batch) + len(skipped), skipped)
-                yield batch
-        finally:
-            # An exception of a worker ties the iterator into a reference cycle; left to the garbage
-            # collector, whose order of clean-up cuts its queues first, every worker is waited for
-            # in vain for seconds.
-            getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 class _DrawnSamples(Dataset):
@@ -182,7 +126,7 @@ class _DrawnSamples(Dataset):
     def _replacement(self, draw: Draw, failed: dict[int, str]) -> int:
         for candidates in (self.order.peers(draw.index), np.arange(len(self.dicts))):
             candidates = np.setdiff1d(candidates, list(failed))
-            if len(candidates) and len(failed) < _MAX_ATTEMPTS:
+            if len(candidates) and len(failed) < MAX_ATTEMPTS:
                 entropy = [self.seed, draw.position, len(failed)]
                 generator = np.random.Generator(np.random.PCG64(entropy))
                 return int(candidates[generator.integers(len(candidates))])
@@ -190,38 +134,6 @@ class _DrawnSamples(Dataset):
             f"{len(failed)} images drawn one after the other cannot be read: "
             + ", ".join(failed.values())
         )
-
-
-class _ReadableSamples:
-    """Test-order loader without the images that cannot be read; ``len`` counts them still."""
-
-    def __init__(self, loader: DataLoader, skips: SkipCounter) -> None:
-        self.loader = loader
-        self.skips = skips
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch in self.loader:
-            skipped = [name for sample in batch for name in sample.get(SKIPPED_KEY, ())]
-            self.skips.count(len(batch), skipped)
-            batch = [sample for sample in batch if SKIPPED_KEY not in sample]
-            if batch:
-                yield batch
-
-
-class _SkipUnreadable:
-    """Mapper that gives ``{"skipped_images": [file]}`` for an image that cannot be read."""
-
-    def __init__(self, mapper: Mapper) -> None:
-        self.mapper = mapper
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return self.mapper(record)
-        except ImageError:
-            return {SKIPPED_KEY: [record["file_name"]]}
 
 
 def build_person_search_train_loader(
@@ -251,11 +163,11 @@ def build_person_search_train_loader(
         training_dicts(cfg, dataset),
         mapper=mapper or PersonSearchDatasetMapper(cfg, True),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+        seed=seed_of(cfg),
         start_iter=start_iter,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        skip_bad_images=_skips_bad_images(cfg),
+        skip_bad_images=skips_bad_images(cfg),
         max_skipped_fraction=cfg.INPUT.MAX_SKIPPED_FRACTION,
     )
 
@@ -301,7 +213,7 @@ def build_person_search_test_loader(
 
 def build_person_search_table_loader(
     cfg: CfgNode, dataset_name: Union[str, Sequence[str]]
-) -> Union[DataLoader, _ReadableSamples]:
+) -> Union[DataLoader, ReadableSamples]:
     """Training images with their ground truth as the test sees them, for building ID tables.
 
     One image a batch, resized as in testing, not augmented, each image once, the set split over
@@ -319,7 +231,7 @@ def build_person_search_table_loader(
 
 def load_each_once(
     cfg: CfgNode, dicts: list[dict[str, Any]], mapper: Mapper
-) -> Union[DataLoader, _ReadableSamples]:
+) -> Union[DataLoader, ReadableSamples]:
     """Loader of training images in their order: one image a batch, split over the ranks.
 
     Args:
@@ -331,10 +243,10 @@ def load_each_once(
     Raises:
         ValueError: there is no image.
     """
-    if not _skips_bad_images(cfg):
+    if not skips_bad_images(cfg):
         return _test_loader(cfg, dicts, mapper)
-    loader = _test_loader(cfg, dicts, _SkipUnreadable(mapper))
-    return _ReadableSamples(loader, SkipCounter(cfg.INPUT.MAX_SKIPPED_FRACTION, len(loader)))
+    loader = _test_loader(cfg, dicts, SkipUnreadable(mapper))
+    return ReadableSamples(loader, SkipCounter(cfg.INPUT.MAX_SKIPPED_FRACTION, len(loader)))
 
 
 def _test_loader(cfg: CfgNode, dicts: list[dict[str, Any]], mapper: Mapper) -> DataLoader:
@@ -353,15 +265,3 @@ def _with_people(dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(kept) < len(dicts):
         logger.info("Left out %d of %d images without people", len(dicts) - len(kept), len(dicts))
     return kept
-
-
-def _skips_bad_images(cfg: CfgNode) -> bool:
-    if cfg.INPUT.ON_IMAGE_ERROR not in ("raise", "skip"):
-        raise ValueError(
-            f"INPUT.ON_IMAGE_ERROR {cfg.INPUT.ON_IMAGE_ERROR!r}: use 'raise' or 'skip'"
-        )
-    return cfg.INPUT.ON_IMAGE_ERROR == "skip"
-
-
-def _as_list(batch: list[Any]) -> list[Any]:
-    return batch

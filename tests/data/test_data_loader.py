@@ -17,7 +17,8 @@ from kd_search.data import (
     register_person_search_coco,
 )
 from kd_search.data.datasets import load_coco_json
-from kd_search.data.loader import PersonSearchTrainLoader, SkipCounter, TooManySkippedImagesError
+from kd_search.data.loader import PersonSearchTrainLoader
+from kd_search.data.unreadable import SkipCounter, TooManySkippedImagesError
 
 
 def _dicts(made):

@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, Instances
 from tiny_training_set import HEIGHT, OBJECTS, WIDTH, register_set
 
 from kd_search.data.image import ImageError, read_image
-from kd_search.data.loader import TooManySkippedImagesError
 from kd_search.data.training_records import training_records
+from kd_search.data.unreadable import TooManySkippedImagesError
 from kd_search.distillation import pool_regions
 from kd_search.distillation.prototype_candidates import annotated_boxes
 from kd_search.distillation.prototype_features import HalfRows

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Optional
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MetadataCatalog
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -181,9 +182,5 @@ def build_reid_test_loader(
         _Entries(samples, entries, mapper or CropMapper(cfg, False)),
         batch_sampler=_EqualLengths(entries, node.BATCH_SIZE),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
+        collate_fn=trivial_batch_collator,
     )
-
-
-def _as_list(batch: list[Any]) -> list[Any]:
-    return batch

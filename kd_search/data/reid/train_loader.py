@@ -1,6 +1,6 @@
 """Training batches of P identities and K sets of frames each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -9,18 +9,16 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from kd_search.data.drawn_batches import DrawnBatches, seed_of
 from kd_search.data.image import ImageError
-from kd_search.data.loader import SKIPPED_KEY, SkipCounter
 from kd_search.data.reid.mapper import CropMapper
 from kd_search.data.reid.register import get_reid_samples
 from kd_search.data.reid.sampler import IdentityOrder
 from kd_search.data.reid.views import SOURCES, Candidate, View, choose_views
-from kd_search.data.sampler import Draw, PositionBatchSampler, seeded
-
-#: Unreadable images in a row after which a single frame gives up.
-_MAX_ATTEMPTS = 10
+from kd_search.data.sampler import Draw, seeded
+from kd_search.data.unreadable import MAX_ATTEMPTS, SKIPPED_KEY, skips_bad_images
 
 #: (file name, box or None) -> (3, H, W).
 Mapper = Callable[[str, Optional[Sequence[float]]], torch.Tensor]
@@ -44,7 +42,7 @@ class ViewSettings:
             )
 
 
-class ReIDTrainLoader:
+class ReIDTrainLoader(DrawnBatches):
     """Endless training batches whose content depends on the seed and the position alone.
 
     Iterating gives this rank's share of each global batch, from ``start_iter`` on: lists of P / R
@@ -70,7 +68,7 @@ class ReIDTrainLoader:
         num_workers: worker processes; 0 loads in the training process.
         skip_bad_images: put another frame of the same identity in place of an unreadable one; such
             a sample names the lost files under ``skipped_images``.
-        max_skipped_fraction: see :class:`~kd_search.data.loader.SkipCounter`.
+        max_skipped_fraction: see :class:`~kd_search.data.unreadable.SkipCounter`.
         rank, world_size: default to those of the process group.
 
     Raises:
@@ -96,41 +94,27 @@ class ReIDTrainLoader:
         rank: Optional[int] = None,
         world_size: Optional[int] = None,
     ) -> None:
-        rank = comm.get_rank() if rank is None else rank
-        world_size = comm.get_world_size() if world_size is None else world_size
-        if ids_per_batch % world_size:
+        num_ranks = comm.get_world_size() if world_size is None else world_size
+        if ids_per_batch % num_ranks:
             raise ValueError(
-                f"REID_DATA.IDS_PER_BATCH {ids_per_batch} is not divisible by {world_size} ranks"
+                f"REID_DATA.IDS_PER_BATCH {ids_per_batch} is not divisible by {num_ranks} ranks"
             )
         ids = [sample["person_id"] for sample in samples]
-        self.order = IdentityOrder(ids, ids_per_batch, samples_per_id, seed)
-        self.batch_sampler = PositionBatchSampler(self.order, start_iter, rank, world_size)
+        order = IdentityOrder(ids, ids_per_batch, samples_per_id, seed)
         views = views or ViewSettings()
-        self.dataset = _DrawnSets(samples, mapper, self.order, views, skip_bad_images)
-        self.num_workers = num_workers
-        #: Counts of this process since it was started.
-        self.skips = SkipCounter(max_skipped_fraction, len(samples) * views.count / world_size)
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=self.batch_sampler,
-            num_workers=self.num_workers,
-            collate_fn=_as_list,
-            # Without its own generator, the loader would draw from the one of the training.
-            generator=torch.Generator().manual_seed(self.order.seed % 2**63),
+        super().__init__(
+            _DrawnSets(samples, mapper, order, views, skip_bad_images),
+            order,
+            num_images=len(samples) * views.count,
+            start_iter=start_iter,
+            num_workers=num_workers,
+            max_skipped_fraction=max_skipped_fraction,
+            rank=rank,
+            world_size=world_size,
         )
-        batches = iter(loader)
-        try:
-            for batch in batches:
-                skipped = [name for sample in batch for name in sample.get(SKIPPED_KEY, ())]
-                drawn = sum(len(sample["frames"]) for sample in batch)
-                self.skips.count(drawn + len(skipped), skipped)
-                yield batch
-        finally:
-            # As in PersonSearchTrainLoader: left to the garbage collector, workers that met an
-            # error are waited for.
-            getattr(batches, "_shutdown_workers", lambda: None)()
+
+    def num_images_of(self, sample: dict[str, Any]) -> int:
+        return len(sample["frames"])
 
 
 class _DrawnSets(Dataset):
@@ -218,7 +202,7 @@ class _DrawnSets(Dataset):
         for samples in ([first], self._members[draw.index].tolist()):
             left = [View(i, f) for i in samples for f in range(int(self._lengths[i]))]
             left = [view for view in left if view not in failed]
-            if left and len(failed) < _MAX_ATTEMPTS:
+            if left and len(failed) < MAX_ATTEMPTS:
                 entropy = [self.order.seed, draw.position, place, len(failed)]
                 generator = np.random.Generator(np.random.PCG64(entropy))
                 return left[int(generator.integers(len(left)))]
@@ -257,10 +241,7 @@ def build_reid_train_loader(
             f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of REID_DATA.IDS_PER_BATCH "
             f"{ids_per_batch}: a batch has K samples of each of P identities"
         )
-    if cfg.INPUT.ON_IMAGE_ERROR not in ("raise", "skip"):
-        raise ValueError(
-            f"INPUT.ON_IMAGE_ERROR {cfg.INPUT.ON_IMAGE_ERROR!r}: use 'raise' or 'skip'"
-        )
+    skip_bad_images = skips_bad_images(cfg)
     if samples is None:
         samples = get_reid_samples(cfg.DATASETS.TRAIN)[0]
     return ReIDTrainLoader(
@@ -269,10 +250,10 @@ def build_reid_train_loader(
         ids_per_batch=ids_per_batch,
         samples_per_id=batch_size // ids_per_batch,
         views=ViewSettings(node.VIEWS.NUM, node.VIEWS.SOURCE),
-        seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+        seed=seed_of(cfg),
         start_iter=start_iter,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        skip_bad_images=cfg.INPUT.ON_IMAGE_ERROR == "skip",
+        skip_bad_images=skip_bad_images,
         max_skipped_fraction=cfg.INPUT.MAX_SKIPPED_FRACTION,
     )
 
@@ -280,7 +261,3 @@ def build_reid_train_loader(
 def _shared(values: torch.Tensor) -> int:
     """The value that all have; -1 where they differ."""
     return int(values[0]) if bool((values == values[0]).all()) else -1
-
-
-def _as_list(batch: list[Any]) -> list[Any]:
-    return batch

@@ -1,7 +1,7 @@
 """A student that starts with layers of its teacher."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Union
 
 import torch
@@ -16,7 +16,7 @@ _KEY = "DISTILLATION.INIT_FROM_TEACHER"
 def init_from_teacher(
     student: nn.Module, teacher: nn.Module, layers: Sequence[Union[str, Sequence[str]]]
 ) -> list[str]:
-    """Copy parameters and buffers of the teacher into the student, and log each by name.
+    """Copy parameters and buffers of the teacher into the student, and log them by name.
 
     Args:
         student: changed in place.
@@ -40,8 +40,26 @@ def init_from_teacher(
         copies.update(_matching(ours, theirs, *pair))
     for name, source in copies.items():
         ours[name].data.copy_(theirs[source])
-        logger.info("Initialised %s from %s of the teacher", name, source)
+    if copies:
+        logger.info("Initialised from the teacher:\n%s", _names_by_module(copies))
     return list(copies)
+
+
+def _names_by_module(names: Mapping[str, str]) -> str:
+    """A line for each module: what was filled, and from where if that is called otherwise.
+
+    Args:
+        names: name of each parameter or buffer to that of its source.
+    """
+    modules: dict[tuple[str, str], list[str]] = {}
+    for name, source in names.items():
+        own, theirs = name.rpartition("."), source.rpartition(".")
+        text = own[2] if own[2] == theirs[2] else f"{own[2]} ({theirs[2]})"
+        modules.setdefault((own[0], theirs[0]), []).append(text)
+    return "\n".join(
+        f"  {own}: {', '.join(texts)}" + (f" from {theirs}" if theirs != own else "")
+        for (own, theirs), texts in modules.items()
+    )
 
 
 def _matching(ours: dict, theirs: dict, prefix: str, source: str) -> dict[str, str]:
@@ -93,7 +111,7 @@ def copy_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, torch.Tens
 
 
 def start_anew(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
-    """Put values of :func:`copy_layers` back, and log each by name."""
+    """Put values of :func:`copy_layers` back, and log them by name."""
     model.load_state_dict(values, strict=False)
-    for name in values:
-        logger.info("Initialised %s anew", name)
+    if values:
+        logger.info("Initialised anew:\n%s", _names_by_module({name: name for name in values}))

@@ -33,13 +33,27 @@ def test_layers_are_copied_and_logged_by_name(caplog):
     assert torch.equal(student["head"].weight, before[0])
     assert torch.equal(student["stem2"].weight, before[1])
     assert student["stem"][0].weight.requires_grad
-    assert "Initialised stem.0.weight from stem.0.weight of the teacher" in caplog.text
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "Initialised from the teacher:\n"
+        "  stem.0: weight, bias\n"
+        "  stem.1: weight, bias, running_mean, running_var, num_batches_tracked"
+    )
 
 
-def test_pairs_rename_and_a_single_parameter_will_do():
+def test_pairs_rename_and_a_single_parameter_will_do(caplog):
     student, teacher = network(), network()
-    assert init_from_teacher(student, teacher, [["head.bias", "stem.0.bias"]]) == ["head.bias"]
+    with caplog.at_level(logging.INFO, "kd_search.distillation.initialisation"):
+        names = init_from_teacher(student, teacher, [["head.bias", "stem.0.bias"]])
+    assert names == ["head.bias"]
     assert torch.equal(student["head"].bias, teacher["stem"][0].bias)
+    assert "  head: bias from stem.0" in caplog.text
+
+
+def test_nothing_to_copy_is_no_news(caplog):
+    with caplog.at_level(logging.INFO, "kd_search.distillation.initialisation"):
+        assert init_from_teacher(network(), network(), []) == []
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,8 @@ def test_teacher_and_student_from_nothing_and_their_curves(tmp_path, tracklets):
     log = (tmp_path / "out" / "all" / "seed1" / "log.txt").read_text()
     for loss in ("reid_cls", "reid_triplet", "view_logits", "distance_preservation"):
         assert f"loss_{loss}" in log
-    assert "Initialised backbone.res4" in log and "Initialised backbone.res5" not in log
+    copied = log.split("Initialised from the teacher:", 1)[1].split("\n[", 1)[0]
+    assert "  backbone.res4." in copied and "  backbone.res5." not in copied
     content = json.loads((tmp_path / "out" / "terms.json").read_text())
     assert [entry["row"] for entry in content["table"]] == ["teacher", "all"]
     metrics = content["table"][1]["metrics"]

@@ -15,12 +15,11 @@ from kd_search.data.datasets.coco_json import (
 from kd_search.data.datasets.prw import attach_queries, query_person_ids, read_query_info
 from kd_search.data.datasets.split import LoadedSplit, SplitSource
 from kd_search.data.id_map import IDMap
+from kd_search.data.loaded_metadata import replace_metadata
 
 logger = logging.getLogger(__name__)
 
 _LOCATE: dict[str, Callable[[], SplitSource]] = {}
-#: Metadata keys that the last load of a set has put there.
-_LOADED_KEYS: dict[str, set[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def register_split(
         loaded = locate().load()
         for note in loaded.notes:
             logger.info("%s: %s", name, note)
-        _replace_metadata(name, {"person_ids": tuple(loaded.id_map.to_list()), **loaded.metadata})
+        replace_metadata(name, {"person_ids": tuple(loaded.id_map.to_list()), **loaded.metadata})
         return loaded.dicts
 
     DatasetCatalog.register(name, load)
@@ -208,14 +207,3 @@ def _require_registered(name: str) -> None:
 
 def _is_person_search(name: str) -> bool:
     return MetadataCatalog.get(name).get("evaluator_type") == "person_search"
-
-
-def _replace_metadata(name: str, values: dict[str, Any]) -> None:
-    # Metadata refuses to change a value, but files may have been made anew, or in another format,
-    # since they were read. Values are not compared: galleries are arrays, and large.
-    metadata = MetadataCatalog.get(name)
-    for key in _LOADED_KEYS.get(name, set()) | set(values):
-        if key in metadata.__dict__:
-            delattr(metadata, key)
-    metadata.set(**values)
-    _LOADED_KEYS[name] = set(values)

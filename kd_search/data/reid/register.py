@@ -8,12 +8,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from kd_search.data.datasets.detection_sets import require_registered
 from kd_search.data.id_map import IDMap
+from kd_search.data.loaded_metadata import replace_metadata
 from kd_search.data.reid.samples import LoadedReID
 
 logger = logging.getLogger(__name__)
-
-#: Metadata keys that the last load of a set has put there.
-_LOADED_KEYS: dict[str, set[str]] = {}
 
 #: Metadata of a re-ID set after it was loaded: ``person_ids`` (original ids in row order),
 #: ``input_size`` (height, width), ``junk_rule`` ("camera": the same identity in the same known
@@ -38,7 +36,7 @@ def register_reid_set(name: str, load: Load, *, replace: bool = False) -> None:
         for note in loaded.notes:
             logger.info("%s: %s", name, note)
         values = {"person_ids": tuple(loaded.id_map.to_list()), **loaded.metadata}
-        _replace_metadata(name, values)
+        replace_metadata(name, values)
         return loaded.samples
 
     if replace and name in DatasetCatalog.list():
@@ -101,13 +99,3 @@ def _load(name: str) -> tuple[list[dict[str, Any]], IDMap]:
         )
     samples = DatasetCatalog.get(name)
     return samples, IDMap(MetadataCatalog.get(name).person_ids)
-
-
-def _replace_metadata(name: str, values: dict[str, Any]) -> None:
-    # Metadata refuses to change a value, but files may have been made anew since they were read.
-    metadata = MetadataCatalog.get(name)
-    for key in _LOADED_KEYS.get(name, set()) | set(values):
-        if key in metadata.__dict__:
-            delattr(metadata, key)
-    metadata.set(**values)
-    _LOADED_KEYS[name] = set(values)

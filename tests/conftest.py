@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# A busy machine draws examples slowly: that is no failure of what is tested.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# One commit has one result: continuous integration tries the same examples each time.
+settings.register_profile("ci", settings.get_profile("suite"), derandomize=True)
+settings.load_profile("suite")
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -20,7 +20,7 @@ def _take(sampler, count):
 
 
 @given(groups, sizes, seeds, st.integers(0, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_starting_anywhere_gives_the_batches_of_a_straight_run(group, size, seed, start):
     straight = _take(PositionBatchSampler(DrawOrder(group, size, seed)), start + 5)
     later = _take(PositionBatchSampler(DrawOrder(group, size, seed), start), 5)
@@ -28,7 +28,7 @@ def test_starting_anywhere_gives_the_batches_of_a_straight_run(group, size, seed
 
 
 @given(groups, st.integers(1, 4), seeds, st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ranks_partition_the_batches_of_a_single_process(group, share, seed, world_size):
     size = share * world_size
     joint = _take(PositionBatchSampler(DrawOrder(group, size, seed)), 12)
@@ -41,7 +41,7 @@ def test_ranks_partition_the_batches_of_a_single_process(group, share, seed, wor
 
 
 @given(groups, sizes, seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_epoch_of_a_group_covers_it_once(group, size, seed):
     order = DrawOrder(group, size, seed)
     drawn = {value: [] for value in set(group)}
@@ -57,7 +57,7 @@ def test_every_epoch_of_a_group_covers_it_once(group, size, seed):
 
 
 @given(groups, sizes, seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_batches_hold_one_group_and_positions_count_up(group, size, seed):
     batches = _take(PositionBatchSampler(DrawOrder(group, size, seed)), 20)
     assert all(len({group[draw.index] for draw in batch}) == 1 for batch in batches)
@@ -65,7 +65,7 @@ def test_batches_hold_one_group_and_positions_count_up(group, size, seed):
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_each_group_is_drawn_as_often_as_its_share(group, seed):
     order = DrawOrder(group, 1, seed)
     for rounds in (1, 5):

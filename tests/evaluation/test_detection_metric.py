@@ -13,7 +13,7 @@ from tests.evaluation.detection_reference import (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(search_scenes.test_sets(), st.sampled_from([0.0, 0.5, 0.9]), st.sampled_from([0.2, 0.5]))
 def test_equals_the_plain_loop(scene, score_thresh, iou_thresh):
     detections, ground_truth, _, _ = scene
@@ -24,7 +24,7 @@ def test_equals_the_plain_loop(scene, score_thresh, iou_thresh):
     assert result.recall == pytest.approx(recall, abs=1e-12, nan_ok=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=30))
 def test_average_precision_is_its_definition(entries):
     right, scores = [entry[0] for entry in entries], [entry[1] for entry in entries]

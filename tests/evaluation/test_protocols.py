@@ -52,26 +52,26 @@ def assert_equal_to_the_text(test_set, views, **options):
                     assert set(test_set.detections.image_index[index]) == right
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(protocol_scenes.sets(ties=True))
 def test_all_protocols_equal_the_text_with_ties(test_set):
     assert_equal_to_the_text(test_set, all_views(test_set, [False]))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.booleans().flatmap(protocol_scenes.sets), st.integers(1, 6))
 def test_reranking_equals_the_text(test_set, k1):
     assert_equal_to_the_text(test_set, all_views(test_set, [True, False]), k1=k1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(protocol_scenes.sets(ties=True), st.sampled_from(MODES), st.sampled_from(CAMERAS))
 def test_a_single_view_equals_the_text(test_set, mode, cameras):
     for gallery in (Gallery.whole(), test_set.gallery()):
         assert_equal_to_the_text(test_set, [View(gallery, cameras, mode)], iou_thresh=0.3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(protocol_scenes.sets(ties=False))
 def test_small_blocks_and_small_looks_equal_the_text(test_set):
     with pytest.MonkeyPatch.context() as patch:
@@ -86,7 +86,7 @@ def test_small_blocks_and_small_looks_equal_the_text(test_set):
         assert_equal_to_the_text(test_set, all_views(test_set, [True]), k1=2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(protocol_scenes.sets(ties=False))
 def test_similarities_weighted_by_the_score_equal_the_text(test_set):
     """The definition gets embeddings that are as long as the score."""

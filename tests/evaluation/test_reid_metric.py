@@ -43,7 +43,7 @@ def as_set(entries):
     return ReIDSet(embeddings, *columns.T)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     queries=entries(6, (-1, 0, 1, 2)),
     gallery=entries(25, (DISTRACTOR, JUNK, 0, 1, 2)),
@@ -74,7 +74,7 @@ def test_equals_the_definition(queries, gallery, metric, ap_rule, junk):
         assert np.isnan(result.match_similarity[q][len(best) :]).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     queries=entries(4, (0, 1)),
     gallery=entries(20, (DISTRACTOR, 0, 1)),

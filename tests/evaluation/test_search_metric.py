@@ -56,14 +56,14 @@ def by_image(detections):
     return detections.select(np.argsort(detections.image_index, kind="stable"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(search_scenes.test_sets())
 def test_equals_the_per_pair_definition_with_ties(scene):
     detections, *rest = scene
     assert_equal_to_reference(by_image(detections), *rest)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(search_scenes.test_sets())
 def test_thresholds_are_used_as_the_definition_says(scene):
     detections, *rest = scene
@@ -129,7 +129,7 @@ def test_permuting_the_gallery_leaves_ap_unchanged():
     assert 0.05 < result.mean_ap() < 0.95  # or there was nothing to permute
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(search_scenes.test_sets())
 def test_the_order_of_ties_does_not_move_ap(scene):
     detections, ground_truth, queries, _ = scene

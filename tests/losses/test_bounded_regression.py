@@ -42,7 +42,7 @@ def at_distance(squared):
     return result
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_boxes=st.integers(0, 12),
     margin=st.sampled_from([0.0, 0.2, 1.0, 5.0]),
@@ -56,7 +56,7 @@ def test_bounded_equals_slow_reference(num_boxes, margin, seed):
     assert losses.tolist() == pytest.approx(slow, rel=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(num_boxes=st.integers(0, 12), seed=st.integers(0, 2**16))
 def test_l2_equals_slow_reference(num_boxes, seed):
     student, teacher, _ = deltas(num_boxes, seed)

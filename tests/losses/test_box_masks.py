@@ -41,7 +41,7 @@ def slow_paint(boxes, image_index, weights, size, stride):
     return painted, touched
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(num_boxes=st.integers(0, 8), seed=st.integers(0, 2**16))
 def test_equals_slow_reference(num_boxes, seed):
     boxes, image_index, weights = random_boxes(num_boxes, seed)

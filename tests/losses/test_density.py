@@ -38,7 +38,7 @@ def slow_passed(density, percentile):
     return [value >= ranked[dropped] for value in density]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_rows=st.integers(0, 12),
     num_dims=st.integers(1, 6),
@@ -52,7 +52,7 @@ def test_density_equals_slow_reference(num_rows, num_dims, bandwidth, seed):
     assert density.tolist() == pytest.approx(slow_density(rows, bandwidth), rel=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_rows=st.integers(1, 15),
     percentile=st.sampled_from([0.0, 20.0, 40.0, 75.0, 100.0]),
@@ -88,7 +88,7 @@ def test_the_default_drops_four_of_ten_in_each_space():
     assert density[passed].min() > density[~passed].max()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(num_rows=st.integers(1, 9), percentile=st.floats(0, 49.9), seed=st.integers(0, 2**16))
 def test_somebody_passes_below_the_median(num_rows, percentile, seed):
     student, teacher = features(num_rows, 3, seed), features(num_rows, 3, seed + 1)

@@ -87,7 +87,7 @@ def slow_global(student, teacher, prototypes_s, prototypes_t, weights):
 # Agreement weights
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_regions=st.integers(0, 6),
     num_prototypes=st.integers(0, 6),
@@ -161,7 +161,7 @@ def test_weights_of_lower_precision_are_computed_in_float32(dtype):
 # Global knowledge
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(num_regions=st.integers(0, 6), num_prototypes=st.integers(0, 6), seed=st.integers(0, 2**16))
 def test_global_loss_equals_slow_reference(num_regions, num_prototypes, seed):
     student, teacher, _, prototypes_s, prototypes_t, _ = knowledge(
@@ -283,7 +283,7 @@ def maps_and_masks(num_images=2, num_channels=3, height=3, width=4, num_boxes=3,
     return random(*shape, seed=seed), random(*shape, seed=seed + 1), weights, covered
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(num_boxes=st.integers(0, 4), seed=st.integers(0, 2**16))
 def test_feature_loss_equals_slow_reference(num_boxes, seed):
     arguments = maps_and_masks(num_boxes=num_boxes, seed=seed)
@@ -389,7 +389,7 @@ def slow_soft_labels(student, teacher, weights, temperature):
     return losses
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_regions=st.integers(0, 5),
     num_classes=st.integers(1, 6),
@@ -471,7 +471,7 @@ def slow_binary_soft_labels(student, teacher, weights, temperature):
     return losses
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_regions=st.integers(0, 5),
     num_classes=st.integers(1, 6),

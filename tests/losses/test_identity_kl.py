@@ -45,7 +45,7 @@ def gradient_of(student, teacher, *arguments):
     return student.grad
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_rows=st.integers(0, 6),
     num_ids=st.integers(1, 8),

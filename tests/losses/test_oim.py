@@ -49,7 +49,7 @@ def loss_of(embeddings, person_ids, rows, queue, temperature=TEMPERATURE):
     return oim_loss(oim_logits(embeddings, rows, queue, temperature), person_ids, len(rows))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_rows=st.integers(0, 7),
     num_ids=st.integers(1, 6),

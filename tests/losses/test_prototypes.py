@@ -71,7 +71,7 @@ def direct_pursuit(student, teacher, candidates, num_prototypes, alpha):
     return picks, weights, energies, least
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     num_rows=st.integers(1, 14),
     student_dims=st.integers(2, 9),
@@ -165,7 +165,7 @@ def test_weights_between_alone_and_together():
     assert default == pytest.approx([10.8 / 21, 10.2 / 21], rel=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_rows=st.integers(1, 20),
     dims=st.integers(1, 4),

@@ -53,7 +53,7 @@ def slow_pairwise(student, teacher):
     return total / len(student) ** 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_rows=st.integers(1, 9),
     sizes=st.tuples(st.integers(1, 6), st.integers(1, 6)),
@@ -163,7 +163,7 @@ def slow_triplet(student, teacher, person_ids, margin, literal=False):
     return losses
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_rows=st.integers(0, 9),
     size=st.integers(1, 6),

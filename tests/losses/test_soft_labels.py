@@ -64,7 +64,7 @@ def gradient_of(function, student, *arguments, **options):
 # Softmax heads
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_rows=st.integers(0, 6),
     num_classes=st.integers(1, 7),
@@ -163,7 +163,7 @@ def test_softmax_class_that_the_teacher_lacks():
 # One logit a class
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.lists(st.integers(0, 4), min_size=0, max_size=3),
     object_weight=st.sampled_from([0.0, 1.0, 2.5]),

@@ -59,7 +59,7 @@ def gradient_of(embeddings, person_ids, margin=None):
     return embeddings.grad
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     num_rows=st.integers(0, 12),
     size=st.integers(1, 5),

@@ -48,7 +48,7 @@ def gradient_of(student, teacher, reduction="mean"):
     return student.grad
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_rows=st.integers(1, 9),
     sizes=st.tuples(st.integers(1, 6), st.integers(1, 6)),

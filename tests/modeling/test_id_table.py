@@ -46,7 +46,7 @@ def assert_state(table, rows, queue, ptr):
 # ---- the update ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     num_ids=st.integers(1, 8),
     queue_size=st.integers(0, 6),

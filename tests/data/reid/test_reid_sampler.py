@@ -14,7 +14,7 @@ people = st.lists(st.integers(-1, 7), min_size=1, max_size=60).filter(
     lambda ids: any(i >= 0 for i in ids)
 )
 seeds = st.integers(0, 2**40)
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 
 
 def _orders(ids, data, max_k=6):

@@ -12,7 +12,7 @@ from kd_search.data.reid.views import (
     random_chunk_frames,
 )
 
-FEW = settings(max_examples=150, deadline=None)
+FEW = settings(max_examples=150)
 
 
 @st.composite
@@ -132,7 +132,7 @@ def _chunks_by_strips(num_frames, count):
 
 
 @given(st.integers(1, 300), st.integers(1, 20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_chunks_are_those_of_the_written_out_strips(num_frames, count):
     assert chunk_frames(num_frames, count) == _chunks_by_strips(num_frames, count)
 

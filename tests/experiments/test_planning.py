@@ -21,8 +21,8 @@ from kd_search.experiments import (
 
 SETS = {
     "small": Networks(
-        "projects/DKD/configs/generated/student_r18w50_fpn.yaml",
-        "projects/DKD/configs/generated/reid_teacher_r18.yaml",
+        "projects/DetectorKD/configs/objects/student_r18w25_fpn64_distilled.yaml",
+        "projects/DetectorKD/configs/objects/teacher_r18_fpn64.yaml",
     ),
     "other": Networks("student.yaml", "teacher.yaml"),
 }
@@ -58,7 +58,7 @@ def test_the_architecture_of_a_student_is_that_beneath_the_distiller(tmp_path):
     arch = student_arch(distilled)
     plain = ["MODEL.META_ARCHITECTURE", arch]
     assert arch == student_arch(build_run_config(SETS["small"].student, plain, tmp_path))
-    assert arch == "PersonSearchRCNN"
+    assert arch == "GeneralizedRCNN"
 
 
 def test_a_teacher_has_its_own_options_after_those_of_the_study(tmp_path):

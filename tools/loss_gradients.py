@@ -22,7 +22,7 @@ from typing import Optional
 
 from tqdm import tqdm
 
-from kd_search.checkpoint import PersonSearchCheckpointer, load_trained
+from kd_search.checkpoint import load_trained
 from kd_search.engine import PersonSearchTrainer, build_config, loss_gradients
 from kd_search.engine.seeding import seed_everything
 from kd_search.files import write_json
@@ -71,10 +71,8 @@ def measure(args: argparse.Namespace) -> dict:
     seed_everything(max(cfg.SEED, 0), 0)
     model = PersonSearchTrainer.build_model(cfg).train()
     checkpoint = args.checkpoint or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    # Refuses weights of another network, of which the checkpointer would only warn.
-    load_trained(model, checkpoint, trust_pickle=cfg.MODEL.TRUST_PICKLE)
     # Prototypes and adapters are part of what is asked about.
-    PersonSearchCheckpointer(model, trust_pickle=cfg.MODEL.TRUST_PICKLE).load(checkpoint)
+    load_trained(model, checkpoint, checkpointables=None, trust_pickle=cfg.MODEL.TRUST_PICKLE)
     student = getattr(model, "student", model)
     named = student.named_parameters()
     parameters = [p for name, p in named if f"{name}.".startswith(f"{args.layer}.")]

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from kd_search.checkpoint import PersonSearchCheckpointer, load_trained
+from kd_search.checkpoint import load_trained
 from kd_search.data.image import ImageError, read_image
 from kd_search.data.training_records import POSITION_KEY, build_record_loader
 from kd_search.distillation import Distiller
@@ -46,8 +46,7 @@ def load_distiller(cfg, checkpoint: str) -> Distiller:
         raise ValueError(
             f"DISTILLATION.TERMS {list(cfg.DISTILLATION.TERMS)} compare with no prototypes"
         )
-    load_trained(model, checkpoint)
-    PersonSearchCheckpointer(model).load(checkpoint, checkpointables=["prototypes"])
+    load_trained(model, checkpoint, checkpointables=["prototypes"])
     if model.prototypes.is_empty:
         raise ValueError(
             f"{checkpoint} holds no prototypes: it is the checkpoint of another training, or of "

@@ -63,10 +63,6 @@ def _same_generator(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return found.get("kind") == wanted.get("kind") and wanted.keys() <= found.keys()
 
 
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
-
-
 def write_jpeg(path: Path, image: np.ndarray, quality: int) -> None:
     """Write an image.
 

@@ -7,17 +7,13 @@ import numpy as np
 from tqdm import tqdm
 
 from kd_search.data.datasets.objects import OBJECT_CLASSES
-from kd_search.data.synthesis.generated_set import (
-    DESCRIPTION_FILE,
-    is_generated,
-    write_jpeg,
-    write_json,
-)
+from kd_search.data.synthesis.generated_set import DESCRIPTION_FILE, is_generated, write_jpeg
 from kd_search.data.synthesis.objects_config import OBJECTS_VERSION, ObjectsConfig
 from kd_search.data.synthesis.objects_scene import ObjectScene, render_objects
 from kd_search.data.synthesis.whole_folder import whole_folder
 from kd_search.data.synthesis.workers import run_jobs
 from kd_search.data.synthesis.writer import SPLITS
+from kd_search.files import write_json
 
 _KIND = "objects"
 #: Keeps the random numbers apart from those of the street scenes of the same seed.

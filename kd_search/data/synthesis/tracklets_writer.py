@@ -15,17 +15,13 @@ from kd_search.data.synthesis.appearance import (
     draw_identities,
     draw_outfit,
 )
-from kd_search.data.synthesis.generated_set import (
-    DESCRIPTION_FILE,
-    is_generated,
-    write_jpeg,
-    write_json,
-)
+from kd_search.data.synthesis.generated_set import DESCRIPTION_FILE, is_generated, write_jpeg
 from kd_search.data.synthesis.scene import Stage
 from kd_search.data.synthesis.tracklets_config import TRACKLETS_VERSION, TrackletsConfig
 from kd_search.data.synthesis.tracklets_scene import build_street, film_tracklet
 from kd_search.data.synthesis.whole_folder import whole_folder
 from kd_search.data.synthesis.workers import run_jobs
+from kd_search.files import write_json
 
 _KIND = "tracklets"
 _FOLDERS = ("bounding_box_train", "query", "bounding_box_test")

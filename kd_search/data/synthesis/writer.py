@@ -14,12 +14,7 @@ from kd_search.data.synthesis.appearance import (
     draw_outfit,
 )
 from kd_search.data.synthesis.config import GENERATOR_VERSION, GeneratorConfig
-from kd_search.data.synthesis.generated_set import (
-    DESCRIPTION_FILE,
-    is_generated,
-    write_jpeg,
-    write_json,
-)
+from kd_search.data.synthesis.generated_set import DESCRIPTION_FILE, is_generated, write_jpeg
 from kd_search.data.synthesis.scene import Scene, Stage, build_stage, render_scene
 from kd_search.data.synthesis.schedule import (
     ImagePlan,
@@ -31,6 +26,7 @@ from kd_search.data.synthesis.schedule import (
 )
 from kd_search.data.synthesis.whole_folder import whole_folder
 from kd_search.data.synthesis.workers import run_jobs
+from kd_search.files import write_json
 
 SPLITS = ("train", "test")
 # Every random stream has a name, so that images can be made alone and in any order.

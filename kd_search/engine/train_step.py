@@ -14,6 +14,7 @@ from torch import nn
 from kd_search.engine.norm_statistics import NormStatistics
 from kd_search.engine.parallel import id_tables, sum_over_ranks, unwrap_model
 from kd_search.engine.seeding import seed_everything
+from kd_search.modeling.over_ranks import StoppedElsewhereError, meet_at_end
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 # its start at 65536 it gets below this only after 30 such steps more than it recovered from.
 _LOWEST_SCALE = 1e-4
 _CHECK_SCALE_EVERY = 20
+# Why a rank has no loss to train with: its own batch, or that of a rank it shares a loss with.
+_OWN_FAULT, _FAULT_ELSEWHERE = 1, 2
 
 
 class TrainStep:
@@ -92,11 +95,12 @@ class TrainStep:
             raise RuntimeError("the model was left in evaluation mode: a hook must restore it")
         seed_everything(self.seed, iteration + 1, comm.get_rank())
         self._statistics.take()
-        losses = self._forward(batch)
+        losses, fault = self._forward(batch)
         total = sum(losses.values())
-        finite = bool(losses) and bool(torch.isfinite(total.detach()).all())
-        if not self._agree(finite):
-            self._skip(iteration, batch, "loss", finite)
+        if not fault and not (losses and bool(torch.isfinite(total.detach()).all())):
+            fault = _OWN_FAULT
+        if not self._agree(fault):
+            self._skip(iteration, batch, "loss", fault == _OWN_FAULT)
             return False
         self.optimizer.zero_grad()
         if self.grad_scaler:
@@ -105,7 +109,7 @@ class TrainStep:
             total.backward()
             if not self._gradients_are_finite():
                 # The reduction of DDP spread them: nobody can say from which rank they came.
-                self._skip(iteration, batch, "gradient", False)
+                self._skip(iteration, batch, "gradient", True)
                 return False
             self.optimizer.step()
         for table in self._tables:
@@ -115,25 +119,28 @@ class TrainStep:
         self._log(losses, data_time)
         return True
 
-    def _forward(self, batch: list[dict]) -> dict[str, torch.Tensor]:
-        """The losses of the batch; none where a part of the network refused to go on."""
+    def _forward(self, batch: list[dict]) -> tuple[dict[str, torch.Tensor], int]:
+        """The losses of the batch and no fault; none where a part of the network refused to go on,
+        here or on another rank."""
         with torch.autocast("cuda", torch.float16) if self.grad_scaler else nullcontext():
             try:
                 losses = self.model(batch)
+            except StoppedElsewhereError:
+                return {}, _FAULT_ELSEWHERE
             except FloatingPointError as error:
                 # Detectron2's RPN raises it on proposals that are not finite. Let out here, it
                 # would end this rank and leave the others waiting.
                 logger.warning("The forward pass stopped: %s", " ".join(str(error).split()))
-                return {}
-        return {"loss": losses} if isinstance(losses, torch.Tensor) else losses
+                return {}, _OWN_FAULT
+        return ({"loss": losses} if isinstance(losses, torch.Tensor) else losses), 0
 
-    def _agree(self, finite: bool) -> bool:
+    def _agree(self, fault: int) -> bool:
         """Whether the losses of all ranks are finite; stop requests travel along."""
-        facts = torch.tensor([not finite, *self._stop_requests()], dtype=torch.int64)
         device = next(self.model.parameters()).device
-        problems, interrupt, terminate = sum_over_ranks(facts.to(device)).tolist()
-        self.stop_signals = (interrupt, terminate)
-        return problems == 0
+        facts = meet_at_end(device, fault, *self._stop_requests())
+        faults, interrupts, terminations = zip(*facts)
+        self.stop_signals = (sum(interrupts), sum(terminations))
+        return not any(faults)
 
     def _gradients_are_finite(self) -> bool:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"]]
@@ -153,14 +160,14 @@ class TrainStep:
                 f"{self.grad_scaler.get_scale():g} (iteration {iteration})"
             )
 
-    def _skip(self, iteration: int, batch: list[dict], what: str, finite: bool) -> None:
+    def _skip(self, iteration: int, batch: list[dict], what: str, is_ours: bool) -> None:
         for table in self._tables:
             table.discard()
         self._statistics.restore()
         self.optimizer.zero_grad()
         self.skipped_steps += 1
         self.skipped_in_row += 1
-        names = comm.all_gather([] if finite else _image_names(batch))
+        names = comm.all_gather(_image_names(batch) if is_ours else [])
         images = "; ".join(
             f"rank {rank}: " + ", ".join(part) for rank, part in enumerate(names) if part
         )

@@ -10,10 +10,10 @@ from typing import Optional
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from kd_search.losses.oim import UNLABELLED, check_person_ids, oim_logits, oim_loss
+from kd_search.modeling.over_ranks import join_rows, several_ranks
 
 # As torch.nn.functional.normalize: keeps zero vectors zero instead of NaN.
 _NORM_EPS = 1e-12
@@ -372,37 +372,17 @@ def _gather_over_ranks(
     """Join the staged (n_i, D) embeddings and (n_i,) identities, of all ranks where there are some.
 
     Order: forward by forward, inside a forward rank by rank. The number of rows may differ between
-    ranks and be zero. At most three collectives on plain tensors, no pickle.
+    ranks and be zero.
     """
     embeddings, ids = staged[0]
     if len(staged) > 1:
         embeddings, ids = (torch.cat(parts) for parts in zip(*staged))
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not several_ranks():
         return embeddings, ids
     forward = torch.cat([torch.full_like(i, step) for step, (_, i) in enumerate(staged)])
-    facts = torch.stack([ids, forward], dim=1)
-    # gloo gathers tensors of the CPU only; every other backend those of its own device.
-    home = embeddings.device
-    away = torch.device("cpu") if dist.get_backend() == "gloo" else home
-    counts = torch.cat(_all_gather(facts.new_full((1,), len(facts), device=away))).tolist()
-    if not max(counts):
-        return embeddings, ids
-    embeddings = _gather_padded(embeddings.to(away), counts).to(home)
-    ids, forward = _gather_padded(facts.to(away), counts).to(home).unbind(dim=1)
+    joined, ids, forward = join_rows(embeddings, ids, forward)
     order = torch.argsort(forward, stable=True)
-    return embeddings[order], ids[order]
-
-
-def _gather_padded(tensor: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    padded = tensor.new_zeros(max(counts), tensor.shape[1])
-    padded[: len(tensor)] = tensor
-    return torch.cat([t[:n] for t, n in zip(_all_gather(padded), counts)])
-
-
-def _all_gather(tensor: torch.Tensor) -> list[torch.Tensor]:
-    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, tensor)
-    return gathered
+    return joined[order].to(embeddings.dtype), ids[order]
 
 
 def _check_replacement(name: str, tensor: torch.Tensor, shape: torch.Size, *, exact: bool) -> None:

@@ -4,19 +4,16 @@ Run as a script, this file is one of the two processes.
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from gloo import join_group, leave_group, start_ranks
 from torch.nn.functional import normalize
 
 from kd_search.modeling.id_table import IDTable
 
-REPO = Path(__file__).resolve().parents[2]
 NUM_IDS, QUEUE_SIZE, DIM = 6, 5, 7
 #: Embeddings of rank 0 and rank 1 in each step: uneven, one side empty, both empty, and more
 #: people than the queue has slots.
@@ -87,11 +84,9 @@ def one_process(name):
     return table
 
 
-def run_rank(rank, folder):
+def run_rank(rank, num_ranks, folder):
     """Drive every scenario as one of two ranks; write what became of the tables."""
-    torch.set_num_threads(1)
-    store = (Path(folder) / "store").as_uri()
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    join_group(rank, num_ranks, folder)
     result = {}
     for name, (drive, kwargs) in SCENARIOS.items():
         table = make_table(**kwargs)
@@ -108,31 +103,13 @@ def run_rank(rank, folder):
     table.commit()
     result["only_rank_1"] = {"fingerprint": table.fingerprint()}
     (Path(folder) / f"rank{rank}.json").write_text(json.dumps(result))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_group()
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    env["PYTHONPATH"] = os.pathsep.join([str(REPO), env.get("PYTHONPATH", "")])
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)
+    start_ranks(__file__, 2, folder)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -168,4 +145,4 @@ def test_the_shares_would_give_different_tables_if_not_gathered():
 
 
 if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), sys.argv[2])
+    run_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

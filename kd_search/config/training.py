@@ -21,6 +21,11 @@ def _add_training(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Steps in a row whose loss or gradient is not finite before training stops with an error.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 3
+    # With several ranks, losses that compare people with each other or are means over people are
+    # those of the joint batch: the terms of DKD and VKD, the losses of ReIDNetwork, OIM, the
+    # identity classifier and the ID table. False: each rank takes those of its own share, as most
+    # code for several GPUs does. The papers know one batch. (kd_search)
+    cfg.SOLVER.GATHER_OVER_RANKS = True
     # Checkpoints kept on disk beside the final one; older ones are removed. (kd_search)
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3
     # Execute pickled weights (.pkl) from any source. Arrays-only pickles, such as Detectron2's

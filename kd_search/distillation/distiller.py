@@ -11,6 +11,7 @@ from torch import nn
 
 from kd_search.distillation.crops import CropSampler
 from kd_search.distillation.initialisation import copy_layers, init_from_teacher, start_anew
+from kd_search.distillation.joint_batch import JOINABLE_FIELDS, join_knowledge
 from kd_search.distillation.prototypes import PrototypeBank, build_prototype_bank
 from kd_search.distillation.reid_teacher import (
     CROP_FIELDS,
@@ -49,6 +50,7 @@ class Distiller(nn.Module):
         prototypes: Optional[PrototypeBank] = None,
         init_layers: Sequence = (),
         fresh_layers: Sequence[str] = (),
+        gather_over_ranks: bool = True,
     ):
         """
         Args:
@@ -63,6 +65,7 @@ class Distiller(nn.Module):
                 term ``needs_agreement``. ``in_use`` is set here.
             init_layers: what :meth:`initialise` copies from the teacher.
             fresh_layers: what :meth:`initialise` sets back to what it is now.
+            gather_over_ranks: terms with ``joint_fields`` see the people of all ranks.
 
         Raises:
             ValueError: student and teacher do not fit a term, two terms share one loss, or
@@ -79,6 +82,7 @@ class Distiller(nn.Module):
         _check_prototypes(terms, prototypes)
         self._init_layers = list(init_layers)
         self._fresh_values = copy_layers(student, fresh_layers)
+        self._joint_fields = _joint_fields(terms) if gather_over_ranks else frozenset()
         self._observes = bool(_fields(terms) - CROP_FIELDS)
         layouts = student.layout(), _layout_of(teacher, reid_teacher)
         for term in terms.values():
@@ -105,6 +109,7 @@ class Distiller(nn.Module):
             check_is_detector("student", layout)
         parts = {"student": student, "terms": terms}
         parts["fresh_layers"] = cfg.DISTILLATION.FRESH_LAYERS
+        parts["gather_over_ranks"] = cfg.SOLVER.GATHER_OVER_RANKS
         if fields - CROP_FIELDS or cfg.DISTILLATION.INIT_FROM_TEACHER:
             parts["teacher"] = build_teacher(cfg, fields - CROP_FIELDS, layout)
             parts["init_layers"] = cfg.DISTILLATION.INIT_FROM_TEACHER
@@ -140,8 +145,13 @@ class Distiller(nn.Module):
         observed = self._judge(knowledge, detector, seen)
         if self.prototypes is not None:
             knowledge.agreement = self.prototypes.compare(knowledge, observed)
+        # Without gradients nothing is trained, and the other ranks may not be here.
+        joint_fields = self._joint_fields if torch.is_grad_enabled() else frozenset()
+        if joint_fields:
+            joint = join_knowledge(knowledge, observed, joint_fields)
         for name, term in self.terms.items():
-            for key, value in term(knowledge, observed).items():
+            known = joint if term.joint_fields and joint_fields else (knowledge, observed)
+            for key, value in term(*known).items():
                 if key in losses:
                     raise ValueError(f"the term {name} names its loss {key!r}, which exists")
                 losses[key] = value
@@ -208,6 +218,17 @@ class Distiller(nn.Module):
 
 def _fields(terms: nn.ModuleDict) -> frozenset[str]:
     return frozenset().union(*(term.teacher_fields for term in terms.values()))
+
+
+def _joint_fields(terms: nn.ModuleDict) -> frozenset[str]:
+    for name, term in terms.items():
+        unknown = ", ".join(sorted(term.joint_fields - JOINABLE_FIELDS))
+        if unknown:
+            raise ValueError(
+                f"{name} asks for {unknown} of all ranks: joint_fields must be of "
+                + ", ".join(sorted(JOINABLE_FIELDS))
+            )
+    return frozenset().union(*(term.joint_fields for term in terms.values()))
 
 
 def _layout_of(teacher: Optional[Teacher], reid_teacher: Optional[ReIDTeacher]) -> Optional[Layout]:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kd_search.modeling.id_table import IDTable
+from kd_search.modeling.over_ranks import joint_share
 from kd_search.modeling.reid_heads import build_reid_head
 
 
@@ -25,6 +26,7 @@ class ReIDBranch(nn.Module):
         oim_loss_weight: float = 1.0,
         classifier: Optional[nn.Module] = None,
         classifier_loss_weight: float = 1.0,
+        gather_over_ranks: bool = True,
     ):
         """
         Args:
@@ -33,6 +35,8 @@ class ReIDBranch(nn.Module):
             oim_loss_weight: factor of ``loss_oim``.
             classifier: (R, D) -> (R, L) identity logits; ``None`` trains without.
             classifier_loss_weight: factor of ``loss_identity``.
+            gather_over_ranks: with several ranks, weigh both losses so that their mean over ranks
+                is that over the labelled regions of all.
         """
         super().__init__()
         self.head = head
@@ -40,6 +44,7 @@ class ReIDBranch(nn.Module):
         self.oim_loss_weight = oim_loss_weight
         self.classifier = classifier
         self.classifier_loss_weight = classifier_loss_weight
+        self.gather_over_ranks = gather_over_ranks
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):
@@ -69,6 +74,7 @@ class ReIDBranch(nn.Module):
             "oim_loss_weight": cfg.MODEL.OIM.LOSS_WEIGHT,
             "classifier": classifier,
             "classifier_loss_weight": head.CLASSIFIER_WEIGHT,
+            "gather_over_ranks": cfg.SOLVER.GATHER_OVER_RANKS,
         }
 
     @property
@@ -99,13 +105,15 @@ class ReIDBranch(nn.Module):
             ``loss_oim``; without a table, the zero that keeps the branch in the graph. With a
             classifier also ``loss_identity``, the mean over labelled regions.
         """
+        share = joint_share(person_ids >= 0) if self.gather_over_ranks else 1.0
         if self.id_table is None:
             losses = {"loss_oim": embeddings.sum() * 0.0}
         else:
-            losses = {"loss_oim": self.id_table(embeddings, person_ids) * self.oim_loss_weight}
+            loss = self.id_table(embeddings, person_ids)
+            losses = {"loss_oim": loss * self.oim_loss_weight * share}
         if self.classifier is not None:
             loss = self.classifier.loss(embeddings, person_ids)
-            losses["loss_identity"] = loss * self.classifier_loss_weight
+            losses["loss_identity"] = loss * self.classifier_loss_weight * share
         return losses
 
 

@@ -16,6 +16,9 @@ class DistillationTerm(nn.Module):
 
     #: Fields of :class:`Knowledge` that a teacher must fill; empty where no teacher has to run.
     teacher_fields: frozenset[str] = frozenset()
+    #: Fields of which the loss needs the people of all ranks (``JOINABLE_FIELDS``). Where there are
+    #: any, :meth:`forward` gets the joint batch, and these fields only.
+    joint_fields: frozenset[str] = frozenset()
     #: Whether :meth:`forward` reads ``student.agreement``, regions beside prototypes; a teacher
     #: must then fill ``features``.
     needs_agreement: bool = False

@@ -22,6 +22,7 @@ class IdentityProbabilityTerm(DistillationTerm):
     """
 
     teacher_fields = frozenset({"crop_identity_logits"})
+    joint_fields = frozenset({"crops", "crop_identity_logits"})
 
     @configurable
     def __init__(
@@ -82,6 +83,7 @@ class PairRelationTerm(DistillationTerm):
     """L_pr = (1/B^2) ||S^H - S^M||^2 of row-normalised similarity matrices; sizes may differ."""
 
     teacher_fields = frozenset({"crop_embeddings"})
+    joint_fields = frozenset({"crop_embeddings"})
 
     @configurable
     def __init__(self, *, loss_weight: float = 1.0):
@@ -111,6 +113,7 @@ class TripletRelationTerm(DistillationTerm):
     """
 
     teacher_fields = frozenset({"crop_embeddings"})
+    joint_fields = frozenset({"crops", "crop_embeddings"})
 
     @configurable
     def __init__(

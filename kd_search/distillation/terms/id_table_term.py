@@ -10,6 +10,7 @@ from kd_search.distillation.table_file import IDTableFile
 from kd_search.distillation.terms.base import DistillationTerm
 from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY
 from kd_search.modeling.id_table import IDTable
+from kd_search.modeling.over_ranks import joint_share
 from kd_search.structures import Knowledge
 
 MODES = ("frozen", "momentum", "ema")
@@ -28,15 +29,17 @@ class IDTableTerm(DistillationTerm):
     # No teacher_fields: the table is all there is of the teacher, nothing runs beside the student.
 
     @configurable
-    def __init__(self, *, table: IDTable, loss_weight: float = 1.0):
+    def __init__(self, *, table: IDTable, loss_weight: float = 1.0, gather_over_ranks: bool = True):
         """
         Args:
             table: filled with the teacher's rows.
             loss_weight: factor of ``loss_id_table``.
+            gather_over_ranks: as :class:`~kd_search.modeling.ReIDBranch`, whose loss it replaces.
         """
         super().__init__()
         self.table = table
         self.loss_weight = loss_weight
+        self.gather_over_ranks = gather_over_ranks
 
     @classmethod
     def from_config(cls, cfg):
@@ -67,14 +70,19 @@ class IDTableTerm(DistillationTerm):
         )
         fill = node.QUEUE == "teacher" and queue_size > 0
         table.load_rows(file.rows, file.unlabelled[-queue_size:] if fill else None)
-        return {"table": table, "loss_weight": node.LOSS_WEIGHT}
+        return {
+            "table": table,
+            "loss_weight": node.LOSS_WEIGHT,
+            "gather_over_ranks": cfg.SOLVER.GATHER_OVER_RANKS,
+        }
 
     def forward(
         self, student: Knowledge, teacher: Optional[Knowledge] = None
     ) -> dict[str, torch.Tensor]:
         """``{"loss_id_table": scalar}`` from ``student.embeddings`` and ``student.person_ids``."""
+        share = joint_share(student.person_ids >= 0) if self.gather_over_ranks else 1.0
         loss = self.table(student.embeddings, student.person_ids)
-        return {"loss_id_table": loss * self.loss_weight}
+        return {"loss_id_table": loss * self.loss_weight * share}
 
 
 def _training_identities(cfg):

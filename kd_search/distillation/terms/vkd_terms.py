@@ -14,6 +14,7 @@ class ViewLogitsTerm(DistillationTerm):
     """alpha L_KD, L_KD = T^2 mean_b KL(softmax(z_T / T) || softmax(z_S / T))."""
 
     teacher_fields = frozenset({"identity_logits"})
+    joint_fields = frozenset({"identity_logits"})
 
     @configurable
     def __init__(self, *, temperature: float = 10.0, loss_weight: float = 0.1):
@@ -54,6 +55,7 @@ class DistancePreservationTerm(DistillationTerm):
     """beta L_DP: squared distances between people as the teacher has them; sizes may differ."""
 
     teacher_fields = frozenset({"embeddings"})
+    joint_fields = frozenset({"embeddings"})
 
     @configurable
     def __init__(self, *, loss_weight: float = 1e-4):

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kd_search.losses import batch_hard_triplet
+from kd_search.modeling.over_ranks import join_rows
 from kd_search.structures import Knowledge, Layout
 
 EMBEDDINGS = ("before", "after")
@@ -40,6 +41,7 @@ class ReIDNetwork(nn.Module):
         margin: float = -1.0,
         train_views: int = 0,
         test_embedding: str = "after",
+        gather_over_ranks: bool = True,
     ):
         """
         Args:
@@ -54,6 +56,7 @@ class ReIDNetwork(nn.Module):
             margin: of the triplet loss; negative for the soft margin.
             train_views: frames of each set that :meth:`forward_train` draws; 0 takes all.
             test_embedding: "before" or "after" the batch normalisation of the neck.
+            gather_over_ranks: with several ranks, take the losses of the joint batch.
 
         Raises:
             ValueError: no identity, or another ``test_embedding``.
@@ -85,6 +88,7 @@ class ReIDNetwork(nn.Module):
         self.margin = None if margin < 0 else margin
         self.train_views = train_views
         self.test_embedding = test_embedding
+        self.gather_over_ranks = gather_over_ranks
 
     @classmethod
     def from_config(cls, cfg):
@@ -102,6 +106,7 @@ class ReIDNetwork(nn.Module):
             "margin": node.MARGIN,
             "train_views": node.TRAIN_VIEWS,
             "test_embedding": node.TEST_EMBEDDING,
+            "gather_over_ranks": cfg.SOLVER.GATHER_OVER_RANKS,
         }
 
     @property
@@ -142,12 +147,17 @@ class ReIDNetwork(nn.Module):
 
         Returns:
             ``loss_reid_cls`` and ``loss_reid_triplet``, means over labelled samples and over those
-            with a triplet; ``embeddings`` (B, D) before the neck, ``identity_logits`` (B, L) and
-            ``person_ids`` (B,).
+            with a triplet, of all ranks where ``gather_over_ranks`` is on; of this rank's batch
+            ``embeddings`` (B, D) before the neck, ``identity_logits`` (B, L) and ``person_ids``
+            (B,).
         """
         ids = torch.tensor([x["person_id"] for x in batched_inputs], device=self.device)
         features, logits = self._judge(self._drawn_views(self._frames(batched_inputs)))
-        losses = self.losses(features, logits, ids)
+        judged = (features, logits, ids)
+        # Without gradients nothing is trained, and the other ranks may not be here.
+        if self.gather_over_ranks and torch.is_grad_enabled():
+            judged = join_rows(*judged)
+        losses = self.losses(*judged)
         return losses, Knowledge(embeddings=features, identity_logits=logits, person_ids=ids)
 
     def losses(

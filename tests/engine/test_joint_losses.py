@@ -1,0 +1,317 @@
+"""Training on 2 and 3 ranks against one process with the same batches.
+
+Run as a script, this file is one of the processes.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from gloo import join_group, leave_group, start_ranks
+from tiny_reid import reid_cfg
+from torch import nn
+from torch.nn import functional as F
+
+from kd_search.distillation import (
+    DistancePreservationTerm,
+    Distiller,
+    IdentityProbabilityTerm,
+    IDTableTerm,
+    PairRelationTerm,
+    TripletRelationTerm,
+    ViewLogitsTerm,
+)
+from kd_search.engine import TrainStep
+from kd_search.engine.parallel import id_tables, unwrap_model, wrap_model
+from kd_search.modeling import IDTable, ReIDBranch
+from kd_search.modeling.reid_branch import CosineClassifier
+from kd_search.structures import Crops, Knowledge, Layout
+
+FACTS, DIM, THEIR_DIM, NUM_IDS, LR = 5, 4, 6, 5, 0.05
+#: People of the six images of every step: two ranks look at three images each, three at two.
+PEOPLE = [
+    [2, 0, 3, 1, 0, 0],
+    [0, 0, 1, 2, 4, 1],
+    [1, 1, 1, 1, 1, 1],
+    [3, 2, 1, 1, 2, 1],
+    [0, 0, 0, 0, 0, 0],
+    [0, 4, 2, 2, 0, 3],
+]
+#: {step: (image, what happens there)}.
+TROUBLE = {2: (5, "stop"), 3: (0, "nan")}
+
+
+class Student(nn.Module):
+    """People come with their features: a linear head, and the re-ID branch with its losses."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, gathers):
+        super().__init__()
+        self.detect = nn.Linear(FACTS, 1)
+        self.reid = ReIDBranch(
+            head=nn.Linear(FACTS, DIM),
+            id_table=IDTable(num_ids=NUM_IDS, queue_size=3, embedding_dim=DIM),
+            classifier=CosineClassifier(DIM, NUM_IDS),
+            gather_over_ranks=gathers,
+        )
+
+    def layout(self):
+        return Layout({}, 1, embedding_dim=DIM, num_identities=NUM_IDS)
+
+    def forward_train(self, batch):
+        if any(x["trouble"] == "stop" for x in batch):
+            raise FloatingPointError("as Detectron2's RPN")
+        people = torch.cat([x["people"] for x in batch])
+        ids = torch.cat([x["person_ids"] for x in batch])
+        # Detectron2's own losses are means of a rank's images, of which all have equally many.
+        images = torch.stack([x["image"] for x in batch])
+        embeddings = F.normalize(self.reid(people), dim=1)
+        losses = {"loss_detect": self.detect(images).square().mean()}
+        losses.update(self.reid.losses(embeddings, ids))
+        logits = self.reid.identity_logits(embeddings)
+        known = Knowledge(embeddings=embeddings, person_ids=ids, identity_logits=logits)
+        return losses, known
+
+    def judge_crops(self, knowledge, crops):
+        knowledge.crops = crops
+        knowledge.crop_embeddings = 2 * knowledge.embeddings
+        knowledge.crop_identity_logits = knowledge.identity_logits
+
+
+class Oracle:
+    """Both teachers: what they know of people comes with the images."""
+
+    def __init__(self):
+        self.model = nn.Module()
+        self.model.layout = lambda: Layout({}, 1, embedding_dim=THEIR_DIM, num_identities=NUM_IDS)
+
+    def observe(self, batch, crops=None):
+        known = torch.cat([x["oracle"] for x in batch])
+        rows, logits = known[:, :THEIR_DIM], known[:, THEIR_DIM:]
+        if crops is None:
+            return Knowledge(embeddings=rows, identity_logits=logits)
+        return Knowledge(crops=crops, crop_embeddings=rows, crop_identity_logits=logits)
+
+    def judge(self, observed, student):
+        return observed
+
+
+def crops_of(batch):
+    ids = torch.cat([x["person_ids"] for x in batch])
+    shifted = torch.cat([x["shifted"] for x in batch])
+    return Crops([], ids, shifted, [], [])
+
+
+def image(step, number, trouble):
+    generator = torch.Generator().manual_seed(100 * step + number)
+    count = PEOPLE[step][number]
+    bad = trouble and TROUBLE.get(step, (None,))[0] == number
+    people = torch.randn(count, FACTS, generator=generator)
+    kind = TROUBLE[step][1] if bad else ""
+    return {
+        "image": torch.randn(FACTS, generator=generator),
+        "people": people * float("nan") if kind == "nan" else people,
+        "person_ids": torch.randint(-1, NUM_IDS, (count,), generator=generator),
+        "shifted": torch.rand(count, generator=generator) < 0.3,
+        "oracle": torch.randn(count, THEIR_DIM + NUM_IDS, generator=generator),
+        "trouble": kind,
+        "file_name": f"{number}.jpg",
+    }
+
+
+def distiller(gathers):
+    table = IDTable(num_ids=NUM_IDS, queue_size=2, embedding_dim=DIM)
+    terms = {
+        "IdentityProbabilityTerm": IdentityProbabilityTerm(),
+        "PairRelationTerm": PairRelationTerm(loss_weight=10.0),
+        "TripletRelationTerm": TripletRelationTerm(projection=True),
+        "ViewLogitsTerm": ViewLogitsTerm(),
+        "DistancePreservationTerm": DistancePreservationTerm(loss_weight=1e-2),
+        "IDTableTerm": IDTableTerm(table=table, gather_over_ranks=gathers),
+    }
+    return Distiller(
+        student=Student(gathers),
+        terms=nn.ModuleDict(terms),
+        teacher=Oracle(),
+        reid_teacher=Oracle(),
+        crop_sampler=crops_of,
+        gather_over_ranks=gathers,
+    )
+
+
+def all_terms(gathers=True, trouble=False):
+    """Every term and every loss of people in one model; six images a step."""
+    batches = [[image(step, i, trouble) for i in range(6)] for step in range(len(PEOPLE))]
+    return distiller(gathers), batches
+
+
+def reid_network(gathers=True):
+    """The network that DKD and VKD train: nine crops a step; two ranks have four and five."""
+    network = build_model(
+        reid_cfg("MODEL.RESNETS.NORM", "FrozenBN", "SOLVER.GATHER_OVER_RANKS", gathers)
+    )
+    # Statistics of the batch are those of each rank.
+    network.neck = nn.Identity()
+    for module in network.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            # Of random weights: features would grow from layer to layer.
+            module.running_var.fill_(4.0)
+    generator = torch.Generator().manual_seed(3)
+    ids = [[0, 1, 0, 2, 1, 3, 3, -1, 0], [4, 4, 2, 2, 4, -1, -1, 0, 1], [1] * 8 + [2]]
+    batches = [
+        [
+            {"frames": 255 * torch.rand(2, 3, 32, 16, generator=generator), "person_id": i}
+            for i in of_step
+        ]
+        for of_step in ids
+    ]
+    return network, batches
+
+
+SCENARIOS = {
+    "all_terms": all_terms,
+    "with_trouble": lambda: all_terms(trouble=True),
+    "each_its_own": lambda: all_terms(gathers=False),
+    "reid_network": reid_network,
+    "reid_each_its_own": lambda: reid_network(gathers=False),
+}
+
+
+class Messages(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def emit(self, record):
+        self.texts.append(record.getMessage())
+
+
+def train(name):
+    """Train on this rank's part of every batch; returns losses of the steps, weights and log."""
+    torch.manual_seed(0)
+    model, batches = SCENARIOS[name]()
+    model = wrap_model(model)
+    step = TrainStep(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9),
+        seed=1,
+    )
+    messages = Messages()
+    logger = logging.getLogger("kd_search.engine.train_step")
+    logger.addHandler(messages)
+    losses = []
+    rank, size = comm.get_rank(), comm.get_world_size()
+    with EventStorage() as storage:
+        for iteration, batch in enumerate(batches):
+            own = batch[len(batch) * rank // size : len(batch) * (rank + 1) // size]
+            taken = step.run(own, iteration)
+            if comm.is_main_process() and taken:
+                losses.append({k: v[0] for k, v in storage.latest().items() if "loss" in k})
+    logger.removeHandler(messages)
+    network = unwrap_model(model)
+    return {
+        "losses": losses,
+        "weights": {k: p.detach() for k, p in network.named_parameters()},
+        "tables": {k: t.rows for k, t in id_tables(network).items()},
+        "skipped": step.skipped_steps,
+        "log": messages.texts,
+    }
+
+
+def run_rank(rank, num_ranks, folder):
+    join_group(rank, num_ranks, folder)
+    result = {name: train(name) for name in SCENARIOS}
+    torch.save(result, Path(folder) / f"{num_ranks}_{rank}.pt")
+    leave_group()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {name: train(name) for name in SCENARIOS}
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
+    start_ranks(__file__, request.param, folder)
+    return [torch.load(folder / f"{request.param}_{rank}.pt") for rank in range(request.param)]
+
+
+@pytest.mark.parametrize("name", ["all_terms", "with_trouble", "reid_network"])
+def test_losses_and_weights_are_those_of_one_process(alone, ranks, name):
+    expected = alone[name]
+    assert len(ranks[0][name]["losses"]) == len(expected["losses"]) >= 3
+    for found, wanted in zip(ranks[0][name]["losses"], expected["losses"]):
+        assert found == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+    for rank in ranks:
+        for kind in ("weights", "tables"):
+            assert rank[name][kind].keys() == expected[kind].keys()
+            for key, value in expected[kind].items():
+                torch.testing.assert_close(rank[name][kind][key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_move_far_more_than_they_may_differ(alone):
+    for name in ("all_terms", "reid_network"):
+        torch.manual_seed(0)
+        start = dict(SCENARIOS[name]()[0].named_parameters())
+        moved = [
+            float((alone[name]["weights"][key] - p.detach()).abs().max())
+            for key, p in start.items()
+            if p.requires_grad
+        ]
+        assert min(moved) > 1e-4, name
+
+
+def test_a_rank_whose_forward_stops_makes_all_skip_and_is_named_alone(alone, ranks):
+    assert alone["with_trouble"]["skipped"] == 2
+    owner = {2: (1, 0), 3: (2, 0)}[len(ranks)]
+    for number, rank in enumerate(ranks):
+        result = rank["with_trouble"]
+        assert result["skipped"] == 2
+        skips = [text for text in result["log"] if text.startswith("Skipped")]
+        for text, guilty, name in zip(skips, owner, ("5.jpg", "0.jpg")):
+            assert f"rank {guilty}: " in text and name in text
+            assert text.count("rank ") == 1
+        stopped = [text for text in result["log"] if text.startswith("The forward pass stopped")]
+        assert len(skips) == 2 and len(stopped) == owner.count(number)
+
+
+def test_ranks_that_each_take_their_own_have_other_losses(alone, ranks):
+    """What the key is for, and that the comparison above can fail."""
+    for name, losses in (
+        (
+            "each_its_own",
+            {
+                "loss_pair_relation": 0.3,
+                "loss_distance_preservation": 0.1,
+                "loss_triplet_relation": 0.03,
+                "loss_probability": 0.03,
+                "loss_view_logits": 0.03,
+                "loss_oim": 0.003,
+                "loss_id_table": 0.003,
+                "loss_identity": 0.003,
+            },
+        ),
+        ("reid_each_its_own", {"loss_reid_triplet": 0.03, "loss_reid_cls": 1e-4}),
+    ):
+        found, expected = ranks[0][name]["losses"], alone[name]["losses"]
+        for loss, least in losses.items():
+            wrong = [abs(f[loss] / e[loss] - 1) for f, e in zip(found, expected) if e[loss]]
+            assert max(wrong) > least, (loss, wrong)
+
+
+def test_one_process_does_not_mind_the_key(alone):
+    for joint, own in (("all_terms", "each_its_own"), ("reid_network", "reid_each_its_own")):
+        for key, value in alone[joint]["weights"].items():
+            assert torch.equal(value, alone[own]["weights"][key])
+
+
+if __name__ == "__main__":
+    run_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

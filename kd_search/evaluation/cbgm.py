@@ -4,7 +4,9 @@ Li and Miao, "Sequential End-to-end Network for Efficient Person Search" (SeqNet
 section 3.4: whoever walks beside the query helps to find it. For the k1 most similar detections of
 a gallery, the images that own them are looked at again:
 
-1. The context of a query is its own box and the k2 - 1 surest detections of its image.
+1. The context of a query is its own box and the k2 - 1 surest detections of its image. Their
+   embeddings count in full, even where similarities to the gallery are weighted by the score: the
+   authors' code switches its weighting off for query images.
 2. In a gallery image, the context and the detections are matched one to one, so that the sum of
    their similarities is as large as possible.
 3. The detection that is matched to the query itself gets the largest similarity of that matching.
@@ -26,9 +28,9 @@ import numpy as np
 from .detection_set import DetectionSet
 from .matching import iou_of_pairs
 
-#: Detections of the query's image that overlap its box more than this are the query itself. The
-#: threshold of the non-maximum suppression with which SeqNet joins the box and the detections.
-OWN_BOX_IOU = 0.4
+#: IoU above which the non-maximum suppression drops a detection of a query's image, where SeqNet
+#: joins the query's box and the detections: 0.5 (the authors' code).
+CONTEXT_NMS_IOU = 0.5
 # Pixels by which a query's box may differ from the annotated box that it is, for rounded files.
 _SAME_BOX = 1.0
 # Largest context of which all 4^4 choices are tried; above it, scipy is faster.
@@ -50,12 +52,12 @@ def contexts_of_detections(
     *,
     k2: int,
     score_thresh: float,
-    weight_by_score: bool = False,
 ) -> Contexts:
     """The surest detections around each query.
 
     SeqNet joins the query's box (score 1) and the detections of its image by non-maximum
-    suppression, so that the query comes first and whatever lies on it is gone.
+    suppression, so that the query comes first and whatever lies on it is gone. A box that a
+    detection on the query suppressed before is not among the given ones, and stays absent.
 
     Args:
         detections: of the query images.
@@ -63,22 +65,25 @@ def contexts_of_detections(
         query_images: (Q,) position of the query's image in ``detections.image_ids``.
         k2: size of the context, the query included.
         score_thresh: detections below it are no context.
-        weight_by_score: of :func:`search_views`; the neighbours are detections, too.
     """
     rows = []
     for box, image in zip(query_boxes, query_images):
         start, stop = detections.offsets[image], detections.offsets[image + 1]
         candidates = np.arange(start, stop)[detections.scores[start:stop] >= score_thresh]
-        overlap = iou_of_pairs(
-            np.broadcast_to(box, (len(candidates), 4)), detections.boxes[candidates]
-        )
-        candidates = candidates[overlap <= OWN_BOX_IOU]
-        order = np.argsort(-detections.scores[candidates], kind="stable")
-        rows.append(candidates[order[: max(0, k2 - 1)]])
-    embeddings = detections.embeddings
-    if weight_by_score:
-        embeddings = embeddings.astype(np.float64) * detections.scores[:, None]
-    return _gather(rows, embeddings)
+        candidates = candidates[np.argsort(-detections.scores[candidates], kind="stable")]
+        chosen = []
+        while len(chosen) < k2 - 1:
+            # The box that was kept last suppresses what overlaps it.
+            overlap = iou_of_pairs(
+                np.broadcast_to(box, (len(candidates), 4)), detections.boxes[candidates]
+            )
+            candidates = candidates[overlap <= CONTEXT_NMS_IOU]
+            if not len(candidates):
+                break
+            chosen.append(candidates[0])
+            box, candidates = detections.boxes[candidates[0]], candidates[1:]
+        rows.append(np.array(chosen, dtype=np.int64))
+    return _gather(rows, detections.embeddings)
 
 
 def contexts_of_given_boxes(

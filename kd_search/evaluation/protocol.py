@@ -267,11 +267,7 @@ class PreparedSet:
                 detection_set, *where, self.annotations.query_ids, k2=table.cbgm_k2
             )
         return contexts_of_detections(
-            detection_set,
-            *where,
-            k2=table.cbgm_k2,
-            score_thresh=protocol.score_thresh,
-            weight_by_score=protocol.similarity == "score_weighted",
+            detection_set, *where, k2=table.cbgm_k2, score_thresh=protocol.score_thresh
         )
 
 

@@ -143,10 +143,12 @@ def _places(asked: Asked, scene: Scene, images: list) -> tuple:
         ]
     else:
         entries = asked.entries
+    hidden = set()
     for entry in entries:
         if entry.box is None:
-            if compat:
-                break
+            # The first entry of an image says what is right there.
+            if compat and entry.image not in places:
+                hidden.add(entry.image)
             continue
         if not compat and entry.image == asked.image:
             continue
@@ -161,7 +163,7 @@ def _places(asked: Asked, scene: Scene, images: list) -> tuple:
         elif not compat:
             places[entry.image].append(entry.box)
         num_gt += not seen or (compat and asked.entries is not None)
-    return places, num_gt
+    return {image: boxes for image, boxes in places.items() if image not in hidden}, num_gt
 
 
 def _junk(asked: Asked, scene: Scene, iou_thresh: float) -> set:

@@ -11,8 +11,8 @@ an image is listed twice               counts once                   counts as o
                                                                      with a box, is searched once
 the person is in an image twice        either box will do            only the first box
 the query's own image is listed        neither searched nor counted  searched and counted
-an entry with a box comes after one    counts                        does not count: the first empty
-without                                                              entry ends the positives
+an image is listed without a box,      counts, and can be found      counts, but cannot be found:
+then again with one                                                  only its first entry matters
 annotated boxes                        as they are                   cut to whole pixels
 an annotated box without area          is matched by nothing         is matched by every detection
 equal similarities in one image        the first as given is right   the last as given is right

@@ -302,7 +302,7 @@ class _Search:
             # A stable ascending sort, read backwards: the last of the list leads. In an image that
             # holds the person, the list has equal detections backwards already.
             images = self.image_index[equal]
-            holding = np.isin(images, places.image[places.query == q])
+            holding = np.isin(images, places.image[(places.query == q) & places.is_seen])
             position = self.columns.list_position(view.gallery, q, images)
             within = np.where(holding, equal, -equal)
             ranked = equal[np.lexsort((within, -position))]

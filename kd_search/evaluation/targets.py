@@ -20,6 +20,7 @@ class Targets:
     query: np.ndarray  # (T,) row of the query, counted from the first of the block
     image: np.ndarray  # (T,)
     weight: np.ndarray  # (T,) how often the place counts; more than 1 only in compat mode
+    is_seen: np.ndarray  # (T,) bool, whether anything can be right there; False only in compat mode
     pair_target: np.ndarray  # (P,) place of each candidate
     pair_column: np.ndarray  # (P,) the detection, as an index into the given ones
 
@@ -31,6 +32,7 @@ class Targets:
             self.query[keep],
             self.image[keep],
             self.weight[keep],
+            self.is_seen[keep],
             number[self.pair_target[pairs]],
             self.pair_column[pairs],
         )
@@ -61,20 +63,22 @@ class TargetTable:
         # In compat mode the lists are taken as they are, with the query's own image.
         self.drops_own_image = not (compat and gallery.has_lists)
         if gallery.has_lists:
-            owner, images, boxes = _listed_places(gallery, compat)
+            owner, images, boxes, is_seen = _listed_places(gallery, compat)
         else:
             labelled = np.flatnonzero(ground_truth.person_ids >= 0)
             owner = ground_truth.person_ids[labelled]
             images = ground_truth.image_index[labelled]
             boxes = np.asarray(ground_truth.boxes[labelled], dtype=np.float64)
+            is_seen = np.ones(len(labelled), bool)
         # Rows of one owner (a query, or a person) together, image by image, as given.
         order = np.lexsort((images, owner))
         owner, images, boxes = owner[order], images[order], boxes[order]
+        is_seen = is_seen[order]
         first = np.flatnonzero((np.diff(owner, prepend=-2) != 0) | (np.diff(images, prepend=-2)))
         weight = np.ones(len(owner), dtype=np.int64)
         if compat:
             boxes = whole_pixels(boxes)[first]
-            owner, images = owner[first], images[first]
+            owner, images, is_seen = owner[first], images[first], is_seen[first]
             repeats = np.diff(np.append(first, len(weight)))
             weight = repeats if gallery.has_lists else np.ones(len(first), dtype=np.int64)
         keys = np.arange(len(queries)) if gallery.has_lists else queries.person_ids
@@ -82,8 +86,8 @@ class TargetTable:
         self._count = np.searchsorted(owner, keys, side="right") - self._start
         if not gallery.has_lists:
             self._count[keys < 0] = 0
-        self._images, self._weight = images, weight
-        row, self._pair_column, _ = overlapping_pairs(
+        self._images, self._weight, self._is_seen = images, weight, is_seen
+        row, column, _ = overlapping_pairs(
             boxes,
             images,
             search_iou_threshold(boxes, iou_thresh),
@@ -91,6 +95,7 @@ class TargetTable:
             detections.image_index,
             without_touching=compat,
         )
+        row, self._pair_column = row[is_seen[row]], column[is_seen[row]]
         self._pair_start = np.searchsorted(row, np.arange(len(boxes)), side="left")
         self._pair_count = np.searchsorted(row, np.arange(len(boxes)), side="right")
         self._pair_count -= self._pair_start
@@ -111,6 +116,7 @@ class TargetTable:
             query[new],
             image[new],
             self._weight[rows[new]],
+            self._is_seen[rows[new]],
             np.repeat(place, self._pair_count[rows]),
             self._pair_column[pairs],
         )
@@ -125,13 +131,18 @@ def whole_pixels(boxes: np.ndarray) -> np.ndarray:
     return np.trunc(np.round(boxes, 6))
 
 
-def _listed_places(gallery: Gallery, compat: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(query, image, box) of the entries that hold the person."""
+def _listed_places(
+    gallery: Gallery, compat: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(query, image, box) of the entries that hold the person, and whether the box is looked at."""
     entry, boxes = gallery.filled, gallery.boxes
     query = np.searchsorted(gallery.offsets, entry, side="right") - 1
+    images = gallery.images[entry]
+    is_seen = np.ones(len(entry), bool)
     if compat:
-        # All entries before it hold the person too: it is as far down the list as there are any.
-        number = np.arange(len(entry)) - np.searchsorted(query, query, side="left")
-        leading = entry - gallery.offsets[query] == number
-        entry, query, boxes = entry[leading], query[leading], boxes[leading]
-    return query, gallery.images[entry], boxes
+        start = gallery.offsets[query]
+        # Where only entries with a box come before, as in the official files, none hides another.
+        before = np.arange(len(entry)) - np.searchsorted(query, query, side="left")
+        for row in np.flatnonzero(entry - start != before):
+            is_seen[row] = not (gallery.images[start[row] : entry[row]] == images[row]).any()
+    return query, images, boxes, is_seen

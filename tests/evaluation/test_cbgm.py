@@ -88,9 +88,7 @@ def expected_map(records, found, mode, weighted, k1, k2):
     asked = [(i, query) for i, record in enumerate(records) for query in record["queries"]]
     for number, (image, query) in enumerate(asked):
         assert found.query_ids[number] == query["query_id"]
-        around = context_by_suppression(
-            query["bbox"], scene.boxes[image], scene.scores[image], k2
-        )
+        around = context_by_suppression(query["bbox"], scene.boxes[image], scene.scores[image], k2)
         answer = search_by_text(
             Asked(
                 found.query_embeddings[number].astype(float),

@@ -65,6 +65,19 @@ LISTS = {
         [(0, BOX, 0.9), (1, BOX, 0.8)],
         [(0, BOX), (2, NOBODY), (1, BOX)],
         (1, 2, 2, 1),
+        (1, 2, 2, 1),
+    ),
+    "an image is listed without a box, then with one": (
+        # Counts; compat mode looks at the first entry alone, where nobody is.
+        [(1, BOX, 0.9), (0, BOX, 0.8)],
+        [(1, NOBODY), (0, BOX), (1, BOX)],
+        (1, 2, 2, 1),
+        (1 / 4, 2, 1, 2),
+    ),
+    "an image is listed with a box, then without": (
+        [(1, BOX, 0.9), (0, AWAY, 0.8)],
+        [(1, BOX), (0, NOBODY), (1, NOBODY)],
+        (1, 1, 1, 1),
         (1, 1, 1, 1),
     ),
     "all entries are empty": (

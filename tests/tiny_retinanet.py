@@ -2,9 +2,12 @@
 
 import torch
 from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
 from tiny import SIZE, picture
 
+import kd_search.modeling  # noqa: F401  registers the network
 from kd_search import add_kd_search_config
 
 NUM_CLASSES = 3
@@ -51,3 +54,20 @@ def object_input(classes=(0, 1, 2), seed: int = 0) -> dict:
         "file_name": f"picture{seed}.jpg",
         "image_id": seed,
     }
+
+
+def build(name: str = "DistillableRetinaNet", *overrides):
+    """The network with weights that are the same every time."""
+    torch.manual_seed(0)
+    return build_model(tiny_retinanet_cfg("MODEL.META_ARCHITECTURE", name, *overrides))
+
+
+def batch() -> list[dict]:
+    """Two images, with three objects and with one."""
+    return [object_input(), object_input((2,), seed=1)]
+
+
+def forward_train(model, inputs):
+    """Losses and knowledge of a training step."""
+    with EventStorage():
+        return model.forward_train(inputs)

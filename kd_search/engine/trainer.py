@@ -16,8 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-import kd_search.distillation
-import kd_search.modeling  # noqa: F401  both register what configs name
+import kd_search.distillation  # noqa: F401  registers what configs name
 from kd_search.checkpoint import PersonSearchCheckpointer
 from kd_search.data.detection_loader import (
     build_plain_detection_test_loader,
@@ -40,6 +39,7 @@ from kd_search.engine.train_step import TrainStep
 from kd_search.engine.writers import build_writers, cut_metrics
 from kd_search.evaluation import PersonSearchEvaluator
 from kd_search.evaluation.reid_evaluator import ReIDEvaluator
+from kd_search.modeling import as_distillable
 
 logger = logging.getLogger(__name__)
 
@@ -266,6 +266,9 @@ class PersonSearchTrainer(DefaultTrainer):
     def build_model(cls, cfg) -> nn.Module:
         """The meta-architecture of the config, on ``MODEL.DEVICE``.
 
+        For ``RetinaNet`` it is a :class:`~kd_search.modeling.DistillableRetinaNet`: the same
+        network, whose losses have the same bits in every process.
+
         Raises:
             ValueError: ``MODEL.META_ARCHITECTURE`` is not registered, or as the architecture says.
         """
@@ -273,7 +276,8 @@ class PersonSearchTrainer(DefaultTrainer):
         if name not in META_ARCH_REGISTRY:
             known = ", ".join(sorted(known for known, _ in META_ARCH_REGISTRY))
             raise ValueError(f"MODEL.META_ARCHITECTURE {name!r} is none of {known}")
-        model = build_model(cfg)
+        # Detectron2's RetinaNet rounds otherwise in a resumed run, ours does not.
+        model = build_model(as_distillable(cfg) if name == "RetinaNet" else cfg)
         logger.info("Model:\n%s", model)
         return model
 

@@ -4,9 +4,12 @@ from collections.abc import Iterable
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
+from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, ImageList
 from detectron2.utils.events import get_event_storage
+from fvcore.nn import sigmoid_focal_loss
+from torch.nn.functional import one_hot
 
 from kd_search.structures import Knowledge, Layout
 
@@ -18,8 +21,8 @@ TEACHER_FIELDS = frozenset({"images", "features", "anchors", "anchor_logits", "a
 class DistillableRetinaNet(RetinaNet):
     """Detectron2's RetinaNet, able to say what it thought of every anchor.
 
-    Weights, losses and detections are RetinaNet's. As a student it offers :meth:`forward_train`,
-    as a teacher :meth:`observe`.
+    Weights, losses and detections are RetinaNet's, the losses with the same bits in every process.
+    As a student it offers :meth:`forward_train`, as a teacher :meth:`observe`.
     """
 
     def forward(self, batched_inputs: list[dict]):
@@ -74,6 +77,62 @@ class DistillableRetinaNet(RetinaNet):
         )
         self._add_targets(knowledge, gt_boxes)
         return losses, knowledge
+
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_logits: list[torch.Tensor],
+        gt_labels: list[torch.Tensor],
+        pred_anchor_deltas: list[torch.Tensor],
+        gt_boxes: list[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Detectron2's losses to rounding, by the same operations in every process.
+
+        Detectron2 calls a TorchScript function, which torch compiles anew after its first calls in
+        a process: a resumed run would round its first steps otherwise than one that never stopped.
+
+        Args:
+            anchors: of each level A_l boxes.
+            pred_logits: of each level (N, A_l, K).
+            gt_labels: of each image (sum A_l,): 0 to K - 1, K for background, -1 for ignored.
+            pred_anchor_deltas: of each level (N, A_l, 4).
+            gt_boxes: of each image (sum A_l, 4) XYXY, undefined where there is no object.
+
+        Returns:
+            ``loss_cls`` and ``loss_box_reg``: sums over anchors, divided by a running mean of the
+            number of positive ones that every call moves.
+        """
+        labels = torch.stack(gt_labels)
+        valid = labels >= 0
+        positive = valid & (labels != self.num_classes)
+        num_positive = int(positive.sum())
+        get_event_storage().put_scalar("num_pos_anchors", num_positive / len(gt_labels))
+        # Detectron2 main has no attribute for the momentum, and none for the mean at first.
+        momentum = getattr(self, "loss_normalizer_momentum", 0.9)
+        mean = getattr(self, "loss_normalizer", 100)
+        self.loss_normalizer = momentum * mean + (1 - momentum) * max(num_positive, 1)
+
+        logits = torch.cat(pred_logits, dim=1)[valid]
+        loss_cls = sigmoid_focal_loss(
+            logits,
+            one_hot(labels[valid], self.num_classes + 1)[:, :-1].to(logits.dtype),
+            alpha=self.focal_loss_alpha,
+            gamma=self.focal_loss_gamma,
+            reduction="sum",
+        )
+        loss_box_reg = _dense_box_regression_loss(
+            anchors,
+            self.box2box_transform,
+            pred_anchor_deltas,
+            gt_boxes,
+            positive,
+            box_reg_loss_type=self.box_reg_loss_type,
+            smooth_l1_beta=self.smooth_l1_beta,
+        )
+        return {
+            "loss_cls": loss_cls / self.loss_normalizer,
+            "loss_box_reg": loss_box_reg / self.loss_normalizer,
+        }
 
     @torch.no_grad()
     def observe(self, batched_inputs: list[dict], fields: Iterable[str]) -> Knowledge:

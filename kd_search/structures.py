@@ -95,6 +95,9 @@ class Agreement:
     #: (P_l, D_s) and (P_l, D_t), those of all classes; P_l may be 0.
     prototypes_student: list[torch.Tensor] = field(default_factory=list)
     prototypes_teacher: list[torch.Tensor] = field(default_factory=list)
+    #: (P,) r of the positive anchors at the level of their own boxes, image after image; where a
+    #: term of a one-stage student asks for it.
+    anchor_weights: Optional[torch.Tensor] = None
     #: What fading losses are multiplied by: 1 at the start of training.
     attenuation: float = 1.0
 

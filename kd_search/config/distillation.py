@@ -205,9 +205,10 @@ def _add_global_knowledge(cfg: CfgNode) -> None:
     # code).
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.MIN_SIZE = 30.0
     # Take boxes that the teacher detects, too, where they overlap no annotated one. The authors'
-    # code can read such boxes from a file, its configuration names none.
+    # code reads its boxes from a file and sets every confidence to 1; its configuration names the
+    # annotations. (kd_search)
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.CONFIDENT_BOXES = False
-    # Score that such boxes exceed: 0.9 (the authors' code).
+    # Score that such boxes exceed: 0.9 (the authors' configuration, where it filters nothing).
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.MIN_SCORE = 0.9
     # Iterations between two generations of prototypes; 0 for an epoch (the authors' code).
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PERIOD = 0
@@ -231,6 +232,9 @@ def _add_global_knowledge(cfg: CfgNode) -> None:
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.FOREGROUND_WEIGHT = 1.0
     # Weight of WeightedFeatureTerm outside of boxes: 4 (the authors' code).
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.BACKGROUND_WEIGHT = 4.0
+    # WeightedFeatureTerm over feature maps: "mean" or "sum"; "auto" takes the mean for two-stage
+    # students and the sum for RetinaNet (the authors' code).
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.LEVEL_REDUCTION = "auto"
     # Side of the convolutions of WeightedFeatureTerm: 3 (the authors' code). They run over whole
     # maps: beside a small student 1 is much faster.
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.ADAPTER_KERNEL = 3
@@ -238,6 +242,9 @@ def _add_global_knowledge(cfg: CfgNode) -> None:
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.SOFT_LABEL_WEIGHT = 1.0
     # Temperature of WeightedSoftLabelTerm: 2 (the authors' code).
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.TEMPERATURE = 2.0
+    # WeightedSoftLabelTerm of RetinaNet: KL of the "softmax" over its class logits (the authors'
+    # code), or of a "binary" distribution for every class, as its own loss has. (kd_search)
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.ONE_STAGE_DIVERGENCE = "softmax"
     # Fade GlobalKnowledgeTerm and WeightedFeatureTerm out linearly over training, by iterations
     # (the authors' code: by epochs).
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.ATTENUATION = True

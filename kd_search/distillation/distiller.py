@@ -246,6 +246,7 @@ def _check_prototypes(terms: nn.ModuleDict, prototypes: Optional[PrototypeBank])
         raise ValueError(f"{needing[0]} compares with prototypes: give the Distiller a bank")
     if prototypes is not None:
         prototypes.in_use = any(term.needs_prototypes for term in terms.values())
+        prototypes.weighs_anchors = any(term.needs_anchor_weights for term in terms.values())
 
 
 def _merge_factors(terms: nn.ModuleDict) -> dict[str, float]:

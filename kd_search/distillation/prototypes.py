@@ -31,6 +31,7 @@ class PrototypeBank(nn.Module):
 
     Attributes:
         in_use: whether any term compares with prototypes; if not, no features of regions are made.
+        weighs_anchors: whether any term needs the weights of the positive anchors.
         attenuation: handed to the terms with every batch; whoever trains moves it.
     """
 
@@ -78,6 +79,7 @@ class PrototypeBank(nn.Module):
         self.samples = samples
         self.finest_scale = finest_scale
         self.in_use = True
+        self.weighs_anchors = False
         self.attenuation = 1.0
         shape = (self.num_groups, per_class)
         for i, (ours, theirs) in enumerate(zip(student_dims, teacher_dims)):
@@ -178,7 +180,8 @@ class PrototypeBank(nn.Module):
         """Regions of a batch beside the prototypes.
 
         Args:
-            student: of this batch, with ``features`` and what :func:`regions_of` needs.
+            student: of this batch, with ``features`` and what :func:`regions_of` needs; where
+                ``weighs_anchors``, with ``anchors``, ``anchor_labels`` and ``anchor_classes``.
             teacher: of the same batch, with ``features``.
 
         Returns:
@@ -195,6 +198,8 @@ class PrototypeBank(nn.Module):
             weights=[boxes.new_ones(len(boxes), dtype=torch.float32)] * self.num_levels,
             attenuation=self.attenuation,
         )
+        if self.weighs_anchors:
+            agreement.anchor_weights = self._anchor_weights(student, teacher)
         if not self.in_use:
             return agreement
         agreement.student = self._pool(student, boxes, image_index)
@@ -210,6 +215,23 @@ class PrototypeBank(nn.Module):
                 for ours, theirs, level in zip(agreement.student, agreement.teacher, levels)
             ]
         return agreement
+
+    @torch.no_grad()
+    def _anchor_weights(self, student: Knowledge, teacher: Knowledge) -> torch.Tensor:
+        """(P,) r of the boxes of the positive anchors, each at the level that it belongs to."""
+        image_index, anchor_index = (student.anchor_labels == 1).nonzero(as_tuple=True)
+        boxes = torch.cat(student.anchors)[anchor_index]
+        weights = boxes.new_ones(len(boxes), dtype=torch.float32)
+        if not (self.in_use and self.weighted):
+            return weights
+        groups = self.groups_of(student.anchor_classes[image_index, anchor_index])
+        levels = assign_levels(boxes, self.num_levels, self.finest_scale)
+        for level, (name, stride) in enumerate(zip(self.names, self.strides)):
+            here = (levels == level).nonzero()[:, 0]
+            where = [stride], boxes[here], image_index[here], self.samples
+            ours, theirs = (pool_regions([k.features[name]], *where)[0] for k in (student, teacher))
+            weights[here] = self._weights(ours, theirs, groups[here], *self.prototypes(level))
+        return weights
 
     def _pool(self, knowledge: Knowledge, boxes, image_index) -> list[torch.Tensor]:
         maps = [knowledge.features[name] for name in self.names]

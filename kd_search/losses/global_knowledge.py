@@ -12,8 +12,9 @@ the two spaces, and the prototypes P_S, P_T of prototypes.py (instances known to
     L_soft   = mean over i of r_i T^2 mean_c KL(P_T || P_S)
 
 In its configuration the weights are 5 for L_global, 1 for L_fore, 4 for L_back, 1 for L_soft with
-T = 2, and all but L_soft are multiplied by :func:`attenuation`. (As published, that configuration
-names a variant that does not exist, and so trains without L_global.)
+T = 2, and all but L_soft are multiplied by :func:`attenuation`. L_global is in the released code,
+but no setting trains with it: the configuration's variant "use_pgm" leaves it out, and with
+"use_r2i" no prototypes are made, so that the loss raises TypeError.
 """
 
 import torch
@@ -150,7 +151,8 @@ def weighted_soft_labels(
     gradient, where the probabilities are equal.
 
     Args:
-        student_logits: (R, C) with the background, finite, any floating type. R may be 0.
+        student_logits: (R, C), finite, any floating type: of two-stage heads with the background,
+            of one-stage heads, which have none, the K classes. R may be 0.
         teacher_logits: (R, C). ``-inf`` means a class that the teacher does not have: its
             probability is exactly 0. Every row needs a finite logit. Gets no gradient.
         weights: (R,) r of :func:`agreement_weights`; gets no gradient.
@@ -180,8 +182,9 @@ def weighted_binary_soft_labels(
     """Return ``r_i T^2 mean_c KL(B(p_T) || B(p_S))`` of every row, with p = sigmoid(logit / T).
 
     B(p) is the Bernoulli distribution of p: ``p_T log(p_T / p_S) + (1 - p_T) log((1 - p_T) /
-    (1 - p_S))``. For heads with one logit a class, as RetinaNet's; that the KL of a softmax becomes
-    this one there is our reading. Zero, with a zero gradient, where the probabilities are equal.
+    (1 - p_S))``. For heads with one logit a class, as RetinaNet's. Not in the released code, which
+    has :func:`weighted_soft_labels` for these, too; a softmax does not see what all classes of a
+    row have in common. Zero, with a zero gradient, where the probabilities are equal.
 
     Args:
         student_logits: (R, C), finite, any floating type. R may be 0.

@@ -15,6 +15,7 @@ from kd_search.distillation import (
     WeightedSoftLabelTerm,
     assign_levels,
 )
+from kd_search.losses import weighted_binary_soft_labels, weighted_soft_labels
 from kd_search.structures import Agreement, Knowledge, Layout
 
 NAMES, STRIDES = ["p4", "p5"], [16, 32]
@@ -27,7 +28,7 @@ GOLDEN = {
     "loss_feature_background": 1.4356658458709717,
     "loss_weighted_soft": 0.09754791855812073,
 }
-GOLDEN_ONE_STAGE = 0.037467122077941895
+GOLDEN_ONE_STAGE = {"softmax": 0.40017056465148926, "binary": 0.508696973323822}
 
 
 def random(*shape, seed):
@@ -114,12 +115,15 @@ def connected(term, *layouts):
     return term
 
 
+@pytest.mark.parametrize(("reduction", "divisor"), [("mean", 2), ("sum", 1)])
 @pytest.mark.parametrize("teacher_padding", [0, 2])
-def test_features_weigh_the_cells_of_each_levels_own_boxes(teacher_padding):
+def test_features_weigh_the_cells_of_each_levels_own_boxes(teacher_padding, reduction, divisor):
     student, teacher = both(teacher_padding=teacher_padding, attenuation=0.5)
     known = student.agreement
     assert known.levels.tolist() == [0, 1, 0, 1]
-    term = connected(WeightedFeatureTerm(foreground_weight=2.0, background_weight=3.0))
+    term = connected(
+        WeightedFeatureTerm(foreground_weight=2.0, background_weight=3.0, level_reduction=reduction)
+    )
     expected = [0.0, 0.0]
     for level, (name, stride) in enumerate(zip(NAMES, STRIDES)):
         adapted = term.adapters[name](student.features[name]).detach().double()
@@ -140,7 +144,7 @@ def test_features_weigh_the_cells_of_each_levels_own_boxes(teacher_padding):
                     sums[side][0] += mask * square
                     sums[side][1] += mask
         for side, (total, mask) in enumerate(sums):
-            expected[side] += total / max(2 * squares.shape[1] * mask, 1) / 2
+            expected[side] += total / max(2 * squares.shape[1] * mask, 1) / divisor
     found = term(student, teacher)
     assert found.keys() == {"loss_feature_foreground", "loss_feature_background"}
     assert found["loss_feature_foreground"].item() == pytest.approx(2 * 0.5 * expected[0], rel=1e-5)
@@ -174,33 +178,67 @@ def test_soft_labels_of_the_foreground_by_the_weight_of_their_own_level():
     assert term.teacher_fields == {"features", "foreground_logits"}
 
 
+#: (image, anchor) of the positive ones, image after image: three at the first level, two at the
+#: second.
+POSITIVE = [(0, 0), (0, 1), (0, 3), (1, 2), (1, 3)]
+
+
 def one_stage():
-    """Four anchors, of which the first image has two and the second one positive."""
+    """Four anchors, three at the first level; positive in two images at both levels."""
     student, teacher = both()
-    anchors = [[0, 0, 50, 60], [30, 10, 128, 90], [60, 60, 80, 80], [35, 35, 90, 90]]
-    student.anchors = list(torch.tensor(anchors, dtype=torch.float32).split([3, 1]))
-    student.anchor_labels = torch.tensor([[1, 1, 0, -1], [-1, 0, 0, 1]], dtype=torch.int8)
-    student.anchor_logits = list(random(2, 4, 2, seed=3).split([3, 1], dim=1))
-    teacher.anchor_logits = list(random(2, 4, 2, seed=4).split([3, 1], dim=1))
+    student.anchor_labels = torch.tensor([[1, 1, 0, 1], [-1, 0, 1, 1]], dtype=torch.int8)
+    student.anchor_logits = list((2 * random(2, 4, 2, seed=3)).split([3, 1], dim=1))
+    teacher.anchor_logits = list((2 * random(2, 4, 2, seed=4)).split([3, 1], dim=1))
+    student.agreement.anchor_weights = torch.tensor([0.1, 0.9, 0.3, 0.7, 0.5])
     return student, teacher
 
 
-def test_anchors_weigh_what_the_box_weighs_that_they_overlap_most():
+def slow_softmax_kl(theirs, ours):
+    """Mean over the classes, of logits in lists."""
+    p, q = ([math.exp(x) / sum(math.exp(y) for y in row) for x in row] for row in (theirs, ours))
+    return sum(a * math.log(a / b) for a, b in zip(p, q)) / len(p)
+
+
+def slow_binary_kl(theirs, ours):
+    total = 0.0
+    for x, y in zip(theirs, ours):
+        p, q = 1 / (1 + math.exp(-x)), 1 / (1 + math.exp(-y))
+        total += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    return total / len(theirs)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "slow"), [("softmax", slow_softmax_kl), ("binary", slow_binary_kl)]
+)
+def test_every_positive_anchor_is_weighed_by_its_own_weight(divergence, slow):
+    """The released code's weights are in this order, its logits in that of the levels."""
     student, teacher = one_stage()
-    known, expected = student.agreement, 0.0
-    logits = [torch.cat(k.anchor_logits, dim=1).double() for k in (student, teacher)]
-    # (image, anchor) of the positive ones and the box that each overlaps most.
-    for (image, anchor), box in (((0, 0), 0), ((0, 1), 1), ((1, 3), 2)):
-        kl = 0.0
-        for c in range(2):
-            q, p = (float((x[image, anchor, c] / 2).sigmoid()) for x in logits)
-            kl += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
-        expected += float(known.weights[known.levels[box]][box]) * 4 * kl / 2 / 3
+    weights, expected = student.agreement.anchor_weights.tolist(), 0.0
+    for (image, anchor), weight in zip(POSITIVE, weights):
+        theirs, ours = (
+            (torch.cat(k.anchor_logits, dim=1)[image, anchor].double() / 3).tolist()
+            for k in (teacher, student)
+        )
+        expected += weight * 3**2 * slow(theirs, ours) / len(POSITIVE)
     dense = layout(dense_classes=True), layout((4, 2), dense_classes=True)
-    term = connected(WeightedSoftLabelTerm(one_stage=True), *dense)
-    found = term(student, teacher)["loss_weighted_soft"]
-    assert float(found) == pytest.approx(expected, rel=1e-5)
-    assert term.teacher_fields == {"features", "anchor_logits"}
+    term = WeightedSoftLabelTerm(
+        one_stage=True, divergence=divergence, temperature=3.0, loss_weight=0.5
+    )
+    found = connected(term, *dense)(student, teacher)["loss_weighted_soft"]
+    assert float(found) == pytest.approx(0.5 * expected, rel=1e-5)
+    assert term.teacher_fields == {"features", "anchor_logits"} and term.needs_anchor_weights
+
+
+def test_a_shift_of_all_classes_teaches_the_binary_labels_alone():
+    """A softmax says which class, not whether there is an object."""
+    dense = layout(dense_classes=True), layout((4, 2), dense_classes=True)
+    losses = {}
+    for divergence in ("softmax", "binary"):
+        student, teacher = one_stage()
+        student.anchor_logits = [x - 1.5 for x in teacher.anchor_logits]
+        term = connected(WeightedSoftLabelTerm(one_stage=True, divergence=divergence), *dense)
+        losses[divergence] = float(term(student, teacher)["loss_weighted_soft"])
+    assert losses["softmax"] == pytest.approx(0.0, abs=1e-6) and losses["binary"] > 0.01
 
 
 @pytest.mark.parametrize("weights", [1.0, 0.3])
@@ -290,6 +328,7 @@ def test_no_region_is_zero_with_a_graph(one):
     if one:
         student, teacher = (one_stage()[i] for i in range(2))
         student.agreement = known
+        known.anchor_weights = torch.zeros(0)
         student.anchor_labels = torch.zeros_like(student.anchor_labels)
     student.region_classes = torch.full_like(student.region_classes, 2)
     teacher.foreground_logits = teacher.foreground_logits[:0]
@@ -321,8 +360,10 @@ def test_golden_numbers():
         GOLDEN, rel=1e-5
     )
     dense = layout(dense_classes=True)
-    loss = connected(WeightedSoftLabelTerm(one_stage=True), dense, dense)(*one_stage())
-    assert float(loss["loss_weighted_soft"]) == pytest.approx(GOLDEN_ONE_STAGE, rel=1e-5)
+    for divergence, golden in GOLDEN_ONE_STAGE.items():
+        term = connected(WeightedSoftLabelTerm(one_stage=True, divergence=divergence), dense, dense)
+        loss = term(*one_stage())["loss_weighted_soft"]
+        assert float(loss) == pytest.approx(golden, rel=1e-5)
 
 
 def test_values_of_the_config_arrive():
@@ -337,10 +378,25 @@ def test_values_of_the_config_arrive():
     term = WeightedSoftLabelTerm(cfg)
     assert (term.loss_weight, term.temperature, term.needs_prototypes) == (1.0, 2.0, True)
     assert WeightedFeatureTerm(cfg).needs_prototypes and not term.one_stage
-    for name in ("RetinaNet", "DistillableRetinaNet"):
-        assert WeightedSoftLabelTerm(
-            tiny_cfg("fpn", "DISTILLATION.STUDENT_META_ARCH", name)
-        ).one_stage
+    assert not term.needs_anchor_weights
+
+
+@pytest.mark.parametrize("name", ["RetinaNet", "DistillableRetinaNet", "GeneralizedRCNN"])
+def test_reductions_by_key_are_those_of_the_released_code(name):
+    """Five levels: the sum of a one-stage student is five times the mean of a two-stage one."""
+    node, one = "DISTILLATION.GLOBAL_KNOWLEDGE", name != "GeneralizedRCNN"
+    cfg = tiny_cfg("fpn", "DISTILLATION.STUDENT_META_ARCH", name)
+    labels = WeightedSoftLabelTerm(cfg)
+    assert (labels.one_stage, labels.needs_anchor_weights) == (one, one)
+    assert labels.divergence is weighted_soft_labels
+    losses = torch.arange(5.0)
+    reduced = {"auto": 10.0 if one else 2.0, "mean": 2.0, "sum": 10.0}
+    for reduction, expected in reduced.items():
+        cfg.merge_from_list([f"{node}.LEVEL_REDUCTION", reduction])
+        assert float(WeightedFeatureTerm(cfg).reduce_levels(losses, dim=0)) == expected
+    cfg.merge_from_list([f"{node}.ONE_STAGE_DIVERGENCE", "binary"])
+    chosen = weighted_binary_soft_labels if one else weighted_soft_labels
+    assert WeightedSoftLabelTerm(cfg).divergence is chosen
 
 
 def test_misfits_are_refused_in_one_line():
@@ -363,3 +419,12 @@ def test_misfits_are_refused_in_one_line():
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="TEMPERATURE 0 must be above 0"):
         WeightedSoftLabelTerm(temperature=0)
+    for make, message in (
+        (lambda: WeightedFeatureTerm(level_reduction="max"), "LEVEL_REDUCTION 'max'.*mean.*sum"),
+        (
+            lambda: WeightedSoftLabelTerm(divergence="focal"),
+            "ONE_STAGE_DIVERGENCE 'focal'.*binary.*softmax",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()

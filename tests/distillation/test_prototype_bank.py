@@ -150,6 +150,42 @@ def test_each_region_weighs_what_it_does_at_its_own_level():
     assert not found.weights[0].requires_grad
 
 
+def mean_of_cells(grid, box, stride):
+    """The mean feature of the cells of a box whose sides lie between cells."""
+    x0, y0, x1, y1 = (int(side) // stride for side in box)
+    columns = [grid[:, y, x].double() for y in range(y0, y1) for x in range(x0, x1)]
+    return sum(columns) / len(columns)
+
+
+def test_positive_anchors_weigh_r_of_their_own_boxes_and_classes():
+    full = fill(bank(finest_scale=20.0, samples=0), [[4, 0, 2], [3, 4, 1]])
+    full.weighs_anchors = True
+    student, teacher = knowledge()
+    anchors = [[0, 0, 32, 32], [32, 16, 64, 48], [16, 48, 32, 64], [0, 32, 96, 96], [32, 0, 96, 64]]
+    student.anchors = list(torch.tensor(anchors, dtype=torch.float32).split([3, 2]))
+    student.anchor_labels = torch.tensor([[1, 0, 1, 1, -1], [0, 1, 0, 1, 1]], dtype=torch.int8)
+    student.anchor_classes = torch.tensor([[2, 3, 0, 0, -1], [3, 1, 3, 2, 1]])
+    for grid in student.features.values():
+        grid.requires_grad_()
+    found = full.compare(student, teacher)
+    expected = []
+    # (image, anchor, level): the first three of 16 and 32 pixels, the last two of 64 and 78.
+    for image, anchor, level in ((0, 0, 0), (0, 2, 0), (0, 3, 1), (1, 1, 0), (1, 3, 1), (1, 4, 1)):
+        features = (
+            mean_of_cells(k.features[NAMES[level]][image].detach(), anchors[anchor], STRIDES[level])
+            for k in (student, teacher)
+        )
+        group = int(student.anchor_classes[image, anchor])
+        expected.append(slow_weight(*features, pairs_of(full, level, group)))
+    assert found.anchor_weights.tolist() == pytest.approx(expected, abs=1e-5)
+    assert not found.anchor_weights.requires_grad and expected.count(1.0) == 1
+    # Without weights all are 1, and without a term that asks for them there are none.
+    full.weighted = False
+    assert torch.equal(full.compare(student, teacher).anchor_weights, torch.ones(6))
+    full.weighs_anchors = False
+    assert full.compare(student, teacher).anchor_weights is None
+
+
 def test_an_empty_bank_weighs_everything_1():
     empty = bank()
     assert empty.is_empty and empty.in_use

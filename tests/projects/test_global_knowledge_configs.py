@@ -51,6 +51,7 @@ def test_numbers_are_those_of_the_authors(path):
     assert (node.ALPHA, node.PERCENTILE, node.BANDWIDTH) == (10.0, 40.0, 0.1)
     assert (node.PROJECTION_WEIGHT, node.FOREGROUND_WEIGHT, node.BACKGROUND_WEIGHT) == (5, 1, 4)
     assert (node.SOFT_LABEL_WEIGHT, node.TEMPERATURE, node.PERIOD) == (1.0, 2.0, 0)
+    assert (node.LEVEL_REDUCTION, node.ONE_STAGE_DIVERGENCE) == ("auto", "softmax")
     assert node.WEIGHTED and node.ATTENUATION and not node.CONFIDENT_BOXES
     people = cfg.STUDENT_META_ARCH == "PersonSearchRCNN"
     if path.parent.name in ("coco", "voc"):

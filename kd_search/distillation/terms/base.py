@@ -24,6 +24,8 @@ class DistillationTerm(nn.Module):
     needs_agreement: bool = False
     #: Whether it needs the prototypes themselves, or weights that come from them.
     needs_prototypes: bool = False
+    #: Whether it reads ``student.agreement.anchor_weights``; the student is then a dense detector.
+    needs_anchor_weights: bool = False
 
     @property
     def hard_loss_factors(self) -> dict[str, float]:

@@ -1,19 +1,25 @@
 """Distillation by global knowledge: prototypes weigh what is learnt (Tang et al., ECCV 2022).
 
 What the released code does beyond the equations of :mod:`kd_search.losses.global_knowledge`, and so
-do these terms: two-stage students learn from their foreground proposals, one-stage students from
-the annotated boxes; L_global is the sum over levels, every region counted at each; L_fore and
-L_back are means over levels, and of each level only the boxes that belong to it by their size are
-foreground; soft labels are weighed by r of the region's own level.
+do these terms:
+
+* L_global is the sum over levels, every region counted at each.
+* L_fore and L_back are means over levels for two-stage students and sums for one-stage students.
+  Of each level only the boxes that belong to it by their size are foreground.
+* Soft labels are weighed by r of the region's own level. Regions are the foreground proposals; of a
+  one-stage student, the positive anchors.
+
+For one-stage students there is released code but no configuration. Their regions for L_global,
+L_fore and L_back are the annotated boxes here; the released code takes these or, by a flag that its
+two-stage configuration sets, the positive anchors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
-from detectron2.structures import Boxes, pairwise_iou
 from torch import nn
 
 from kd_search.distillation.shared_levels import shared_levels
@@ -29,16 +35,19 @@ from kd_search.losses import (
     weighted_feature_loss,
     weighted_soft_labels,
 )
-from kd_search.structures import Agreement, Knowledge, Layout
+from kd_search.structures import Knowledge, Layout
 
 _KEY = "DISTILLATION.GLOBAL_KNOWLEDGE"
+_REDUCTIONS = {"sum": torch.sum, "mean": torch.mean}
+_DIVERGENCES = {"softmax": weighted_soft_labels, "binary": weighted_binary_soft_labels}
 
 
 @DISTILLATION_TERM_REGISTRY.register()
 class GlobalKnowledgeTerm(DistillationTerm):
     """L_global, attenuated: regions look to the student's prototypes as to the teacher's.
 
-    The sum over levels of the mean over regions; exactly 0 before there are prototypes.
+    The sum over levels of the mean over regions; exactly 0 before there are prototypes. The
+    released code holds this loss, but no setting of it trains with it.
     """
 
     teacher_fields = frozenset({"features"})
@@ -91,6 +100,7 @@ class WeightedFeatureTerm(DistillationTerm):
         weighted: bool = True,
         foreground_weight: float = 1.0,
         background_weight: float = 4.0,
+        level_reduction: str = "mean",
         adapter_kernel: int = 3,
     ):
         """
@@ -99,14 +109,16 @@ class WeightedFeatureTerm(DistillationTerm):
             weighted: by r, for which there must be prototypes.
             foreground_weight: of L_fore, at the start of training.
             background_weight: of L_back, likewise.
+            level_reduction: "mean" or "sum" over levels.
             adapter_kernel: side of A, in cells.
 
         Raises:
-            ValueError: an even side, which has no centre.
+            ValueError: an even side, which has no centre, or an unknown reduction.
         """
         super().__init__()
         if adapter_kernel < 1 or adapter_kernel % 2 == 0:
             raise ValueError(f"{_KEY}.ADAPTER_KERNEL {adapter_kernel} must be 1, 3, 5, ...")
+        self.reduce_levels = _choose("LEVEL_REDUCTION", level_reduction, _REDUCTIONS)
         self.adapter_kernel = adapter_kernel
         self.features = tuple(features)
         self.needs_prototypes = weighted
@@ -117,11 +129,15 @@ class WeightedFeatureTerm(DistillationTerm):
     @classmethod
     def from_config(cls, cfg):
         node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
+        reduction = node.LEVEL_REDUCTION
+        if reduction == "auto":
+            reduction = "sum" if _is_one_stage(cfg) else "mean"
         return {
             "features": tuple(node.FEATURES),
             "weighted": node.WEIGHTED,
             "foreground_weight": node.FOREGROUND_WEIGHT,
             "background_weight": node.BACKGROUND_WEIGHT,
+            "level_reduction": reduction,
             "adapter_kernel": node.ADAPTER_KERNEL,
         }
 
@@ -150,7 +166,8 @@ class WeightedFeatureTerm(DistillationTerm):
                 stride,
             )
             losses.append(torch.stack(weighted_feature_loss(ours, theirs, *masks)))
-        foreground, background = agreement.attenuation * torch.stack(losses).mean(dim=0)
+        reduced = self.reduce_levels(torch.stack(losses), dim=0)
+        foreground, background = agreement.attenuation * reduced
         return {
             "loss_feature_foreground": self.foreground_weight * foreground,
             "loss_feature_background": self.background_weight * background,
@@ -161,9 +178,12 @@ class WeightedFeatureTerm(DistillationTerm):
 class WeightedSoftLabelTerm(DistillationTerm):
     """L_soft: classes as the teacher sees them, region by region weighed by r. Not attenuated.
 
-    Of a two-stage student the mean over its foreground proposals. Of a one-stage student, whose
-    head has a logit a class, the mean over its positive anchors of a Bernoulli KL; r of an anchor
-    is that of the annotated box that it overlaps most. The paper's way there is not known.
+    The mean over a two-stage student's foreground proposals, or over a one-stage student's positive
+    anchors. An anchor's r is that of its own box with the class of the object that it was assigned
+    to. One-stage heads have a logit a class and no background: the released code takes the softmax
+    of the K logits ("softmax"); a KL of Bernoulli distributions ("binary") is not in it. (That code
+    multiplies logits that are ordered by level with weights that are ordered by image. Here each
+    anchor has its own weight.)
     """
 
     needs_agreement = True
@@ -173,6 +193,7 @@ class WeightedSoftLabelTerm(DistillationTerm):
         self,
         *,
         one_stage: bool = False,
+        divergence: str = "softmax",
         weighted: bool = True,
         temperature: float = 2.0,
         loss_weight: float = 1.0,
@@ -180,17 +201,20 @@ class WeightedSoftLabelTerm(DistillationTerm):
         """
         Args:
             one_stage: the student is a RetinaNet: anchors are compared, not regions.
+            divergence: "softmax" or "binary"; two-stage students always have "softmax".
             weighted: by r, for which there must be prototypes.
             temperature: of student and teacher; the loss is multiplied by its square.
             loss_weight: of the term.
 
         Raises:
-            ValueError: a temperature of 0 or less.
+            ValueError: a temperature of 0 or less, or an unknown divergence.
         """
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"{_KEY}.TEMPERATURE {temperature} must be above 0")
-        self.one_stage = one_stage
+        divergence = _choose("ONE_STAGE_DIVERGENCE", divergence, _DIVERGENCES)
+        self.divergence = divergence if one_stage else weighted_soft_labels
+        self.one_stage = self.needs_anchor_weights = one_stage
         self.teacher_fields = frozenset(
             {"features", "anchor_logits" if one_stage else "foreground_logits"}
         )
@@ -201,9 +225,9 @@ class WeightedSoftLabelTerm(DistillationTerm):
     @classmethod
     def from_config(cls, cfg):
         node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
-        student = META_ARCH_REGISTRY.get(cfg.DISTILLATION.STUDENT_META_ARCH)
         return {
-            "one_stage": isinstance(student, type) and issubclass(student, RetinaNet),
+            "one_stage": _is_one_stage(cfg),
+            "divergence": node.ONE_STAGE_DIVERGENCE,
             "weighted": node.WEIGHTED,
             "temperature": node.TEMPERATURE,
             "loss_weight": node.SOFT_LABEL_WEIGHT,
@@ -224,37 +248,25 @@ class WeightedSoftLabelTerm(DistillationTerm):
         """``{"loss_weighted_soft": scalar}`` from ``agreement`` and the logits of regions or, of a
         one-stage student, of anchors."""
         if self.one_stage:
-            loss = weighted_binary_soft_labels(
-                *self._positive_anchors(student, teacher),
-                _weights_of_anchors(student, student.agreement),
-                self.temperature,
-            )
+            positive = student.anchor_labels == 1
+            logits = [flatten_levels(x.anchor_logits)[positive] for x in (student, teacher)]
+            weights = student.agreement.anchor_weights
         else:
-            loss = weighted_soft_labels(
-                student.region_logits[student.foreground()],
-                teacher.foreground_logits,
-                student.agreement.assigned_weights(),
-                self.temperature,
-            )
+            logits = [student.region_logits[student.foreground()], teacher.foreground_logits]
+            weights = student.agreement.assigned_weights()
+        loss = self.divergence(*logits, weights, self.temperature)
         return {"loss_weighted_soft": self.loss_weight * _mean(loss)}
 
-    @staticmethod
-    def _positive_anchors(student: Knowledge, teacher: Knowledge) -> list[torch.Tensor]:
-        positive = student.anchor_labels == 1
-        return [flatten_levels(x.anchor_logits)[positive] for x in (student, teacher)]
+
+def _is_one_stage(cfg) -> bool:
+    student = META_ARCH_REGISTRY.get(cfg.DISTILLATION.STUDENT_META_ARCH)
+    return isinstance(student, type) and issubclass(student, RetinaNet)
 
 
-def _weights_of_anchors(student: Knowledge, agreement: Agreement) -> torch.Tensor:
-    """(A,) r of the positive anchors, image after image."""
-    anchors, regions = torch.cat(student.anchors), agreement.assigned_weights()
-    weights = [regions.new_zeros(0)]
-    for image, labels in enumerate(student.anchor_labels):
-        here = agreement.image_index == image
-        positive = anchors[labels == 1]
-        if len(positive):
-            overlaps = pairwise_iou(Boxes(positive), Boxes(agreement.boxes[here]))
-            weights.append(regions[here][overlaps.argmax(dim=1)])
-    return torch.cat(weights)
+def _choose(key: str, name: str, choices: dict[str, Callable]) -> Callable:
+    if name not in choices:
+        raise ValueError(f"{_KEY}.{key} {name!r} must be one of {sorted(choices)}")
+    return choices[name]
 
 
 def _key(name: str) -> str:

@@ -146,6 +146,9 @@ def _add_diverse_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.DKD.PAIR_WEIGHT = 1.0
     # lambda beta_tr: weight of TripletRelationTerm. (kd_search)
     cfg.DISTILLATION.DKD.TRIPLET_WEIGHT = 1.0
+    # Compare embeddings at length one in PairRelationTerm, as TripletRelationTerm does; False takes
+    # them as they come, the student's at length one and the teacher's not. The paper does not say.
+    cfg.DISTILLATION.DKD.NORMALIZE_PAIRS = True
     # "student_teacher": KL(student || teacher), as the paper prints it; "teacher_student": the
     # usual other way round.
     cfg.DISTILLATION.DKD.KL_DIRECTION = "student_teacher"
@@ -175,6 +178,9 @@ def _add_view_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.VKD = CN()
     # alpha: weight of ViewLogitsTerm, 0.1 (the authors' code).
     cfg.DISTILLATION.VKD.LOGITS_WEIGHT = 0.1
+    # "kl": divergence of the probabilities, the paper's; "mse": mean squared difference of the
+    # logits, without a temperature (--logits_dist of the authors' code).
+    cfg.DISTILLATION.VKD.LOGITS_DISTANCE = "kl"
     # Temperature of ViewLogitsTerm, 10 (the authors' code).
     cfg.DISTILLATION.VKD.TEMPERATURE = 10.0
     # beta: weight of DistancePreservationTerm, 1e-4 (the authors' code).

@@ -12,7 +12,7 @@ from .global_knowledge import (
     weighted_soft_labels,
 )
 from .hints import align_maps, hint_loss
-from .identity_kl import identity_kl
+from .identity_kl import identity_kl, logits_squared_error
 from .oim import check_person_ids, oim_logits, oim_loss
 from .prototypes import (
     PrototypePicks,
@@ -43,6 +43,7 @@ __all__ = [
     "joint_moments",
     "joint_weights",
     "local_density",
+    "logits_squared_error",
     "match_prototypes",
     "oim_logits",
     "oim_loss",

@@ -53,10 +53,7 @@ def identity_kl(
         raise ValueError(f"direction {direction!r} must be one of {list(_DIRECTIONS)}")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    check_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
-    if student_logits.dim() != 2:
-        raise ValueError(f"logits must be (rows, identities), got {tuple(student_logits.shape)}")
-    student, teacher = full_precision(student_logits, teacher_logits.detach())
+    student, teacher = _checked(student_logits, teacher_logits)
     student = (student / temperature).log_softmax(dim=1)
     teacher = (teacher / temperature).log_softmax(dim=1)
     if direction == "student_teacher":
@@ -66,3 +63,35 @@ def identity_kl(
         summands = kl_div(student, teacher, reduction="none", log_target=True)
         summands = summands.masked_fill(teacher == -math.inf, 0.0)
     return summands.sum(dim=1) * temperature**2
+
+
+def logits_squared_error(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor
+) -> torch.Tensor:
+    """Return the mean over the L identities of ``(z_S - z_T)^2`` of every row.
+
+    What the code of VKD (ECCV 2020) offers instead of the divergence (``--logits_dist mse``); the
+    paper does not have it. There is no temperature. A constant added to all logits of a row, which
+    leaves the probabilities as they are, is paid for here.
+
+    Args:
+        student_logits: (B, L), any floating type. B may be 0.
+        teacher_logits: (B, L), finite, with the identities in the student's order. Gets no
+            gradient.
+
+    Returns:
+        (B,) in float32 (float64 where an input is float64).
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    student, teacher = _checked(student_logits, teacher_logits)
+    return (student - teacher).square().mean(dim=1)
+
+
+def _checked(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> tuple:
+    """Both sides' logits in full precision, the teacher's without gradient."""
+    check_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
+    if student_logits.dim() != 2:
+        raise ValueError(f"logits must be (rows, identities), got {tuple(student_logits.shape)}")
+    return full_precision(student_logits, teacher_logits.detach())

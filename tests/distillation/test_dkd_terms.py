@@ -82,16 +82,35 @@ def test_nobody_to_compare_is_zero_with_a_graph(ids, term):
     assert math.isfinite(float(loss.detach()))
 
 
-def test_pair_relations_do_not_mind_other_sizes():
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pair_relations_do_not_mind_other_sizes(normalize):
     student, teacher = knowledge(0), knowledge(1, dim=3)
     matrices = []
     for known in (student, teacher):
         f = known.crop_embeddings.double()
+        f = F.normalize(f, dim=1) if normalize else f
         matrices.append(F.normalize(f @ f.T, dim=1))
     expected = float((matrices[0] - matrices[1]).square().sum()) / 16
-    found = PairRelationTerm()(student, teacher)["loss_pair_relation"]
+    term = PairRelationTerm(normalize=normalize)
+    found = term(student, teacher)["loss_pair_relation"]
     assert float(found) == pytest.approx(expected, rel=1e-5)
-    assert PairRelationTerm()(student, copy.deepcopy(student))["loss_pair_relation"] == 0
+    assert term(student, copy.deepcopy(student))["loss_pair_relation"] == 0
+
+
+def test_pairs_of_a_student_with_the_directions_of_its_teacher_cost_nothing():
+    """Only without normalisation do the lengths of the teacher's embeddings count."""
+    teacher, other = knowledge(1), knowledge(0)
+    teacher.crop_embeddings *= torch.tensor([[1.0], [1.5], [0.7], [2.0]])
+    student = copy.deepcopy(teacher)
+    for known in (student, other):
+        known.crop_embeddings = F.normalize(known.crop_embeddings, dim=1)
+    terms = [
+        PairRelationTerm(**PairRelationTerm.from_config(cfg))
+        for cfg in (tiny_cfg("fpn"), tiny_cfg("fpn", "DISTILLATION.DKD.NORMALIZE_PAIRS", False))
+    ]
+    same, raw_same = (float(t(student, teacher)["loss_pair_relation"]) for t in terms)
+    random, raw_random = (float(t(other, teacher)["loss_pair_relation"]) for t in terms)
+    assert same < 1e-12 * random and raw_same > 0.01 * raw_random
 
 
 @pytest.mark.parametrize("literal", [False, True])

@@ -68,6 +68,24 @@ def test_terms_against_the_equations():
     assert float(found) == pytest.approx(1e-4 * total, rel=1e-4)
 
 
+def test_logits_may_be_compared_by_their_squared_error():
+    """The mean over all B x L entries, as ``MSELoss``; the temperature has no part in it."""
+    torch.manual_seed(0)
+    student = Knowledge(identity_logits=torch.randn(3, 5) * 9)
+    teacher = Knowledge(identity_logits=torch.randn(3, 5) * 9)
+    pairs = zip(student.identity_logits.flatten(), teacher.identity_logits.flatten())
+    expected = 0.1 * sum((float(a) - float(b)) ** 2 for a, b in pairs) / 15
+    for temperature in (1.0, 10.0):
+        cfg = reid_cfg(
+            *("DISTILLATION.VKD.LOGITS_DISTANCE", "mse"),
+            *("DISTILLATION.VKD.TEMPERATURE", temperature),
+        )
+        found = ViewLogitsTerm(**ViewLogitsTerm.from_config(cfg))(student, teacher)
+        assert float(found["loss_view_logits"]) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="LOGITS_DISTANCE 'l1' must be one of"):
+        ViewLogitsTerm(distance="l1")
+
+
 def test_a_step_trains_a_student_of_fewer_views_and_another_depth(tmp_path):
     teacher = save_teacher(tmp_path, reid_cfg("MODEL.RESNETS.WIDTH_MULTIPLIER", 0.5))
     model = distiller(*teacher, "MODEL.REID_NETWORK.TRAIN_VIEWS", 2)

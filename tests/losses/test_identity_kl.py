@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import kl_div, log_softmax
 
-from kd_search.losses import identity_kl, soft_cross_entropy
+from kd_search.losses import identity_kl, logits_squared_error, soft_cross_entropy
 
 GOLDEN = {"student_teacher": 7.589210151005235, "teacher_student": 7.463461572623326}
 GOLDEN_GRADIENT_NORM = {
@@ -252,3 +252,31 @@ def test_temperature_must_be_positive(temperature):
 def test_unknown_direction_is_refused():
     with pytest.raises(ValueError, match="direction 'forward' must be one of"):
         identity_kl(torch.zeros(5, 4), torch.zeros(5, 4), 1.0, "forward")
+
+
+# Squared error of the logits
+
+
+@settings(max_examples=30)
+@given(num_rows=st.integers(0, 5), size=st.integers(1, 6), seed=st.integers(0, 2**16))
+def test_squared_error_equals_slow_reference(num_rows, size, seed):
+    student, teacher = logits(num_rows, size, seed=seed), logits(num_rows, size, seed=seed + 1)
+    losses = logits_squared_error(student, teacher)
+    expected = [
+        sum((a - b) ** 2 for a, b in zip(*rows)) / size
+        for rows in zip(student.tolist(), teacher.tolist())
+    ]
+    assert losses.shape == (num_rows,) and losses.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_squared_error_has_no_gradient_for_the_teacher_and_sees_a_constant():
+    student, teacher = logits(3, 4).requires_grad_(), logits(3, 4, seed=1).requires_grad_()
+    logits_squared_error(student, teacher).sum().backward()
+    assert teacher.grad is None
+    torch.testing.assert_close(student.grad, (student - teacher).detach() / 2)
+    shifted = logits_squared_error(student, student.detach() + 3)
+    torch.testing.assert_close(shifted.detach(), torch.full((3,), 9.0, dtype=torch.float64))
+    half = logits_squared_error(torch.full((1, 2), 300.0).half(), torch.zeros(1, 2).half())
+    assert half.dtype == torch.float32 and half.item() == 90000.0
+    with pytest.raises(ValueError, match="student_logits"):
+        logits_squared_error(student, teacher[:, :3])

@@ -80,27 +80,38 @@ class IdentityProbabilityTerm(DistillationTerm):
 
 @DISTILLATION_TERM_REGISTRY.register()
 class PairRelationTerm(DistillationTerm):
-    """L_pr = (1/B^2) ||S^H - S^M||^2 of row-normalised similarity matrices; sizes may differ."""
+    """L_pr = (1/B^2) ||S^H - S^M||^2 of row-normalised similarity matrices; sizes may differ.
+
+    Embeddings are compared at length one, which the paper does not say: the student's have it
+    anyway, and the teacher's lengths would be a difference that no direction of the student's can
+    make up for.
+    """
 
     teacher_fields = frozenset({"crop_embeddings"})
     joint_fields = frozenset({"crop_embeddings"})
 
     @configurable
-    def __init__(self, *, loss_weight: float = 1.0):
+    def __init__(self, *, normalize: bool = True, loss_weight: float = 1.0):
         """
         Args:
+            normalize: take both sides' embeddings at length one; False takes them as they come.
             loss_weight: lambda beta_pr.
         """
         super().__init__()
+        self.normalize = normalize
         self.loss_weight = loss_weight
 
     @classmethod
     def from_config(cls, cfg):
-        return {"loss_weight": cfg.DISTILLATION.DKD.PAIR_WEIGHT}
+        node = cfg.DISTILLATION.DKD
+        return {"normalize": node.NORMALIZE_PAIRS, "loss_weight": node.PAIR_WEIGHT}
 
     def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
         """``{"loss_pair_relation": scalar}`` from ``crop_embeddings``."""
-        loss = pairwise_relation_loss(student.crop_embeddings, teacher.crop_embeddings)
+        ours, theirs = student.crop_embeddings, teacher.crop_embeddings
+        if self.normalize:
+            ours, theirs = (F.normalize(x.float(), dim=1) for x in (ours, theirs))
+        loss = pairwise_relation_loss(ours, theirs)
         return {"loss_pair_relation": self.loss_weight * loss}
 
 

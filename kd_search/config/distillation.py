@@ -90,6 +90,9 @@ def _add_detector_distillation(cfg: CfgNode) -> None:
     # mu of Chen et al. (NIPS 2017): the share of the student's own classification loss, the rest
     # goes to the teacher's labels. The paper gives no value; implementers use 0.5 or 0.8.
     cfg.DISTILLATION.SOFT_LABELS.HARD_WEIGHT = 0.5
+    # mu at the end of training, linearly from HARD_WEIGHT by iterations; -1 keeps it constant. Not
+    # in the paper; an implementation schedules mu and nu so.
+    cfg.DISTILLATION.SOFT_LABELS.HARD_WEIGHT_END = -1.0
     # Weight of the background class in the soft loss: 1.5 (Chen et al., NIPS 2017; some write-ups
     # have the two weights the other way round).
     cfg.DISTILLATION.SOFT_LABELS.BACKGROUND_WEIGHT = 1.5
@@ -118,8 +121,13 @@ def _add_detector_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.BOUNDED_REGRESSION.ANCHOR_MARGIN = 0.0
     # nu for regions: 0.5, as remembered from Chen et al. (NIPS 2017), not verified.
     cfg.DISTILLATION.BOUNDED_REGRESSION.REGION_LOSS_WEIGHT = 0.5
+    # nu for regions at the end of training, linearly from REGION_LOSS_WEIGHT by iterations; -1
+    # keeps it constant. Not in the paper, see SOFT_LABELS.HARD_WEIGHT_END.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.REGION_LOSS_WEIGHT_END = -1.0
     # nu for anchors.
     cfg.DISTILLATION.BOUNDED_REGRESSION.ANCHOR_LOSS_WEIGHT = 0.5
+    # nu for anchors at the end of training, likewise.
+    cfg.DISTILLATION.BOUNDED_REGRESSION.ANCHOR_LOSS_WEIGHT_END = -1.0
 
     # Feature maps by the teacher, of HintTerm.
     cfg.DISTILLATION.HINT = CN()

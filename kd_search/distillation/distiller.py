@@ -87,7 +87,7 @@ class Distiller(nn.Module):
         layouts = student.layout(), _layout_of(teacher, reid_teacher)
         for term in terms.values():
             term.connect(*layouts)
-        self._hard_loss_factors = _merge_factors(terms)
+        _merge_factors(terms)  # refuses two terms that share one loss
 
     @classmethod
     def from_config(cls, cfg):
@@ -140,7 +140,7 @@ class Distiller(nn.Module):
         detector = self.teacher.observe(batched_inputs) if self._observes else None
         seen = self._see_crops(batched_inputs)
         losses, knowledge = self.student.forward_train(batched_inputs)
-        for name, factor in self._hard_loss_factors.items():
+        for name, factor in _merge_factors(self.terms).items():
             losses[name] = losses[name] * factor
         observed = self._judge(knowledge, detector, seen)
         if self.prototypes is not None:
@@ -176,6 +176,19 @@ class Distiller(nn.Module):
             return detector
         self.student.judge_crops(student, seen.crops)
         return merge(detector, seen)
+
+    def set_progress(self, progress: float) -> None:
+        """Move the weights that change over training to where they are in this step.
+
+        They depend on nothing else, so that a resumed training has those of one that ran through.
+
+        Args:
+            progress: share of the training that is done, iteration / ``SOLVER.MAX_ITER``.
+        """
+        for term in self.terms.values():
+            term.progress = progress
+        if self.prototypes is not None:
+            self.prototypes.set_progress(progress)
 
     def initialise(self) -> list[str]:
         """Give the student what the config says it starts with; call it after loading weights.

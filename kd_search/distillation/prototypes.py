@@ -8,7 +8,7 @@ from torch import nn
 
 from kd_search.distillation.region_features import assign_levels, pool_regions, regions_of
 from kd_search.distillation.shared_levels import shared_levels
-from kd_search.losses import agreement_weights
+from kd_search.losses import agreement_weights, attenuation
 from kd_search.structures import Agreement, Knowledge, Layout
 
 _KEY = "DISTILLATION.GLOBAL_KNOWLEDGE"
@@ -32,7 +32,7 @@ class PrototypeBank(nn.Module):
     Attributes:
         in_use: whether any term compares with prototypes; if not, no features of regions are made.
         weighs_anchors: whether any term needs the weights of the positive anchors.
-        attenuation: handed to the terms with every batch; whoever trains moves it.
+        attenuation: handed to the terms with every batch; :meth:`set_progress` moves it.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class PrototypeBank(nn.Module):
         weighted: bool = True,
         samples: int = 7,
         finest_scale: float = 56.0,
+        fades: bool = True,
     ):
         """
         Args:
@@ -63,6 +64,7 @@ class PrototypeBank(nn.Module):
             weighted: False weighs every region 1.
             samples: see :func:`pool_regions`.
             finest_scale: see :func:`assign_levels`.
+            fades: False leaves the attenuation at 1 in all of the training.
 
         Raises:
             ValueError: clusters of more than one class or of no identity, or a size out of range.
@@ -78,6 +80,7 @@ class PrototypeBank(nn.Module):
         self.weighted = weighted
         self.samples = samples
         self.finest_scale = finest_scale
+        self.fades = fades
         self.in_use = True
         self.weighs_anchors = False
         self.attenuation = 1.0
@@ -92,6 +95,11 @@ class PrototypeBank(nn.Module):
         #: Cluster of every identity, :data:`ANY` until it is known.
         rows = num_identities if self.by_identity else 0
         self.register_buffer("identity_groups", torch.full((rows,), ANY, dtype=torch.int64))
+
+    def set_progress(self, progress: float) -> None:
+        """Attenuate as far as this share of the training has gone."""
+        if self.fades:
+            self.attenuation = attenuation(progress, 1.0)
 
     @property
     def num_levels(self) -> int:
@@ -272,6 +280,7 @@ def build_prototype_bank(cfg, student: Layout, teacher: Layout) -> PrototypeBank
         weighted=node.WEIGHTED,
         samples=node.SAMPLES,
         finest_scale=node.FINEST_SCALE,
+        fades=node.ATTENUATION,
     )
 
 

@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
 from kd_search.data.loader import build_person_search_table_loader
+from kd_search.distillation import Distiller
 from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
 from kd_search.engine.network_kind import best_metric
 from kd_search.engine.parallel import id_tables, unwrap_model
@@ -36,7 +37,7 @@ def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase
     tables = id_tables(trainer.model)
     labelled = {_label(name): table for name, table in tables.items()}
     # What comes before the timer is not counted as time of a step.
-    result = [_prototypes(trainer), hooks.IterationTimer(), hooks.LRScheduler()]
+    result = [*_distillation(trainer), hooks.IterationTimer(), hooks.LRScheduler()]
     result.append(_precise_bn(trainer))
     result += _refresh_hooks(trainer, tables)
     if comm.get_world_size() > 1:
@@ -55,11 +56,14 @@ def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase
     return result
 
 
-def _prototypes(trainer) -> Optional[HookBase]:
+def _distillation(trainer) -> list[HookBase]:
     distiller = unwrap_model(trainer.model)
-    if getattr(distiller, "prototypes", None) is None:
-        return None
-    return PrototypeHook(trainer.cfg, distiller)
+    if not isinstance(distiller, Distiller):
+        return []
+    result: list[HookBase] = [DistillationProgressHook(distiller)]
+    if distiller.prototypes is not None:
+        result.append(PrototypeHook(trainer.cfg, distiller))
+    return result
 
 
 def _precise_bn(trainer) -> Optional[HookBase]:
@@ -115,6 +119,16 @@ def _best_checkpointer(trainer) -> Optional[HookBase]:
 def _label(name: str) -> str:
     """Prefix of a table's scalars: "id_table" of the network, "id_table/<term>" of a term."""
     return f"id_table/{name.split('.')[1]}" if name.startswith(_TERMS) else "id_table"
+
+
+class DistillationProgressHook(HookBase):
+    """Tells terms before each step how far the training is: weights of theirs may move with it."""
+
+    def __init__(self, distiller: Distiller):
+        self._distiller = distiller
+
+    def before_step(self) -> None:
+        self._distiller.set_progress(self.trainer.iter / self.trainer.max_iter)
 
 
 class IDTableRefreshHook(HookBase):

@@ -28,7 +28,6 @@ from kd_search.distillation.prototypes import ANY
 from kd_search.engine.id_rows import evaluating
 from kd_search.engine.parallel import fail_together
 from kd_search.engine.progress import Progress
-from kd_search.losses import attenuation
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +144,7 @@ class PrototypeGeneration:
 
 
 class PrototypeHook(HookBase):
-    """Makes prototypes before the first step and every so many iterations, and lets terms fade.
+    """Makes prototypes before the first step and every so many iterations.
 
     Prototypes are made *before* the step of an iteration that is a multiple of the period, from
     weights that the checkpoint of the iteration before holds: an interrupted training that goes on
@@ -168,7 +167,6 @@ class PrototypeHook(HookBase):
         self._distiller = distiller
         self._bank = distiller.prototypes
         self._period = node.PERIOD
-        self._fades = node.ATTENUATION
         self._generation: Optional[PrototypeGeneration] = None
 
     def before_train(self) -> None:
@@ -184,11 +182,9 @@ class PrototypeHook(HookBase):
             self._period = math.ceil(self._generation.num_images / batch)
 
     def before_step(self) -> None:
-        iteration = self.trainer.iter
-        if self._fades:
-            self._bank.attenuation = attenuation(iteration, self.trainer.max_iter)
         if not self._bank.in_use:
             return
+        iteration = self.trainer.iter
         none_yet = iteration == self.trainer.start_iter and self._bank.is_empty
         if none_yet or iteration % self._period == 0:
             self._refresh()

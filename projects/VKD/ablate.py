@@ -6,9 +6,10 @@
     python projects/VKD/ablate.py --set generated --study sources
 
 Studies: "terms", which losses teach; "views", how many of the teacher's 8 views the student sees;
-"sources", where these views come from. The students of a seed start as that seed's teacher and
-learn from it, and are compared with it. All studies share one --output, so that a teacher or
-student that several of them have is trained once. How accuracy depends on the views at test:
+"sources", where these views come from; "logits", how logits are compared; "starts", which layers of
+the teacher the student starts with. The students of a seed start as that seed's teacher and learn
+from it, and are compared with it. All studies share one --output, so that a teacher or student that
+several of them have is trained once. How accuracy depends on the views at test:
 views.py.
 
 Every run has a folder of its own under --output, with its log. Ctrl-C stops all runs with a

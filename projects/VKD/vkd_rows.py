@@ -10,6 +10,9 @@ _CROSS_ENTROPY = "MODEL.REID_NETWORK.CLS_WEIGHT"
 _TRIPLET = "MODEL.REID_NETWORK.TRIPLET_WEIGHT"
 _VIEWS = "MODEL.REID_NETWORK.TRAIN_VIEWS"
 _SOURCE = "REID_DATA.VIEWS.SOURCE"
+_DISTANCE = "DISTILLATION.VKD.LOGITS_DISTANCE"
+_START = "DISTILLATION.INIT_FROM_TEACHER"
+_UP_TO_RES3 = ["backbone.stem", "backbone.res2", "backbone.res3"]
 
 #: A teacher is a row too: students are compared with the one that taught them.
 _TEACHER = Row(TEACHER)
@@ -43,6 +46,19 @@ STUDIES: dict[str, tuple[Row, ...]] = {
         Row("tracklets", {_SOURCE: "tracklets"}),
         Row("frames", {_SOURCE: "frames"}),
         Row("one tracklet", {_SOURCE: "tracklet"}),
+    ),
+    # How the student's logits are held against the teacher's.
+    "logits": (
+        _TEACHER,
+        Row("kl", {_DISTANCE: "kl"}),
+        Row("mse", {_DISTANCE: "mse"}),
+    ),
+    # What the student has not from its teacher; neck and classifier start anew but in the first.
+    "starts": (
+        _TEACHER,
+        Row("nothing anew", {_START: ["backbone", "neck", "classifier"]}),
+        Row("res5 anew", {_START: [*_UP_TO_RES3, "backbone.res4"]}),
+        Row("res4 and res5 anew", {_START: _UP_TO_RES3}),
     ),
 }
 

@@ -104,6 +104,31 @@ def test_a_step_trains_a_student_of_fewer_views_and_another_depth(tmp_path):
     assert all(p.grad is None for p in model.teacher.model.parameters())
 
 
+def test_a_student_teaches_the_next_generation_with_all_views(tmp_path):
+    """Its own config says that it sees two of them."""
+    own = ("MODEL.REID_NETWORK.TRAIN_VIEWS", 2)
+    first = distiller(*save_teacher(tmp_path, reid_cfg()), *own)
+    torch.save({"model": first.student.state_dict()}, tmp_path / "first.pth")
+    cfg = reid_cfg(
+        *("MODEL.META_ARCHITECTURE", "Distiller", "DISTILLATION.STUDENT_META_ARCH", "ReIDNetwork"),
+        *own,
+    )
+    (tmp_path / "first.yaml").write_text(cfg.dump())
+    second = distiller(
+        *("DISTILLATION.TEACHER.CONFIG_FILE", str(tmp_path / "first.yaml")),
+        *("DISTILLATION.TEACHER.WEIGHTS", str(tmp_path / "first.pth")),
+        *own,
+    )
+    teacher = second.teacher.model
+    for name, value in first.student.state_dict().items():
+        assert torch.equal(teacher.state_dict()[name], value), name
+    seen = []
+    teacher.backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    with EventStorage():
+        second(batch())
+    assert seen == [16]
+
+
 def test_every_set_draws_its_own_views_without_repetition():
     torch.manual_seed(0)
     model = build_model(reid_cfg("MODEL.REID_NETWORK.TRAIN_VIEWS", 3))

@@ -118,3 +118,35 @@ def same(one, other):
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different, different
+
+
+class Recording(PersonSearchTrainer):
+    """Remembers the losses of its steps, as they are."""
+
+    def after_step(self):
+        latest = self.storage.latest().items()
+        self.__dict__.setdefault("losses", {})[self.iter] = {
+            name: value for name, (value, _) in latest if "loss" in name
+        }
+        super().after_step()
+
+
+def stopped_after(last):
+    """A trainer that is interrupted after this iteration, whose checkpoint is there."""
+
+    class Stopped(Recording):
+        def after_step(self):
+            super().after_step()
+            if self.iter == last:
+                raise KeyboardInterrupt
+
+    return Stopped
+
+
+def trainer_of(folders, output, *overrides, kind="rcnn", resume=False, cls=Recording, terms=TERMS):
+    """Trainer of a setting, about to begin or to go on."""
+    register(folders / kind, kind)
+    cfg = setting_cfg(folders / kind, kind, *overrides, output=output, terms=terms)
+    trainer = cls(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer

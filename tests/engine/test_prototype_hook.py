@@ -18,6 +18,8 @@ from tests.engine.prototype_setting import (
     same,
     setting,
     setting_cfg,
+    stopped_after,
+    trainer_of,
     write_settings,
 )
 
@@ -117,18 +119,11 @@ def test_a_set_without_candidates_is_not_looked_through_in_every_step(folders, m
     assert bank.is_empty and [iteration for iteration, _ in made[0].asked] == [0, 4, 8]
 
 
-@pytest.mark.parametrize("fades", [True, False])
-def test_terms_fade_by_iterations(folders, monkeypatch, fades):
-    hook, _, bank = hook_of(monkeypatch, folders, KEY + "ATTENUATION", fades)
-    found = [bank.attenuation for _ in run(hook)]
-    assert found == pytest.approx([1 - i / 10 for i in range(10)] if fades else [1.0] * 10)
-
-
-def test_terms_that_need_no_prototypes_fade_but_look_at_no_image(folders, monkeypatch):
-    hook, made, bank = hook_of(
+def test_terms_that_need_no_prototypes_look_at_no_image(folders, monkeypatch):
+    hook, made, _ = hook_of(
         *(monkeypatch, folders, KEY + "WEIGHTED", False), terms=["WeightedFeatureTerm"]
     )
-    assert [bank.attenuation for _ in run(hook, 0, 2)] == [1.0, 0.9] and not made
+    assert list(run(hook, 0, 2)) == [0, 1] and not made
 
 
 @pytest.mark.parametrize(
@@ -148,35 +143,6 @@ def test_keys_out_of_range_are_refused_before_training(folders, key, value):
 # ------------------------------------------------------------------------------------- in training
 
 
-class Recording(PersonSearchTrainer):
-    """Remembers the losses of its steps, as they are."""
-
-    def after_step(self):
-        latest = self.storage.latest().items()
-        self.__dict__.setdefault("losses", {})[self.iter] = {
-            name: value for name, (value, _) in latest if "loss" in name
-        }
-        super().after_step()
-
-
-class Stopped(Recording):
-    """Interrupted after an iteration whose checkpoint is there."""
-
-    last = 2
-
-    def after_step(self):
-        super().after_step()
-        if self.iter == self.last:
-            raise KeyboardInterrupt
-
-
-def trainer_of(folders, output, *overrides, kind="rcnn", resume=False, cls=Recording):
-    register(folders / kind, kind)
-    trainer = cls(setting_cfg(folders / kind, kind, *overrides, output=output))
-    trainer.resume_or_load(resume=resume)
-    return trainer
-
-
 @pytest.mark.e2e
 @pytest.mark.parametrize(("kind", "last"), [("rcnn", 2), ("rcnn", 3), ("people", 2)])
 def test_an_interrupted_training_ends_bit_for_bit_as_one_that_ran_through(
@@ -186,7 +152,7 @@ def test_an_interrupted_training_ends_bit_for_bit_as_one_that_ran_through(
     overrides = (KEY + "PERIOD", 2, *(CLUSTERS if kind == "people" else ()))
     whole = trainer_of(folders, tmp_path / "whole", *overrides, kind=kind)
     whole.train()
-    cls = type("StoppedHere", (Stopped,), {"last": last})
+    cls = stopped_after(last)
     stopped = trainer_of(folders, tmp_path / "cut", *overrides, kind=kind, cls=cls)
     with pytest.raises(KeyboardInterrupt):
         stopped.train()

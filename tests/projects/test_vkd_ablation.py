@@ -86,18 +86,28 @@ def test_rows_set_what_they_are_named_after(study_of):
         "frames": "frames",
         "one tracklet": "tracklet",
     }
+    study = study_of("--study", "logits")
+    for name in ("kl", "mse"):
+        assert of(study, name).DISTILLATION.VKD.LOGITS_DISTANCE == name
+    study = study_of("--study", "starts")
+    kept = [set(of(study, row.name).DISTILLATION.INIT_FROM_TEACHER) for row in study.rows[1:]]
+    assert kept[0] == {"backbone", "neck", "classifier"}
+    assert kept[1] - kept[2] == {"backbone.res4"} and kept[2] < kept[1]
 
 
 def test_student_of_several_studies_is_trained_once(study_of):
-    terms, many, sources = (study_of("--study", name) for name in STUDIES)
-    same = [terms.runs["all", 2], many.runs["M=2", 2], sources.runs["cameras", 2]]
+    studies = {name: study_of("--study", name) for name in STUDIES}
+    shared = {
+        **{"terms": "all", "views": "M=2", "sources": "cameras"},
+        **{"logits": "kl", "starts": "res5 anew"},
+    }
+    same = [studies[name].runs[row, 2] for name, row in shared.items()]
     assert len({run.folder for run in same}) == 1
-    assert settings_of(same[0].config) == settings_of(same[1].config)
-    assert settings_of(same[0].config) == settings_of(same[2].config)
+    assert all(settings_of(run.config) == settings_of(same[0].config) for run in same)
     other = study_of("--study", "views", "--opts", "MODEL.REID_NETWORK.TRAIN_VIEWS", "4").runs
     assert other["M=4", 1].folder == same[0].folder.parent / "seed1" != other["M=2", 1].folder
-    folders = {r.folder for s in (terms, many, sources) for r in s.runs.values()}
-    assert len(folders) == 2 * (8 + 3 + 3)
+    folders = {r.folder for s in studies.values() for r in s.runs.values()}
+    assert len(folders) == 2 * (8 + 3 + 3 + 1 + 2)
 
 
 def test_overrides_reach_students_and_teachers_apart(study_of):

@@ -15,6 +15,7 @@ TEACHERS = [p for p in RUNNABLE if p not in STUDENTS]
 #: Students that start as their teacher, one of each backbone.
 SELF = [p for p in STUDENTS if merged(p).DISTILLATION.INIT_FROM_TEACHER and p.parent.name == "mars"]
 CROSS = [p for p in STUDENTS if not merged(p).DISTILLATION.INIT_FROM_TEACHER]
+GENERATIONS = [p for p in STUDENTS if "generation" in p.stem]
 #: Released training identities (MARS, Duke-Video-ReID, VeRi-776, ATRW).
 IDENTITIES = {"mars": 625, "duke_video": 702, "veri": 576, "atrw": 107}
 
@@ -79,7 +80,8 @@ def test_numbers_of_the_authors(path):
         assert network.TRAIN_VIEWS == 0
     if name not in IDENTITIES:
         return
-    assert per_id == 4 and cfg.SOLVER.BASE_LR == 1e-4 and cfg.SOLVER.WEIGHT_DECAY == 1e-5
+    assert per_id == 4 and cfg.SOLVER.WEIGHT_DECAY == 1e-5
+    assert cfg.SOLVER.BASE_LR == (1e-5 if path in GENERATIONS else 1e-4)
     assert data.SIZE == ([256, 128] if name in ("mars", "duke_video") else [224, 224])
     epochs, milestones, ids_per_batch = 500, (300, 450), 12
     if path in TEACHERS:
@@ -113,6 +115,17 @@ def test_student_starts_as_its_teacher_but_for_what_starts_anew(path):
     assert any("running_var" in name for name in copied)
     for name, value in distiller.student.state_dict().items():
         assert torch.equal(value, theirs[name]) == (name in copied), name
+
+
+@pytest.mark.parametrize("path", GENERATIONS, ids=name_of)
+def test_next_generation_differs_from_the_first_by_its_teacher_and_rate_alone(path):
+    cfg, first = merged(path), merged(path.with_name(path.name.replace("_generation2", "")))
+    assert cfg.SOLVER.BASE_LR == pytest.approx(max(first.SOLVER.BASE_LR / 10, 1e-5))
+    assert teacher_of(cfg) == first
+    for key in ("CONFIG_FILE", "WEIGHTS"):
+        cfg.DISTILLATION.TEACHER[key] = first.DISTILLATION.TEACHER[key]
+    cfg.SOLVER.BASE_LR, cfg.OUTPUT_DIR = first.SOLVER.BASE_LR, first.OUTPUT_DIR
+    assert cfg == first
 
 
 @pytest.mark.parametrize("path", CROSS, ids=name_of)

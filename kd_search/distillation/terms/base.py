@@ -26,11 +26,26 @@ class DistillationTerm(nn.Module):
     needs_prototypes: bool = False
     #: Whether it reads ``student.agreement.anchor_weights``; the student is then a dense detector.
     needs_anchor_weights: bool = False
+    #: Share of the training that is done, from 0 on: iteration / ``SOLVER.MAX_ITER``. Set before
+    #: every step, see :meth:`Distiller.set_progress`.
+    progress: float = 0.0
 
     @property
     def hard_loss_factors(self) -> dict[str, float]:
-        """Factors on losses of the student's own, by name, where the term takes a share of them."""
+        """Factors on losses of the student's own, by name, where the term takes a share of them.
+
+        They are read in every step, and may depend on :attr:`progress`; their names may not.
+        """
         return {}
+
+    def scheduled(self, start: float, end: Optional[float]) -> float:
+        """Value in this step of a weight that moves linearly from start to end over training.
+
+        Args:
+            start: in iteration 0.
+            end: after the last iteration; ``None`` for a constant.
+        """
+        return start if end is None else start + (end - start) * min(self.progress, 1.0)
 
     def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
         """Called once, before the first batch: make adapters, refuse networks that do not fit.
@@ -51,3 +66,8 @@ class DistillationTerm(nn.Module):
             teacher: of the same batch and regions, without; ``None`` where no teacher runs.
         """
         raise NotImplementedError
+
+
+def end_of_schedule(value: float) -> Optional[float]:
+    """What a config key of the end of :meth:`DistillationTerm.scheduled` says; -1 is a constant."""
+    return None if value == -1 else value

@@ -6,7 +6,7 @@ import torch
 from detectron2.config import configurable
 
 from kd_search.distillation.terms.anchors import check_same_anchors, flatten_levels
-from kd_search.distillation.terms.base import DistillationTerm
+from kd_search.distillation.terms.base import DistillationTerm, end_of_schedule
 from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY
 from kd_search.distillation.terms.soft_label_terms import check_has_regions
 from kd_search.losses import bounded_regression, teacher_l2
@@ -23,24 +23,44 @@ class RegressionTerm(DistillationTerm):
     in that scale too.
     """
 
-    def __init__(self, *, kind: str = "bounded", margin: float = 0.0, loss_weight: float = 0.5):
+    def __init__(
+        self,
+        *,
+        kind: str = "bounded",
+        margin: float = 0.0,
+        loss_weight: float = 0.5,
+        loss_weight_end: Optional[float] = None,
+    ):
         """
         Args:
             kind: "bounded", or "l2" for the distance to the teacher.
             margin: m; the student pays until it beats the teacher by it.
             loss_weight: nu.
+            loss_weight_end: nu at the end of training, linearly from ``loss_weight``; ``None``: as
+                at the start.
 
         Raises:
-            ValueError: an unknown kind.
+            ValueError: an unknown kind, or a negative nu at the end.
         """
         super().__init__()
         if kind not in KINDS:
             raise ValueError(
                 f"DISTILLATION.BOUNDED_REGRESSION.KIND {kind!r} must be one of {KINDS}"
             )
+        if loss_weight_end is not None and not loss_weight_end >= 0:
+            raise ValueError(
+                f"DISTILLATION.BOUNDED_REGRESSION: {type(self).__name__} ends with nu "
+                f"{loss_weight_end}: its ..._LOSS_WEIGHT_END must be 0 or more, or -1"
+            )
         self.kind = kind
         self.margin = margin
         self.loss_weight = loss_weight
+        self.loss_weight_end = loss_weight_end
+
+    @property
+    def nu(self) -> float:
+        """The weight in this step."""
+        return self.scheduled(self.loss_weight, self.loss_weight_end)
 
     def loss(
         self, student: torch.Tensor, teacher: torch.Tensor, target: torch.Tensor
@@ -73,6 +93,7 @@ class RegionRegressionTerm(RegressionTerm):
             "kind": node.KIND,
             "margin": node.REGION_MARGIN,
             "loss_weight": node.REGION_LOSS_WEIGHT,
+            "loss_weight_end": end_of_schedule(node.REGION_LOSS_WEIGHT_END),
         }
 
     def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
@@ -88,7 +109,7 @@ class RegionRegressionTerm(RegressionTerm):
             _deltas_of_classes(teacher.region_deltas[foreground], classes[foreground]),
             student.region_delta_targets,
         )
-        return {"loss_region_bounded": self.loss_weight * loss / max(len(classes), 1)}
+        return {"loss_region_bounded": self.nu * loss / max(len(classes), 1)}
 
 
 @DISTILLATION_TERM_REGISTRY.register()
@@ -112,6 +133,7 @@ class AnchorRegressionTerm(RegressionTerm):
             "kind": node.KIND,
             "margin": node.ANCHOR_MARGIN,
             "loss_weight": node.ANCHOR_LOSS_WEIGHT,
+            "loss_weight_end": end_of_schedule(node.ANCHOR_LOSS_WEIGHT_END),
         }
 
     def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
@@ -125,7 +147,7 @@ class AnchorRegressionTerm(RegressionTerm):
             flatten_levels(teacher.anchor_deltas)[positive],
             student.anchor_delta_targets,
         )
-        return {"loss_anchor_bounded": self.loss_weight * loss / student.anchor_normalizer}
+        return {"loss_anchor_bounded": self.nu * loss / student.anchor_normalizer}
 
 
 def _deltas_of_classes(deltas: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

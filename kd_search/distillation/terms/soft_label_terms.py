@@ -6,7 +6,7 @@ import torch
 from detectron2.config import configurable
 
 from kd_search.distillation.terms.anchors import check_same_anchors, flatten_levels
-from kd_search.distillation.terms.base import DistillationTerm
+from kd_search.distillation.terms.base import DistillationTerm, end_of_schedule
 from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY
 from kd_search.losses import soft_binary_cross_entropy, soft_cross_entropy
 from kd_search.structures import Knowledge, Layout
@@ -19,6 +19,7 @@ class SoftLabelTerm(DistillationTerm):
         self,
         *,
         hard_weight: float = 0.5,
+        hard_weight_end: Optional[float] = None,
         background_weight: float = 1.5,
         object_weight: float = 1.0,
         temperature: float = 1.0,
@@ -27,6 +28,8 @@ class SoftLabelTerm(DistillationTerm):
         """
         Args:
             hard_weight: mu, which the student's own loss is multiplied by.
+            hard_weight_end: mu at the end of training, linearly from ``hard_weight``; ``None``: as
+                at the start.
             background_weight: w_c of the background.
             object_weight: w_c of every object class.
             temperature: of student and teacher; the loss is multiplied by its square.
@@ -36,11 +39,13 @@ class SoftLabelTerm(DistillationTerm):
             ValueError: mu outside of 0..1, or a temperature of 0 or less.
         """
         super().__init__()
-        if not 0 <= hard_weight <= 1:
-            raise ValueError(f"DISTILLATION.SOFT_LABELS.HARD_WEIGHT {hard_weight} must lie in 0..1")
+        for key, value in (("HARD_WEIGHT", hard_weight), ("HARD_WEIGHT_END", hard_weight_end)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"DISTILLATION.SOFT_LABELS.{key} {value} must lie in 0..1")
         if temperature <= 0:
             raise ValueError(f"DISTILLATION.SOFT_LABELS.TEMPERATURE {temperature} must be above 0")
         self.hard_weight = hard_weight
+        self.hard_weight_end = hard_weight_end
         self.background_weight = background_weight
         self.object_weight = object_weight
         self.temperature = temperature
@@ -51,15 +56,21 @@ class SoftLabelTerm(DistillationTerm):
         node = cfg.DISTILLATION.SOFT_LABELS
         return {
             "hard_weight": node.HARD_WEIGHT,
+            "hard_weight_end": end_of_schedule(node.HARD_WEIGHT_END),
             "background_weight": node.BACKGROUND_WEIGHT,
             "object_weight": node.OBJECT_WEIGHT,
             "temperature": node.TEMPERATURE,
         }
 
     @property
+    def mu(self) -> float:
+        """The share of the student's own loss in this step."""
+        return self.scheduled(self.hard_weight, self.hard_weight_end)
+
+    @property
     def soft_weight(self) -> float:
         """(1 - mu) times the loss weight."""
-        return (1 - self.hard_weight) * self.loss_weight
+        return (1 - self.mu) * self.loss_weight
 
 
 @DISTILLATION_TERM_REGISTRY.register()
@@ -83,7 +94,7 @@ class RegionClassTerm(SoftLabelTerm):
 
     @property
     def hard_loss_factors(self) -> dict[str, float]:
-        return {"loss_cls": self.hard_weight}
+        return {"loss_cls": self.mu}
 
     def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
         check_has_regions(type(self).__name__, student, teacher)
@@ -137,7 +148,7 @@ class AnchorClassTerm(SoftLabelTerm):
 
     @property
     def hard_loss_factors(self) -> dict[str, float]:
-        return {"loss_cls" if self.dense_classes else "loss_rpn_cls": self.hard_weight}
+        return {"loss_cls" if self.dense_classes else "loss_rpn_cls": self.mu}
 
     def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
         check_same_anchors(type(self).__name__, student, teacher)

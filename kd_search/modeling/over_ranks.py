@@ -22,7 +22,8 @@ s_r the sum over the n_r rows of rank r, the joint mean is the mean over ranks o
 
 Every collective call in a forward pass begins with a meeting, at which each rank says where it is.
 A rank whose forward pass stopped early goes on to :func:`meet_at_end`; the others find that out at
-their next meeting, stop as well, and follow. No rank is left waiting.
+their next meeting, stop as well, and follow. No rank is left waiting. Collective calls of others in
+a forward pass, those of SyncBN, know nothing of it.
 """
 
 from collections.abc import Sequence

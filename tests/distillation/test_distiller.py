@@ -176,6 +176,36 @@ def test_a_loss_name_used_twice_is_refused():
         model([training_input()])
 
 
+class Joint(DistillationTerm):
+    """A term for tests: keeps what it is given."""
+
+    joint_fields = frozenset({"embeddings", "person_ids"})
+
+    def forward(self, student, teacher):
+        self.seen = student
+        return {"loss_joint": student.embeddings.sum() * 0.0}
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+def test_a_term_for_the_joint_batch_sees_what_it_named_alone(gathers):
+    """In one process too, so that what it forgot to name shows at once."""
+    student = META_ARCH_REGISTRY.get("PersonSearchRCNN")(tiny_cfg("fpn"))
+    term = Joint()
+    terms = nn.ModuleDict({"Joint": term})
+    losses_of(
+        Distiller(student=student, terms=terms, gather_over_ranks=gathers), [training_input()]
+    )
+    known = {name for name, value in vars(term.seen).items() if value is not None}
+    assert (known == Joint.joint_fields) == gathers and Joint.joint_fields <= known
+
+
+def test_fields_that_cannot_be_joined_are_refused():
+    term = Joint()
+    term.joint_fields = frozenset({"embeddings", "features"})
+    with pytest.raises(ValueError, match="Joint asks for features of all ranks: .*embeddings"):
+        Distiller(student=with_teacher().student, terms=nn.ModuleDict({"Joint": term}))
+
+
 def test_config_mistakes_are_named(tmp_path):
     table = tmp_path / "table.pth"
     write_table(table)

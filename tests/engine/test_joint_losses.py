@@ -285,24 +285,18 @@ def test_a_rank_whose_forward_stops_makes_all_skip_and_is_named_alone(alone, ran
 
 def test_ranks_that_each_take_their_own_have_other_losses(alone, ranks):
     """What the key is for, and that the comparison above can fail."""
-    for name, losses in (
-        (
-            "each_its_own",
-            {
-                "loss_pair_relation": 0.3,
-                "loss_distance_preservation": 0.1,
-                "loss_triplet_relation": 0.03,
-                "loss_probability": 0.03,
-                "loss_view_logits": 0.03,
-                "loss_oim": 0.003,
-                "loss_id_table": 0.003,
-                "loss_identity": 0.003,
-            },
-        ),
-        ("reid_each_its_own", {"loss_reid_triplet": 0.03, "loss_reid_cls": 1e-4}),
+    people = {
+        *("loss_pair_relation", "loss_distance_preservation", "loss_triplet_relation"),
+        *("loss_probability", "loss_view_logits", "loss_id_table", "loss_oim", "loss_identity"),
+    }
+    for name, expected_losses, least in (
+        ("each_its_own", people, 0.2),
+        ("reid_each_its_own", {"loss_reid_triplet"}, 0.2),
+        # Its mean differs only as far as the numbers of labelled samples do.
+        ("reid_each_its_own", {"loss_reid_cls"}, 1e-3),
     ):
         found, expected = ranks[0][name]["losses"], alone[name]["losses"]
-        for loss, least in losses.items():
+        for loss in expected_losses:
             wrong = [abs(f[loss] / e[loss] - 1) for f, e in zip(found, expected) if e[loss]]
             assert max(wrong) > least, (loss, wrong)
 

@@ -46,8 +46,8 @@ class ReIDTrainLoader(DrawnBatches):
     """Endless training batches whose content depends on the seed and the position alone.
 
     Iterating gives this rank's share of each global batch, from ``start_iter`` on: lists of P / R
-    identities with K samples each, one identity after the other, so every rank can mine triplets
-    by itself. A sample is a dict with
+    identities with K samples each, one identity after the other, so every rank has triplets of its
+    own. A sample is a dict with
 
     - ``frames`` (N, 3, H, W) uint8, and ``file_names``, N strings;
     - ``person_id``, row of the identity; ``sample_id`` and ``role`` of the drawn sample;

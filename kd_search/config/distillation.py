@@ -17,7 +17,8 @@ def add_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.TERMS = []
 
     cfg.DISTILLATION.TEACHER = CN()
-    # Config file of the frozen teacher; empty where no term observes a teacher. (kd_search)
+    # Config file of the frozen teacher; empty where no term observes a teacher or refreshes a table
+    # from one. (kd_search)
     cfg.DISTILLATION.TEACHER.CONFIG_FILE = ""
     # Weights of the teacher; empty takes MODEL.WEIGHTS of its config file. (kd_search)
     cfg.DISTILLATION.TEACHER.WEIGHTS = ""
@@ -79,8 +80,19 @@ def add_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.ID_TABLE.TEMPERATURE = 0.1
     # Weight of the loss: 1.0, that of the loss it replaces.
     cfg.DISTILLATION.ID_TABLE.LOSS_WEIGHT = 1.0
-    # Recompute the rows every so many iterations (IDTableRefreshHook); 0 never. (kd_search)
+    # Make the rows anew every so many iterations (IDTableRefreshHook); 0 never. (kd_search)
     cfg.DISTILLATION.ID_TABLE.REFRESH_PERIOD = 0
+    # Whose embeddings the new rows are. "teacher": means of those that DISTILLATION.TEACHER gives
+    # the training images, as the student's augmentation shows them at that time. "blend": the rows
+    # of PATH with a share of the means of the student's own, not augmented; not with MODE "frozen".
+    # Never the student's alone: MODEL.OIM.REFRESH_PERIOD does that to its own table. (kd_search)
+    cfg.DISTILLATION.ID_TABLE.REFRESH_SOURCE = "teacher"
+    # Source "teacher": average the means of all refreshes so far, of which each sees another draw
+    # of the augmentation, in place of those of the last alone. (kd_search)
+    cfg.DISTILLATION.ID_TABLE.REFRESH_AVERAGE = False
+    # Source "blend": share s of the student between 0 and 1, in normalize((1 - s) teacher +
+    # s student). (kd_search)
+    cfg.DISTILLATION.ID_TABLE.REFRESH_STUDENT_SHARE = 0.5
 
 
 def _add_detector_distillation(cfg: CfgNode) -> None:

@@ -88,8 +88,8 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.OIM.MOMENTUM = 0.5
     # Weight of the loss: 1.0 (OIM, CVPR 2017).
     cfg.MODEL.OIM.LOSS_WEIGHT = 1.0
-    # Recompute the student's table every so many iterations from ground-truth boxes of the
-    # training set (IDTableRefreshHook); 0 never. (kd_search)
+    # Recompute the student's own table every so many iterations: means of the student's embeddings
+    # of ground-truth boxes of the training set (IDTableRefreshHook); 0 never. (kd_search)
     cfg.MODEL.OIM.REFRESH_PERIOD = 0
 
 

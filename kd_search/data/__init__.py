@@ -12,6 +12,7 @@ from kd_search.data.loader import (
     build_person_search_table_loader,
     build_person_search_test_loader,
     build_person_search_train_loader,
+    build_person_search_views_loader,
 )
 from kd_search.data.mapper import PersonSearchDatasetMapper
 from kd_search.data.reid import register_market1501, register_reid_set, reid_crops_of
@@ -23,6 +24,7 @@ __all__ = [
     "build_person_search_table_loader",
     "build_person_search_test_loader",
     "build_person_search_train_loader",
+    "build_person_search_views_loader",
     "get_id_map",
     "get_person_search_dicts",
     "read_image",

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
+_PLACE_KEY = "place_in_set"
+
 
 class PersonSearchTrainLoader(DrawnBatches):
     """Endless training batches whose content depends on the seed and the position alone.
@@ -227,6 +229,37 @@ def build_person_search_table_loader(
     """
     dicts = _with_people(get_person_search_dicts(dataset_name)[0])
     return load_each_once(cfg, dicts, PersonSearchDatasetMapper(cfg, False, with_instances=True))
+
+
+def build_person_search_views_loader(
+    cfg: CfgNode, dataset_name: Union[str, Sequence[str]], *, seed: int, draw: int
+) -> Union[DataLoader, ReadableSamples]:
+    """As :func:`build_person_search_table_loader`, with the images augmented as in training.
+
+    What an image looks like comes from ``seed``, ``draw`` and its place in the set alone, whatever
+    the number of ranks and workers. Boxes that the augmentation leaves nothing of are absent.
+
+    Args:
+        cfg: config.
+        dataset_name: registered name, or several (``DATASETS.TRAIN``), joined as in training.
+        seed: of the training, not negative.
+        draw: each number shows other views of the images, such as the iteration.
+    """
+    dicts = _with_people(get_person_search_dicts(dataset_name)[0])
+    dicts = [{**record, _PLACE_KEY: place} for place, record in enumerate(dicts)]
+    mapper = _SeededMapper(PersonSearchDatasetMapper(cfg, True), seed, draw)
+    return load_each_once(cfg, dicts, mapper)
+
+
+class _SeededMapper:
+    """Draws the augmentation of an image from seed, draw and place."""
+
+    def __init__(self, mapper: Mapper, seed: int, draw: int) -> None:
+        self.mapper, self.seed, self.draw = mapper, seed, draw
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        with seeded(self.seed, self.draw, record[_PLACE_KEY]):
+            return self.mapper(record)
 
 
 def load_each_once(

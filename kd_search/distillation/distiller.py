@@ -69,7 +69,7 @@ class Distiller(nn.Module):
 
         Raises:
             ValueError: student and teacher do not fit a term, two terms share one loss, or
-                prototypes are needed and not given.
+                prototypes, or a teacher that embeds people, are needed and not given.
         """
         super().__init__()
         self.student = student
@@ -80,6 +80,7 @@ class Distiller(nn.Module):
         self.crop_sampler = crop_sampler
         self.prototypes = prototypes
         _check_prototypes(terms, prototypes)
+        _check_embeddings(terms, teacher)
         self._init_layers = list(init_layers)
         self._fresh_values = copy_layers(student, fresh_layers)
         self._joint_fields = _joint_fields(terms) if gather_over_ranks else frozenset()
@@ -110,7 +111,8 @@ class Distiller(nn.Module):
         parts = {"student": student, "terms": terms}
         parts["fresh_layers"] = cfg.DISTILLATION.FRESH_LAYERS
         parts["gather_over_ranks"] = cfg.SOLVER.GATHER_OVER_RANKS
-        if fields - CROP_FIELDS or cfg.DISTILLATION.INIT_FROM_TEACHER:
+        embeds = any(term.teacher_embedding_dim for term in terms.values())
+        if fields - CROP_FIELDS or cfg.DISTILLATION.INIT_FROM_TEACHER or embeds:
             parts["teacher"] = build_teacher(cfg, fields - CROP_FIELDS, layout)
             parts["init_layers"] = cfg.DISTILLATION.INIT_FROM_TEACHER
         if fields & CROP_FIELDS:
@@ -260,6 +262,18 @@ def _check_prototypes(terms: nn.ModuleDict, prototypes: Optional[PrototypeBank])
     if prototypes is not None:
         prototypes.in_use = any(term.needs_prototypes for term in terms.values())
         prototypes.weighs_anchors = any(term.needs_anchor_weights for term in terms.values())
+
+
+def _check_embeddings(terms: nn.ModuleDict, teacher: Optional[Teacher]) -> None:
+    for name, term in terms.items():
+        wanted = term.teacher_embedding_dim
+        found = teacher.model.layout().embedding_dim if wanted and teacher is not None else 0
+        if wanted != found:
+            raise ValueError(
+                f"{name}: the network of DISTILLATION.TEACHER.CONFIG_FILE has embeddings of "
+                f"{found}, the table of DISTILLATION.ID_TABLE.PATH of {wanted}: name the teacher "
+                "that made the table, or set DISTILLATION.ID_TABLE.REFRESH_SOURCE 'blend'"
+            )
 
 
 def _merge_factors(terms: nn.ModuleDict) -> dict[str, float]:

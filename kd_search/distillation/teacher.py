@@ -67,6 +67,11 @@ class Teacher:
             self.model.judge_regions(knowledge, student, self.fields)
         return knowledge if self.translation is None else self.translation.knowledge(knowledge)
 
+    @torch.no_grad()
+    def embed(self, batched_inputs: list[dict], boxes: list[torch.Tensor]) -> torch.Tensor:
+        """Embeddings of given boxes in the student's batch, as the network's own ``embed``."""
+        return self.model.embed(self.inputs(batched_inputs), boxes)
+
     def inputs(self, batched_inputs: list[dict]) -> list[dict]:
         """The student's batch as the teacher was trained to see it."""
         return (

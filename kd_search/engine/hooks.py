@@ -8,8 +8,12 @@ import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
 
-from kd_search.data.loader import build_person_search_table_loader
+from kd_search.data.loader import (
+    build_person_search_table_loader,
+    build_person_search_views_loader,
+)
 from kd_search.distillation import Distiller
 from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
 from kd_search.engine.network_kind import best_metric
@@ -80,21 +84,39 @@ def _precise_bn(trainer) -> Optional[HookBase]:
 
 
 def _refresh_hooks(trainer, tables: dict[str, IDTable]) -> list[HookBase]:
+    """The student's own table becomes means of its embeddings, a term's what the term says."""
     cfg = trainer.cfg
-    periods = {True: cfg.DISTILLATION.ID_TABLE.REFRESH_PERIOD, False: cfg.MODEL.OIM.REFRESH_PERIOD}
-    groups: dict[int, dict[str, IDTable]] = {}
-    for name, table in tables.items():
-        groups.setdefault(periods[name.startswith(_TERMS)], {})[_label(name)] = table
+    model = unwrap_model(trainer.model)
 
-    def build_rows(num_ids: int) -> IdentityMeans:
+    def student_means(num_ids: int) -> IdentityMeans:
         loader = build_person_search_table_loader(cfg, cfg.DATASETS.TRAIN)
-        return compute_identity_means(trainer.model, loader, num_ids, keep_unlabelled=False)
+        return compute_identity_means(model, loader, num_ids, keep_unlabelled=False)
 
-    return [
-        IDTableRefreshHook(period, group, build_rows)
-        for period, group in groups.items()
-        if period > 0
-    ]
+    def teacher_means(num_ids: int) -> IdentityMeans:
+        teacher = model.teacher
+        loader = build_person_search_views_loader(
+            cfg, cfg.DATASETS.TRAIN, seed=trainer.seed, draw=trainer.iter
+        )
+        return compute_identity_means(
+            teacher.model, loader, num_ids, teacher.embed, keep_unlabelled=False
+        )
+
+    def hook_of(term: nn.Module, table: dict[str, IDTable]) -> HookBase:
+        def build_rows(num_ids: int) -> IdentityMeans:
+            means = (teacher_means if term.refresh.asks_teacher else student_means)(num_ids)
+            rows, counts = term.refresh(means.rows, means.counts)
+            return means._replace(rows=rows, counts=counts)
+
+        return IDTableRefreshHook(cfg.DISTILLATION.ID_TABLE.REFRESH_PERIOD, table, build_rows)
+
+    own = {_label(n): table for n, table in tables.items() if not n.startswith(_TERMS)}
+    result = []
+    if own and cfg.MODEL.OIM.REFRESH_PERIOD > 0:
+        result.append(IDTableRefreshHook(cfg.MODEL.OIM.REFRESH_PERIOD, own, student_means))
+    for name, term in getattr(model, "terms", {}).items():
+        if getattr(term, "refresh", None) is not None:
+            result.append(hook_of(term, {_label(f"{_TERMS}{name}"): term.table}))
+    return result
 
 
 def _best_checkpointer(trainer) -> Optional[HookBase]:
@@ -134,9 +156,11 @@ class DistillationProgressHook(HookBase):
 class IDTableRefreshHook(HookBase):
     """Recomputes ID tables from ground-truth boxes every so many iterations.
 
-    A table that follows the student embedding by embedding lags behind it; this one jumps to where
-    the student is now. The queue stays. Rows of identities without a box stay too. How far the
-    rows moved, as cosine distance, goes to ``<label>/moved_mean`` and ``<label>/moved_max``.
+    A table that follows the student embedding by embedding lags behind it; the student's own jumps
+    to where the student is now. A distilled one becomes what its term makes of a teacher's or the
+    student's means (``DISTILLATION.ID_TABLE.REFRESH_SOURCE``). The queue stays. Rows of identities
+    without a box stay too. How far the rows moved, as cosine distance, goes to
+    ``<label>/moved_mean`` and ``<label>/moved_max``.
     """
 
     def __init__(

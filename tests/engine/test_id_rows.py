@@ -160,20 +160,20 @@ def test_hooks_run_when_due_and_write_scalars_by_table():
     assert latest["id_table/queue_fill"] == 0.5
 
 
-def test_trainer_refreshes_the_tables_its_config_asks_for(tmp_path, monkeypatch):
+def test_trainer_refreshes_the_students_own_table_alone(tmp_path, monkeypatch):
     images = [toy_input(1, i) for i in range(40)]
     monkeypatch.setattr(
         "kd_search.engine.hooks.build_person_search_table_loader",
         lambda cfg, names: [[x] for x in images],
     )
-    overrides = ("DISTILLATION.ID_TABLE.REFRESH_PERIOD", 4, "SOLVER.MAX_ITER", 4)
+    overrides = ("MODEL.OIM.REFRESH_PERIOD", 4, "SOLVER.MAX_ITER", 4)
     trainer = ToyDistillerTrainer(toy_cfg(tmp_path, *overrides))
     trainer.train()
     expected = compute_identity_means(trainer.model.student, [[x] for x in images], NUM_IDS)
     assert (expected.counts > 0).all()
-    assert torch.equal(trainer.model.terms["ToyTerm"].table.rows, expected.rows)
-    assert not torch.equal(trainer.model.student.id_table.rows, expected.rows)
-    assert trainer.storage.latest()["id_table/ToyTerm/moved_mean"][0] > 0
+    assert torch.equal(trainer.model.student.id_table.rows, expected.rows)
+    assert not torch.equal(trainer.model.terms["ToyTerm"].table.rows, expected.rows)
+    assert trainer.storage.latest()["id_table/moved_mean"][0] > 0
     # The checkpoint of that iteration has the refreshed table.
-    saved = torch.load(tmp_path / "model_final.pth", weights_only=True)["terms"]
-    assert torch.equal(saved["ToyTerm.table.rows"], expected.rows)
+    saved = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    assert torch.equal(saved["id_table.rows"], expected.rows)

@@ -22,6 +22,9 @@ class DistillationTerm(nn.Module):
     #: Whether :meth:`forward` reads ``student.agreement``, regions beside prototypes; a teacher
     #: must then fill ``features``.
     needs_agreement: bool = False
+    #: Length of the embeddings of given boxes that it asks a live teacher for between steps; 0 for
+    #: none. Such a teacher need not run in a step.
+    teacher_embedding_dim: int = 0
     #: Whether it needs the prototypes themselves, or weights that come from them.
     needs_prototypes: bool = False
     #: Whether it reads ``student.agreement.anchor_weights``; the student is then a dense detector.

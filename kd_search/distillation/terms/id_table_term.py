@@ -7,6 +7,7 @@ from detectron2.config import configurable
 
 from kd_search.data import get_id_map
 from kd_search.distillation.table_file import IDTableFile
+from kd_search.distillation.table_refresh import TableRefresh, build_table_refresh
 from kd_search.distillation.terms.base import DistillationTerm
 from kd_search.distillation.terms.registry import DISTILLATION_TERM_REGISTRY
 from kd_search.modeling.id_table import IDTable
@@ -26,20 +27,34 @@ class IDTableTerm(DistillationTerm):
     ``MODEL.OIM.ENABLED`` to False to put this table in the place of the student's own.
     """
 
-    # No teacher_fields: the table is all there is of the teacher, nothing runs beside the student.
+    # No teacher_fields: in a step the table is all there is of the teacher.
 
     @configurable
-    def __init__(self, *, table: IDTable, loss_weight: float = 1.0, gather_over_ranks: bool = True):
+    def __init__(
+        self,
+        *,
+        table: IDTable,
+        loss_weight: float = 1.0,
+        gather_over_ranks: bool = True,
+        refresh: Optional[TableRefresh] = None,
+    ):
         """
         Args:
             table: filled with the teacher's rows.
             loss_weight: factor of ``loss_id_table``.
             gather_over_ranks: as :class:`~kd_search.modeling.ReIDBranch`, whose loss it replaces.
+            refresh: what the rows become every so many iterations; the trainer's hook calls it.
         """
         super().__init__()
         self.table = table
         self.loss_weight = loss_weight
         self.gather_over_ranks = gather_over_ranks
+        self.refresh = refresh
+
+    @property
+    def teacher_embedding_dim(self) -> int:
+        asks = self.refresh is not None and self.refresh.asks_teacher
+        return self.table.embedding_dim if asks else 0
 
     @classmethod
     def from_config(cls, cfg):
@@ -74,6 +89,7 @@ class IDTableTerm(DistillationTerm):
             "table": table,
             "loss_weight": node.LOSS_WEIGHT,
             "gather_over_ranks": cfg.SOLVER.GATHER_OVER_RANKS,
+            "refresh": build_table_refresh(cfg, file.rows),
         }
 
     def forward(

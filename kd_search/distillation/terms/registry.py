@@ -11,6 +11,8 @@ A registered class is a :class:`DistillationTerm`, called as ``cls(cfg)``. It ha
 
 * ``teacher_fields``: a frozenset of names of fields of :class:`kd_search.structures.Knowledge`
   that a teacher must fill; empty where no teacher has to run;
+* ``teacher_embedding_dim``: length of the embeddings that it asks a live teacher for between steps;
+  0 for none;
 * ``connect(student, teacher)``: called once with the two networks' ``Layout``;
 * ``needs_agreement``: whether it reads ``student.agreement``, regions beside prototypes;
 * ``hard_loss_factors``: factors on the student's own losses, by name;

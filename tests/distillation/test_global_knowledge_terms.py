@@ -420,7 +420,10 @@ def test_misfits_are_refused_in_one_line():
     with pytest.raises(ValueError, match="TEMPERATURE 0 must be above 0"):
         WeightedSoftLabelTerm(temperature=0)
     for make, message in (
-        (lambda: WeightedFeatureTerm(level_reduction="max"), "LEVEL_REDUCTION 'max'.*mean.*sum"),
+        (
+            lambda: WeightedFeatureTerm(level_reduction="max"),
+            "LEVEL_REDUCTION 'max'.*auto.*mean.*sum",
+        ),
         (
             lambda: WeightedSoftLabelTerm(divergence="focal"),
             "ONE_STAGE_DIVERGENCE 'focal'.*binary.*softmax",

@@ -97,19 +97,22 @@ class WeightedFeatureTerm(DistillationTerm):
         self,
         *,
         features: Sequence[str] = (),
+        one_stage: bool = False,
         weighted: bool = True,
         foreground_weight: float = 1.0,
         background_weight: float = 4.0,
-        level_reduction: str = "mean",
+        level_reduction: str = "auto",
         adapter_kernel: int = 3,
     ):
         """
         Args:
             features: maps that both networks have; empty takes all of the same name and stride.
+            one_stage: the student is a RetinaNet.
             weighted: by r, for which there must be prototypes.
             foreground_weight: of L_fore, at the start of training.
             background_weight: of L_back, likewise.
-            level_reduction: "mean" or "sum" over levels.
+            level_reduction: "mean" or "sum" over levels; "auto" is the sum of one-stage students
+                and the mean of others.
             adapter_kernel: side of A, in cells.
 
         Raises:
@@ -118,7 +121,8 @@ class WeightedFeatureTerm(DistillationTerm):
         super().__init__()
         if adapter_kernel < 1 or adapter_kernel % 2 == 0:
             raise ValueError(f"{_KEY}.ADAPTER_KERNEL {adapter_kernel} must be 1, 3, 5, ...")
-        self.reduce_levels = _choose("LEVEL_REDUCTION", level_reduction, _REDUCTIONS)
+        reductions = {"auto": torch.sum if one_stage else torch.mean, **_REDUCTIONS}
+        self.reduce_levels = _choose("LEVEL_REDUCTION", level_reduction, reductions)
         self.adapter_kernel = adapter_kernel
         self.features = tuple(features)
         self.needs_prototypes = weighted
@@ -129,15 +133,13 @@ class WeightedFeatureTerm(DistillationTerm):
     @classmethod
     def from_config(cls, cfg):
         node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
-        reduction = node.LEVEL_REDUCTION
-        if reduction == "auto":
-            reduction = "sum" if _is_one_stage(cfg) else "mean"
         return {
             "features": tuple(node.FEATURES),
+            "one_stage": _is_one_stage(cfg),
             "weighted": node.WEIGHTED,
             "foreground_weight": node.FOREGROUND_WEIGHT,
             "background_weight": node.BACKGROUND_WEIGHT,
-            "level_reduction": reduction,
+            "level_reduction": node.LEVEL_REDUCTION,
             "adapter_kernel": node.ADAPTER_KERNEL,
         }
 

@@ -73,8 +73,9 @@ def _add_reid_data(cfg: CfgNode) -> None:
     # N: 1 for images; 8 in VKD, of which a student sees MODEL.REID_NETWORK.TRAIN_VIEWS.
     cfg.REID_DATA.VIEWS.NUM = 1
     # "tracklet": of one tracklet (teachers of VKD); "cameras": over different cameras, then
-    # tracklets (its students); "tracklets": over different tracklets, whatever their camera;
-    # "frames": any frames of the identity. (kd_search)
+    # tracklets (its students, as its paper describes them); "tracklets": over different tracklets,
+    # whatever their camera (its students, as its code samples them); "frames": any frames of the
+    # identity. (kd_search)
     cfg.REID_DATA.VIEWS.SOURCE = "tracklet"
 
     cfg.REID_DATA.TEST = CN()

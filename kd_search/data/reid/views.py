@@ -52,7 +52,8 @@ def random_chunk_frames(num_frames: int, count: int, rng: np.random.Generator) -
     """A random frame of each of ``count`` chunks of a tracklet, for training.
 
     Chunks are as equal as can be, so no frame comes twice if there are enough. Tracklets that are
-    shorter give every frame, as evenly as ``count`` allows.
+    shorter give every frame, as evenly as ``count`` allows. The code of VKD draws from the chunks
+    of :func:`chunk_frames` instead, filled up with the last frame, which comes too often then.
 
     Returns:
         ``count`` indices, ascending.
@@ -80,10 +81,11 @@ def choose_views(
 
             - "tracklet": the same sample, a random frame of each of N chunks; time instead of
               viewpoint.
-            - "cameras": as many cameras as there are, then as many tracklets; the views of VKD
-              (Porrello et al., ECCV 2020), whose code shuffles tracklets without a look at their
-              cameras. Unknown cameras count as one each.
-            - "tracklets": as many tracklets as there are; no camera is known.
+            - "cameras": as many cameras as there are, then as many tracklets; the views that the
+              paper of VKD (Porrello et al., ECCV 2020) describes. Unknown cameras count as one
+              each.
+            - "tracklets": as many tracklets as there are, whatever their camera; what the code of
+              VKD samples, though with repeated frames.
             - "frames": any other frames; neither cameras nor tracklets are known.
         rng: source of randomness.
 

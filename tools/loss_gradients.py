@@ -7,8 +7,8 @@
 Terms of different papers have weights that were chosen for other networks and other data. A loss of
 a high value may pull at nothing, and one of a low value may outweigh all others; what is printed
 for every loss is its value, weight included, and the L2 norm of its gradient, as means over batches
-of the training set. Weights that move over training, as of losses that fade out, are those of its start.
-Nothing is trained and nothing is written but --output.
+of the training set. Weights that move over training, as of losses that fade out, are those of its
+start. Nothing is trained and nothing is written but --output.
 
 Exit status: 0 printed, 2 the input cannot be used.
 """

@@ -11,6 +11,10 @@ import torch
 from ._features import check_finite, check_rows, unit_rows
 from ._inputs import full_precision
 
+#: Shares of their size, in units of the precision, by which densities may differ and count as
+#: equal: a matrix product may give equal rows other last bits, depending on where they lie.
+ROUNDING = 64
+
 
 @torch.no_grad()
 def local_density(
@@ -56,9 +60,9 @@ def density_filter(
     """Return which instances lie densely in both spaces: the candidates for prototypes.
 
     In each space the ``floor(N percentile / 100)`` instances of the lowest density are left out,
-    but none that is as dense as one that stays. Below a percentile of 50 some instance always
-    stays, however few there are. (The released code also leaves out the least dense of those that
-    stay here, so that one instance, or N copies of one, would have no prototype.)
+    but none that is, but for rounding, as dense as one that stays. Below a percentile of 50 some
+    instance always stays, however few there are. (The released code also leaves out the least dense
+    of those that stay here, so that one instance, or N copies of one, would have no prototype.)
 
     Args:
         student: (N, D_s), any floating type. N may be 0.
@@ -82,5 +86,6 @@ def density_filter(
     for features in (student, teacher):
         density = local_density(features, bandwidth, block_size)
         if num_instances:
-            passed &= density >= density.sort().values[rank]
+            least = density.sort().values[rank]
+            passed &= density >= least * (1 - ROUNDING * torch.finfo(density.dtype).eps)
     return passed

@@ -95,6 +95,19 @@ def test_somebody_passes_below_the_median(num_rows, percentile, seed):
     assert density_filter(student, teacher, percentile=percentile).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_instances_pass_together_wherever_they_lie(dtype):
+    """Near the edge of a matrix product their densities have other last bits on most processors."""
+    for num_rows in (9, 15, 21, 33, 50):
+        for num_dims in (5, 19, 64):
+            rows = features(num_rows, num_dims, seed=num_rows, dtype=dtype)
+            copies = torch.arange(num_rows) % 2 == 0
+            rows[copies] = rows[0].clone()
+            for percentile in (60.0, 75.0, 90.0):
+                passed = density_filter(rows, rows, percentile=percentile)
+                assert passed[copies].unique().numel() == 1, (num_rows, num_dims, percentile)
+
+
 def test_nobody_may_pass_above_the_median():
     student = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
     teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])

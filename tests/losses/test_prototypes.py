@@ -316,7 +316,9 @@ def test_features_of_zeros_are_never_picked_and_teach_nothing():
     student[4] = 0  # now row 4 is zero in both spaces
     moments = joint_moments(student, teacher)
     others = [0, 1, 2, 3, 5]
-    assert torch.equal(moments, joint_moments(student[others], teacher[others]))
+    # With another number of rows the product may sum in another order.
+    alone = joint_moments(student[others], teacher[others])
+    torch.testing.assert_close(moments, alone, rtol=0, atol=1e-14)
 
 
 def test_of_equal_gains_the_first_candidate_wins():

@@ -13,7 +13,7 @@ from tiny import REPO
 
 pytestmark = pytest.mark.e2e
 MODELS = ("teacher", "student", "student_distilled")
-TIMED = ("latency_ms",)
+TIMED = ("latency_ms", "latency_quartiles_ms")
 
 
 def start(folder) -> subprocess.Popen:
@@ -66,8 +66,10 @@ def test_metrics_hold_what_is_promised(straight):
     for model in MODELS:
         assert set(metrics[model]) == {
             *("mAP", "top1", "top5", "top10", "det_AP", "det_recall"),
-            *("params", "latency_ms"),
+            *("params", *TIMED),
         }
+        first, third = metrics[model]["latency_quartiles_ms"]
+        assert 0 < first <= metrics[model]["latency_ms"] <= third
         for key in ("mAP", "top1", "top5", "top10", "det_AP", "det_recall"):
             assert 0 <= metrics[model][key] <= 100
     assert metrics["student"]["params"] == metrics["student_distilled"]["params"]

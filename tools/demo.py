@@ -15,9 +15,13 @@ import sys
 import time
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent
+from kd_search.threads import limit_threads, wait_passively
+
+wait_passively()  # before the steps load torch
 
 from demo_steps import DEFAULT_SEED, Demo  # noqa: E402
+
+REPO = Path(__file__).resolve().parent.parent
 
 STEPS = (
     ("data", "generate the data set"),
@@ -40,6 +44,7 @@ def main() -> int:
     parser.add_argument("--preset", choices=("demo", "tiny"), default="demo", help="size of it all")
     args = parser.parse_args()
     os.chdir(REPO)
+    limit_threads()
     try:
         demo = Demo(args.output.absolute(), seed=args.seed, preset=args.preset)
     except ValueError as error:

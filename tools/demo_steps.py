@@ -29,6 +29,7 @@ from kd_search.visualization import (
     choose_queries,
     draw_search_results,
     gap_statement,
+    latency_statement,
     load_search_results,
     write_report,
 )
@@ -157,7 +158,10 @@ class Demo:
             row = metrics[name]
             values = "".join(f"{row[c]:>11.1f}" for c in columns)
             lines.append(f"{name:18}{values}{row['params']:>11,}{row['latency_ms']:>11.1f}")
-        lines += [gap_statement(metrics), f"report: {self.output / 'report.html'}"]
+        lines.append(gap_statement(metrics))
+        if unstable := latency_statement(metrics):
+            lines.append(unstable)
+        lines.append(f"report: {self.output / 'report.html'}")
         return "\n".join(lines)
 
     @property
@@ -201,7 +205,7 @@ class Demo:
             "det_AP": detection["AP"],
             "det_recall": detection["recall"],
             "params": sum(p.numel() for p in model.parameters()),
-            "latency_ms": _latency_ms(model, cfg),
+            **_latency(model, cfg),
         }
 
     def _pictures(self) -> dict[str, np.ndarray]:
@@ -230,8 +234,8 @@ class Demo:
             write_json(self.output / "seconds.json", seconds)
 
 
-def _latency_ms(model: torch.nn.Module, cfg) -> float:
-    """Median time to search one test image, in milliseconds, after a few to warm up."""
+def _latency(model: torch.nn.Module, cfg) -> dict:
+    """Median and quartiles of the time to search one test image, after a few to warm up."""
     loader = build_person_search_test_loader(cfg, cfg.DATASETS.TEST[0])
     times = []
     with torch.no_grad():
@@ -240,7 +244,9 @@ def _latency_ms(model: torch.nn.Module, cfg) -> float:
             start = time.perf_counter()
             model(inputs)
             times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[min(3, len(times) - 1) :])
+    times = times[min(3, len(times) - 2) :]
+    first, median, third = statistics.quantiles(times, n=4, method="inclusive")
+    return {"latency_ms": median, "latency_quartiles_ms": [first, third]}
 
 
 def _versions() -> dict[str, str]:

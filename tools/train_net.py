@@ -10,11 +10,20 @@ Without a GPU, ``--num-gpus`` is the number of CPU processes. Ctrl-C stops after
 iteration, with a checkpoint; ``--resume`` then goes on as if nothing had happened.
 """
 
-from detectron2.engine import default_argument_parser
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
+from kd_search.threads import wait_passively
 
-from kd_search.engine import PersonSearchCheckpointer, PersonSearchTrainer, launch, setup
+wait_passively()  # before the others load torch
+
+from detectron2.engine import default_argument_parser  # noqa: E402
+from detectron2.evaluation import verify_results  # noqa: E402
+from detectron2.utils import comm  # noqa: E402
+
+from kd_search.engine import (  # noqa: E402
+    PersonSearchCheckpointer,
+    PersonSearchTrainer,
+    launch,
+    setup,
+)
 
 
 def evaluate(cfg, resume: bool):

@@ -19,6 +19,8 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch import multiprocessing as mp
 
+from kd_search.threads import limit_threads, wait_passively
+
 logger = logging.getLogger(__name__)
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -46,7 +48,9 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     if all(name in os.environ for name in _TORCHRUN):
         return _run_under_torchrun(main, args)
     if args.num_gpus * args.num_machines <= 1:
+        limit_threads()
         return _run(main, args)
+    wait_passively()  # the processes inherit it
     try:
         if torch.cuda.is_available():
             detectron2_launch(
@@ -139,9 +143,7 @@ def _cpu_worker(local_rank: int, main: Callable[[Namespace], Any], args: Namespa
     if not multiprocessing.parent_process().is_alive():
         # Killed while this process was starting: nobody else would ever end it.
         sys.exit(128 + signal.SIGKILL)
-    if "OMP_NUM_THREADS" not in os.environ:
-        # As many processes as asked for share the cores; more threads than cores slow all down.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))
+    limit_threads(args.num_gpus)
     rank = args.machine_rank * args.num_gpus + local_rank
     world_size = args.num_gpus * args.num_machines
     _with_process_group(

@@ -3,7 +3,7 @@ from .bars import draw_bars
 from .curves import draw_loss_curves, loss_terms, read_metrics
 from .drawing import write_picture
 from .prototype_page import write_prototype_page
-from .report import gap_statement, write_report
+from .report import gap_statement, latency_statement, write_report
 from .results_page import write_results_page
 from .search_results import CHOICE, choose_queries, draw_search_results, load_search_results
 
@@ -15,6 +15,7 @@ __all__ = [
     "draw_loss_curves",
     "draw_search_results",
     "gap_statement",
+    "latency_statement",
     "load_search_results",
     "loss_terms",
     "read_metrics",

@@ -14,6 +14,10 @@ from .drawing import write_file
 from .results_page import MODELS, pictures_section
 from .search_results import CHOICE
 
+#: Where the middle half of the latencies spreads over more than this share of their median, they
+#: tell more of what else the machine did than of the model.
+STABLE_SPREAD = 0.25
+
 _COLUMNS = {
     "mAP": "mAP",
     "top1": "top-1",
@@ -41,8 +45,9 @@ def write_report(
         path: HTML file; readers see the old one or the whole new one.
         title: plain text, as all text here.
         metrics: ``teacher``, ``student`` and ``student_distilled``, each with any of ``mAP``,
-            ``top1``, ``top5``, ``top10``, ``det_AP``, ``det_recall`` (percent), ``params`` and
-            ``latency_ms``; and ``seconds`` (of each step), ``versions`` and ``seed``.
+            ``top1``, ``top5``, ``top10``, ``det_AP``, ``det_recall`` (percent), ``params``,
+            ``latency_ms`` (the median) and ``latency_quartiles_ms`` (the first and the third); and
+            ``seconds`` (of each step), ``versions`` and ``seed``.
         runs: model (or any label) to the ``metrics.json`` of its training. One that does not exist
             is named in the report.
         result_pictures: model (or any label) to the (H, W, 3) uint8 RGB of
@@ -88,6 +93,24 @@ def gap_statement(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def latency_statement(metrics: Mapping[str, Any]) -> str:
+    """Which latencies are not to be trusted, and why; empty if none, or nothing has quartiles."""
+    spreads = {}
+    for model, name in MODELS.items():
+        row = metrics.get(model, {})
+        if "latency_quartiles_ms" in row:
+            first, third = row["latency_quartiles_ms"]
+            spreads[name] = (third - first) / row["latency_ms"]
+    unstable = [f"{name} {100 * s:.0f} %" for name, s in spreads.items() if s > STABLE_SPREAD]
+    if not unstable:
+        return ""
+    return (
+        f"The latencies are not stable: the middle half spreads over {', '.join(unstable)} of the "
+        f"median, and {100 * STABLE_SPREAD:.0f} % is the limit. Other programs ran at the same "
+        "time; measure again on an idle machine before you compare them."
+    )
+
+
 def _results_section(metrics: Mapping[str, Any]) -> str:
     plain = metrics.get("student", {})
     heads = "".join(
@@ -115,9 +138,10 @@ def _results_section(metrics: Mapping[str, Any]) -> str:
         page.wrap_table(heads, body),
         page.paragraph(
             "Search mAP and top-k accuracy, detection AP and recall, in percent. Small: change "
-            "against the plain student. Latency: one image.",
+            "against the plain student. Latency: one image, median (first to third quartile).",
             "note",
         ),
+        page.paragraph(unstable, "note") if (unstable := latency_statement(metrics)) else "",
     )
 
 
@@ -183,4 +207,8 @@ def _millions(params: Any) -> str:
 
 def _milliseconds(row: Mapping[str, Any]) -> str:
     text = page.number(row.get("latency_ms"))
-    return text if text == "–" else f"{text} ms"
+    if text == "–":
+        return text
+    quartiles = row.get("latency_quartiles_ms")
+    spread = f" ({' to '.join(page.number(q) for q in quartiles)})" if quartiles else ""
+    return f"{text} ms{spread}"

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_search.visualization import gap_statement, write_report, write_results_page
+from kd_search.visualization import (
+    gap_statement,
+    latency_statement,
+    write_report,
+    write_results_page,
+)
 
 VOID = {"meta", "img", "source", "br", "link", "input", "hr"}
 
@@ -104,6 +109,23 @@ def test_report_holds_every_number(tmp_path, log):
     assert rows["torch"] == ["2.14.1"]
     assert rows["train_teacher"] == ["100.0"]
     assert rows["total"] == ["101.5"]
+
+
+def test_latencies_come_with_their_quartiles_and_a_warning_where_they_spread(tmp_path):
+    steady = {"latency_ms": 20.0, "latency_quartiles_ms": [18.0, 23.0]}  # a quarter, the limit
+    busy = {"latency_ms": 1625.0, "latency_quartiles_ms": [900.0, 2200.0]}
+    metrics = {"teacher": row(60.0, **steady), "student": row(40.0, **steady)}
+    page = Page(report(tmp_path, metrics))
+    rows = {cells[0]: cells[1:] for cells in page.rows}
+    assert rows["Teacher"][-1] == "20.0 ms (18.0 to 23.0)"
+    assert "not stable" not in page.text and latency_statement(metrics) == ""
+    metrics["student"] = row(40.0, **busy)
+    text = Page(report(tmp_path, metrics)).text
+    assert "1,625.0 ms (900.0 to 2,200.0)" in text
+    assert "not stable" in text and "Student 80 %" in text and "25 %" in text
+    assert "Teacher 25" not in text
+    # Of a run before there were quartiles nothing is said.
+    assert latency_statement(METRICS) == ""
 
 
 def test_changes_are_against_the_plain_student(tmp_path):

@@ -1,7 +1,7 @@
 """Hooks of a training run: those of Detectron2 and those of the ID tables."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 import torch
@@ -19,6 +19,7 @@ from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
 from kd_search.engine.network_kind import best_metric
 from kd_search.engine.parallel import id_tables, unwrap_model
 from kd_search.engine.prototype_hook import PrototypeHook
+from kd_search.engine.writers import ProgressHook, ResultsHook
 from kd_search.modeling.id_table import IDTable
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ _COMPARE_EVERY = 1000
 def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase]]:
     """The hooks of :class:`PersonSearchTrainer`, in order.
 
-    What changes the state of training comes before the checkpoint, evaluation after it.
+    What changes the state of training, and the writing of its losses, comes before the checkpoint;
+    evaluation comes after it.
 
     Args:
         trainer: not yet training.
@@ -46,18 +48,19 @@ def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase
     result += _refresh_hooks(trainer, tables)
     if comm.get_world_size() > 1:
         result.append(IDTableAgreementHook(tables, _COMPARE_EVERY))
-    main = comm.is_main_process()
-    if main:
-        result.append(IDTableStatisticsHook(labelled, _WRITE_EVERY))
+    evaluation = [hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate)]
+    if comm.is_main_process():
+        writing = (trainer.build_writers(), _WRITE_EVERY, cfg.TEST.EVAL_PERIOD)
         period = cfg.SOLVER.CHECKPOINT_PERIOD
         # Without a period, only the final checkpoint.
         period = period if period > 0 else trainer.max_iter + 1
+        result.append(IDTableStatisticsHook(labelled, _WRITE_EVERY))
+        result.append(ProgressHook(*writing))
         result.append(hooks.PeriodicCheckpointer(trainer.checkpointer, period))
-    result.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate))
-    if main:
-        result.append(_best_checkpointer(trainer))
-        result.append(hooks.PeriodicWriter(trainer.build_writers(), period=_WRITE_EVERY))
-    return result
+        best = _best_checkpointer(trainer)
+        # The results are written last: what is in the file is in the best checkpoint.
+        evaluation += [*([] if best is None else [best]), ResultsHook(*writing)]
+    return [*result, *evaluation, MissedEvaluationHook(cfg.TEST.EVAL_PERIOD, evaluation)]
 
 
 def _distillation(trainer) -> list[HookBase]:
@@ -151,6 +154,39 @@ class DistillationProgressHook(HookBase):
 
     def before_step(self) -> None:
         self._distiller.set_progress(self.trainer.iter / self.trainer.max_iter)
+
+
+class MissedEvaluationHook(HookBase):
+    """Makes up, in a resumed run, for the evaluation after the checkpoint that it goes on from.
+
+    The checkpoint of an iteration is written before the evaluation, which may take long. A run that
+    was stopped in between has none; one that was killed later has its results in ``metrics.json``.
+    """
+
+    def __init__(self, period: int, evaluation: Sequence[HookBase]):
+        """
+        Args:
+            period: ``TEST.EVAL_PERIOD``.
+            evaluation: the hook that evaluates, and those that use its results.
+        """
+        self._period = period
+        self._evaluate, *self._users = evaluation
+
+    def before_train(self) -> None:
+        trainer = self.trainer
+        start = trainer.start_iter
+        if start == 0 or start >= trainer.max_iter or self._period <= 0 or start % self._period:
+            return
+        trainer.iter = trainer.storage.iter = start - 1
+        results = comm.all_gather(trainer.last_results)[0]
+        if results:
+            trainer.storage.put_scalars(**results, smoothing_hint=False)
+        else:
+            logger.info("Evaluating after iteration %d, which the last run did not", start - 1)
+            self._evaluate.after_step()
+        for hook in self._users:
+            hook.after_step()
+        trainer.iter = trainer.storage.iter = start
 
 
 class IDTableRefreshHook(HookBase):

@@ -82,6 +82,8 @@ class PersonSearchTrainer(DefaultTrainer):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter = 0
+        #: What a run that is resumed wrote about the evaluation after its checkpoint.
+        self.last_results: dict[str, float] = {}
         self.max_iter = cfg.SOLVER.MAX_ITER
         seed = draw_seed(cfg.SEED)
         # All ranks build the same initial weights, and a student the same with terms and without.
@@ -101,7 +103,8 @@ class PersonSearchTrainer(DefaultTrainer):
         self.checkpointer = self._build_checkpointer()
         self._data_loader = None
         self._data_iterator = None
-        self._stopping = False
+        #: Whether a signal ends the run after this step.
+        self.stopping = False
         self.register_hooks(self.build_hooks())
 
     def _build_checkpointer(self) -> PersonSearchCheckpointer:
@@ -144,13 +147,14 @@ class PersonSearchTrainer(DefaultTrainer):
         if extra["resumed"]:
             # The checkpoint holds the iteration that was just finished.
             self.start_iter = extra["iteration"] + 1
+            self.checkpointer.last_iteration = extra["iteration"]
             logger.info("Resuming %s at iteration %d", extra["resumed"], self.start_iter)
         else:
             # Distillation may start the student with layers of its teacher.
             model = getattr(self.model, "module", self.model)
             getattr(model, "initialise", list)()
         if resume and comm.is_main_process():
-            cut_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
+            self.last_results = cut_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
         self._data_loader = self._data_iterator = None
 
     def train(self) -> Optional[OrderedDict]:
@@ -192,14 +196,19 @@ class PersonSearchTrainer(DefaultTrainer):
             raise stop_error(self._signals.received) from None
 
     def after_step(self) -> None:
-        self._stopping = any(self._trainer.stop_signals)
+        self.stopping = any(self._trainer.stop_signals)
         super().after_step()
-        if self._stopping:
+        if self.stopping:
             self._save_now(self.iter)
             # No rank leaves before rank 0 has written: its exit would make launchers kill the rest.
             comm.synchronize()
             interrupted = self._trainer.stop_signals[0] > 0
             raise stop_error(signal.SIGINT if interrupted else signal.SIGTERM)
+
+    def after_train(self) -> None:
+        # A loop without any iteration counts one all the same.
+        self.iter = min(self.iter, max(self.start_iter, self.max_iter))
+        super().after_train()
 
     def _save_now(self, finished: int) -> None:
         """Write a checkpoint of the last finished iteration, if there is none yet."""
@@ -208,7 +217,7 @@ class PersonSearchTrainer(DefaultTrainer):
                 self.checkpointer.save(f"model_{finished:07d}", iteration=finished)
 
     def _evaluate(self) -> dict:
-        if self._stopping:
+        if self.stopping:
             return {}
         try:
             with self._signals.at_once():
@@ -227,7 +236,7 @@ class PersonSearchTrainer(DefaultTrainer):
             with self._signals.at_once():
                 yield
         except (KeyboardInterrupt, SystemExit):
-            self._stopping = True
+            self.stopping = True
             if self.iter > self.start_iter:
                 self._save_now(self.iter - 1)
             raise

@@ -141,6 +141,31 @@ def test_signal_finishes_the_step_saves_and_stops(tmp_path, number, error, monke
     assert same_end(tmp_path / "straight", tmp_path / "stopped")
 
 
+@pytest.mark.parametrize("resumed_at", [0, 7])
+@pytest.mark.parametrize(
+    "number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_signal_in_the_only_iteration_of_a_process(tmp_path, number, error, resumed_at):
+    class Stopped(ToyTrainer):
+        def run_step(self):
+            if self.iter == resumed_at:
+                os.kill(os.getpid(), number)
+            super().run_step()
+
+    cfg = toy_cfg(tmp_path, "SOLVER.MAX_ITER", resumed_at + 1)
+    if resumed_at:
+        first = ToyTrainer(cfg)
+        first.max_iter = resumed_at
+        first.train()
+    stopped = Stopped(cfg)
+    stopped.resume_or_load(resume=True)
+    assert stopped.start_iter == resumed_at
+    with pytest.raises(error):
+        stopped.train()
+    checkpoint = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert checkpoint["iteration"] == resumed_at
+
+
 class InterruptedEvaluation(ToyTrainer):
     evaluated = []
 

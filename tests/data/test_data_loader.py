@@ -17,7 +17,7 @@ from kd_search.data import (
     register_person_search_coco,
 )
 from kd_search.data.datasets import load_coco_json
-from kd_search.data.loader import PersonSearchTrainLoader
+from kd_search.data.loader import PersonSearchTrainLoader, training_dicts
 from kd_search.data.unreadable import SkipCounter, TooManySkippedImagesError
 
 
@@ -138,6 +138,22 @@ def test_images_without_people_are_left_out_if_asked(street, data_cfg):
     assert names(False) == set(range(1, 8)) and names(True) == set(range(1, 9))
 
 
+def test_crowds_alone_are_no_people(street, data_cfg):
+    dicts = _dicts(street)
+    crowd = {**dicts[0]["annotations"][0], "iscrowd": 1}
+    dicts[0]["annotations"].append(crowd)
+    dicts[7]["annotations"] = [crowd]
+    assert [d["image_id"] for d in training_dicts(data_cfg(), dicts)] == list(range(1, 8))
+
+
+def test_an_image_is_augmented_anew_in_every_epoch(street, data_cfg):
+    cfg = data_cfg("SOLVER.IMS_PER_BATCH", 1)
+    loader = build_person_search_train_loader(cfg, dataset=_dicts(street)[:1])
+    seen = {sample["image"].numpy().tobytes() for (sample,) in _take(loader, 20)}
+    # Mirrored or not, in three sizes.
+    assert len(seen) == 6
+
+
 def test_the_sets_of_the_config_are_joined(little_set, registry, data_cfg):
     for name in ("one", "two"):
         made = little_set(name).add_image(f"{name}.png", [(5, [0, 0, 20, 20])])
@@ -191,6 +207,11 @@ def test_training_stops_when_too_many_images_are_skipped(tear):
     with pytest.raises(TooManySkippedImagesError, match=r"INPUT.MAX_SKIPPED_FRACTION.*3\.png"):
         _take(_skipping(dicts, fraction=0.1), 40)
     assert len(_take(_skipping(dicts, fraction=0.2), 40)) == 40
+
+
+def test_the_allowance_of_a_rank_is_that_of_its_share_of_the_images(street):
+    alone, rank = (_skipping(_dicts(street), rank=0, world_size=size) for size in (1, 2))
+    assert (alone.skips.expected, rank.skips.expected) == (8, 4)
 
 
 def test_a_bad_image_among_the_first_is_judged_by_the_epoch():

@@ -42,6 +42,14 @@ def test_training_samples_hold_image_boxes_classes_and_identities(crowd):
     assert not {"annotations", "queries", "query_boxes", "gallery_boxes"} & set(sample)
 
 
+def test_people_remember_their_place_among_the_annotations_crowds_included(crowd):
+    mapper = PersonSearchDatasetMapper(augmentations=[T.RandomFlip(prob=1.0)], with_original=True)
+    instances = mapper(crowd)["instances"]
+    assert instances.gt_annotations.tolist() == [0, 2, 3]
+    annotated = [crowd["annotations"][place]["bbox"] for place in (0, 2, 3)]
+    assert instances.gt_original_boxes.tolist() == annotated
+
+
 def test_class_ids_are_those_of_the_data(crowd):
     crowd["annotations"][0]["category_id"] = 3
     sample = PersonSearchDatasetMapper(augmentations=[])(crowd)

@@ -95,6 +95,13 @@ def test_epochs_and_seeds_differ():
     assert len({tuple(first(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
+def test_groups_of_one_size_are_shuffled_apart():
+    order = DrawOrder([0] * 20 + [1] * 20, 20, 3)
+    for epoch in range(3):
+        shuffles = [[d.index % 20 for d in order.batch(2 * epoch + group)] for group in (0, 1)]
+        assert sorted(shuffles[0]) == sorted(shuffles[1]) and shuffles[0] != shuffles[1]
+
+
 def test_jumping_back_and_forth_gives_the_same_batches():
     order = DrawOrder([0, 1] * 10, 3, 1)
     straight = [order.batch(n) for n in range(100)]

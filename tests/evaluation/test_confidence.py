@@ -57,6 +57,12 @@ def test_random_sign_patterns_agree_with_all_of_them():
     assert 0.02 < exact < 0.5
 
 
+def test_the_observed_signs_are_among_the_random_ones():
+    # No random pattern of 40 signs is as far from 0, but for one in 2^39.
+    result = compare_paired(np.zeros(40), np.ones(40), resamples=50)
+    assert result.p_value == 1 / 51
+
+
 def test_equal_runs_do_not_differ():
     values = np.random.default_rng(0).random(50)
     result = compare_paired(values, values)

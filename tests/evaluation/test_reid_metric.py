@@ -152,6 +152,14 @@ def test_junk_takes_no_place_and_other_people_of_the_camera_do():
     assert without.first_hit_rank[0] == 1 and without.num_gt[0] == 3
 
 
+def test_pictures_of_the_same_moment_are_those_at_most_so_many_frames_away():
+    query = ReIDSet(line(0), np.array([1]), np.array([4]), np.array([10]))
+    frames, cameras = np.array([7, 8, 12, 13, 10, -1]), np.array([4, 4, 4, 4, 5, 4])
+    gallery = ReIDSet(line(*range(6)), np.ones(6, int), cameras, frames)
+    junk = JunkRule("frames", 2).applies(query, np.zeros(6, int), gallery, np.arange(6))
+    assert junk.tolist() == [False, True, True, False, False, False]
+
+
 def test_queries_without_match_are_counted_and_in_no_mean():
     queries = ReIDSet(line(0, 0, 0), np.array([1, 8, -1]))
     gallery = ReIDSet(line(1, 2), np.array([1, DISTRACTOR]))

@@ -124,8 +124,8 @@ class Run:
         folder: for its files; the checkout to test is in ``tree`` there.
         tests: files or folders.
         package: must be that of the checkout.
+        options: of pytest.
         limit: seconds; None for as long as it takes.
-        keep_going: go on after the first test that fails.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class Run:
         folder: Path,
         tests: Sequence[str],
         package: str,
+        options: Sequence[str],
         limit: Optional[float] = None,
-        keep_going: bool = False,
     ):
         self._folder, self._limit = folder, limit
         self._start = time.monotonic()
@@ -143,7 +143,7 @@ class Run:
             code = 70
             try:
                 os.setsid()
-                code = _test(folder, tests, package, keep_going)
+                code = _test(folder, tests, package, options)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -178,7 +178,7 @@ class Run:
             os.killpg(self._pid, signal.SIGKILL)
 
 
-def _test(folder: Path, tests: Sequence[str], package: str, keep_going: bool) -> int:
+def _test(folder: Path, tests: Sequence[str], package: str, options: Sequence[str]) -> int:
     """Run tests on ``folder/tree`` in this process; returns pytest's exit status."""
     tree = folder / "tree"
     with open(folder / "log", "w") as log:
@@ -205,9 +205,9 @@ def _test(folder: Path, tests: Sequence[str], package: str, keep_going: bool) ->
         phases=[Phase.explicit, Phase.generate],
     )
     recorder = Recorder()
-    options = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
-    options += [f"--basetemp={folder / 'tmp'}", *([] if keep_going else ["-x"])]
-    status = int(pytest.main([*options, *tests], plugins=[recorder]))
+    own = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
+    own.append(f"--basetemp={folder / 'tmp'}")
+    status = int(pytest.main([*own, *options, *tests], plugins=[recorder]))
     found = {"failed": recorder.failed, "seconds": recorder.seconds}
     (folder / "found.json").write_text(json.dumps(found))
     return status
@@ -217,18 +217,18 @@ def run_mutants(
     mutants: Sequence[Mutant],
     work: Path,
     baseline: Outcome,
+    options: Sequence[str],
     *,
     jobs: int = 1,
     all_tests: bool = False,
-    keep_going: bool = False,
 ) -> Iterator[tuple[Mutant, Outcome]]:
     """Outcomes of mutants of the checkout in ``work/tree``, as they come.
 
     Args:
         baseline: of the same tests without a mutant.
+        options: of pytest.
         jobs: mutants at once.
         all_tests: run the whole suite on each.
-        keep_going: find all tests that fail instead of the first one.
     """
     waiting = list(enumerate(mutants))
     running: dict[int, Run] = {}
@@ -249,7 +249,7 @@ def run_mutants(
                 )
                 limit = _MORE_SECONDS + _PATIENCE * jobs * usual
                 package = mutant.file.split("/")[0]
-                running[number] = Run(folder, tests, package, limit, keep_going)
+                running[number] = Run(folder, tests, package, options, limit)
             for number, run in list(running.items()):
                 outcome = run.poll()
                 if outcome is not None:
@@ -279,6 +279,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--all-tests", action="store_true", help="the whole suite on each mutant")
     parser.add_argument(
         "--keep-going", action="store_true", help="find every test that fails, not only the first"
+    )
+    parser.add_argument(
+        "--deselect",
+        action="append",
+        default=[],
+        metavar="TEST",
+        help="leave out a test that fails here without a mutant; may be repeated",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there, too")
     args = parser.parse_args(argv)
@@ -310,22 +317,19 @@ def _is_chosen(mutant: Mutant, only: Optional[list[str]]) -> bool:
 def _report(args, root: Path, mutants: list[Mutant], work: Path) -> int:
     copy_checkout(root, work / "tree")
     tests = sorted({test for mutant in mutants for test in mutant.tests})
+    tests = ["tests"] if args.all_tests else tests
     print(f"{len(mutants)} mutants; their tests without a mutant:", flush=True)
-    baseline = _wait(
-        Run(work, ["tests"] if args.all_tests else tests, mutants[0].file.split("/")[0])
-    )
+    options = [f"--deselect={test}" for test in args.deselect]
+    baseline = _wait(Run(work, tests, mutants[0].file.split("/")[0], options))
     if baseline.outcome != SURVIVED:
-        print(f"{baseline.log}\nThe tests must pass without a mutant", file=sys.stderr)
+        print(f"{baseline.log}\nThese tests fail without a mutant: mend them, or --deselect them")
+        print(*baseline.failed, sep="\n", file=sys.stderr)
         return 2
     print(f"all pass ({baseline.seconds:.0f} s)", flush=True)
     start, rows = time.monotonic(), []
+    options += [] if args.keep_going else ["--exitfirst"]
     outcomes = run_mutants(
-        mutants,
-        work,
-        baseline,
-        jobs=args.jobs,
-        all_tests=args.all_tests,
-        keep_going=args.keep_going,
+        mutants, work, baseline, options, jobs=args.jobs, all_tests=args.all_tests
     )
     for number, (mutant, outcome) in enumerate(outcomes, 1):
         left = (time.monotonic() - start) / number * (len(mutants) - number) / 60

@@ -6,11 +6,13 @@ import logging
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from tiny import tiny_cfg, training_input
 from torch import nn
 
 from kd_search.engine import TrainStep
+from kd_search.engine.seeding import seed_everything
 from tests.engine.toy import ToyDistiller, ToyLoader, ToyNetwork
 
 
@@ -109,6 +111,60 @@ class RootAtZero(nn.Module):
 
     def forward(self, batch):
         return {"loss": self.weight.sqrt().sum()}
+
+
+class Slope(nn.Module):
+    """Has the same gradient everywhere, and draws a random number in every pass."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.slope = slope
+
+    def forward(self, batch):
+        self.drawn = torch.rand(()).item()
+        return {"loss": 1 + self.slope * self.weight.sum()}
+
+
+def test_gradients_of_the_step_before_are_gone(storage):
+    network, reference = Slope(2.0), nn.Parameter(torch.zeros(3))
+    step = make_step(network)
+    optimizer = torch.optim.SGD([reference], lr=0.1, momentum=0.9)
+    for iteration in range(3):
+        step.run([], iteration)
+        reference.grad = torch.full((3,), 2.0)
+        optimizer.step()
+    assert torch.equal(network.weight, reference)
+
+
+def test_a_large_gradient_is_a_finite_one(storage):
+    """Its square is infinite in float32."""
+    network = Slope(1e30)
+    assert make_step(network).run([], 0)
+    torch.testing.assert_close(network.weight, torch.full((3,), -1e29))
+
+
+def test_every_rank_and_step_draws_numbers_of_its_own(storage, monkeypatch):
+    network = Slope(1.0)
+    step = make_step(network)
+    seed_everything(step.seed, 0)
+    # Those that the initial weights come from, too.
+    drawn = [torch.rand(()).item()]
+    for rank in (0, 1, 2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        for iteration in range(3):
+            step.run([], iteration)
+            drawn.append(network.drawn)
+    assert len(set(drawn)) == 10
+
+
+def test_logged_losses_are_means_over_ranks(storage, monkeypatch):
+    """As if a second rank had the same."""
+    monkeypatch.setattr("kd_search.engine.train_step.sum_over_ranks", lambda values: 2 * values)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    make_step(Slope(1.0)).run([], 0, data_time=0.5)
+    latest = storage.latest()
+    assert (latest["total_loss"][0], latest["data_time"][0]) == (1, 0.5)
 
 
 def test_infinite_gradient_of_a_finite_loss_skips_the_step(storage, caplog):

@@ -97,6 +97,21 @@ def test_gradient_is_the_formula_of_the_paper():
     torch.testing.assert_close(embeddings.grad, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("queue_size", [0, 4])
+def test_a_table_that_moves_before_the_backward_pass_changes_no_gradient(queue_size):
+    embeddings, person_ids, rows, queue = example(6, 5, queue_size, 8)
+    gradients = []
+    for moves in (False, True):
+        x = embeddings.clone().requires_grad_()
+        loss = loss_of(x, person_ids, rows, queue)
+        if moves:
+            rows.neg_()
+            queue.zero_()
+        loss.backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients) and gradients[0].any()
+
+
 def test_unlabelled_rows_get_no_gradient():
     embeddings, person_ids, rows, queue = example(6, 5, 4, 8)
     embeddings.requires_grad_()

@@ -104,6 +104,16 @@ def test_equals_the_direct_definition(
             torch.testing.assert_close(ours[side][:, p], pair[side], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.7, 2.0])
+def test_picks_of_spaces_that_are_nearly_used_up_are_those_of_the_definition(alpha):
+    """So many that what a pick leaves along the difference of the spaces decides."""
+    student, teacher = instances(40, 7, 5)
+    picks, _, energies, _ = direct_pursuit(student, teacher, torch.arange(40), 12, alpha)
+    found = select_prototypes(student, teacher, num_prototypes=12, alpha=alpha)
+    assert found.indices.tolist() == picks
+    assert found.energies.tolist() == pytest.approx(energies, rel=1e-9)
+
+
 def test_equals_the_direct_definition_at_a_larger_size():
     student, teacher = instances(150, 32, 48, seed=5)
     candidates = density_filter(student, teacher, bandwidth=0.6).nonzero()[:, 0]

@@ -123,7 +123,7 @@ def _search(args: argparse.Namespace) -> None:
         raise ValueError(f"--top-k must be 1 or more, not {args.top_k}")
     if not os.path.isfile(args.query):
         raise FileNotFoundError(f"{args.query}: no such query image")
-    images = [name for name in find_images(args.gallery) if not os.path.samefile(name, args.query)]
+    images = [name for name in find_images(args.gallery) if not _is_same(name, args.query)]
     if not images:
         raise ValueError(f"{args.gallery}: holds no image to search")
     # The table of training identities takes no part in a search.
@@ -228,6 +228,13 @@ def find_images(folder: str) -> list[str]:
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder}: no such gallery folder")
     return sorted(_walk(folder))
+
+
+def _is_same(image: str, other: str) -> bool:
+    try:
+        return os.path.samefile(image, other)
+    except OSError:  # a link to nowhere, which is told with what else cannot be read
+        return False
 
 
 def _walk(folder: str) -> Iterator[str]:

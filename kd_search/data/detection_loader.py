@@ -19,7 +19,7 @@ from kd_search.data.datasets.detection_sets import (
     known_classes,
     require_registered,
 )
-from kd_search.data.image import ImageError
+from kd_search.data.image import ImageError, impossible_name
 from kd_search.data.loader import PersonSearchTrainLoader, build_person_search_train_loader
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
@@ -55,7 +55,11 @@ class NamedErrorMapper:
             raise ImageError(f"{path}: cannot be decoded ({error})") from None
 
     def _check_header(self, path: str) -> None:
-        with PathManager.open(path, "rb") as stream, Image.open(stream) as image:
+        try:
+            stream = PathManager.open(path, "rb")
+        except ValueError as error:
+            raise impossible_name(path, error) from None
+        with stream, Image.open(stream) as image:
             width, height = image.size
         if width * height > self.max_image_pixels:
             raise ImageError(

@@ -44,12 +44,20 @@ def read_image(path: str, format: str = "BGR", max_pixels: int = 50_000_000) -> 
             content = stream.read()
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image file") from None
+    except ValueError as error:
+        raise impossible_name(path, error) from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not content:
         raise ImageError(f"{path}: the image file is empty")
     rgb = _decode(path, content, max_pixels)
     return np.ascontiguousarray(rgb[:, :, ::-1] if format == "BGR" else rgb)
+
+
+def impossible_name(path: str, error: ValueError) -> ImageError:
+    """What to raise where opening a file raised a ValueError: its name contains a NUL character, or
+    half a character. Neither can be printed, so that it is quoted."""
+    return ImageError(f"{path!r}: no file can have such a name ({error})")
 
 
 def _decode(path: str, content: bytes, max_pixels: int) -> np.ndarray:

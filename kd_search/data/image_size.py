@@ -9,7 +9,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tqdm import tqdm
 
-from kd_search.data.image import ImageError
+from kd_search.data.image import ImageError, impossible_name
 
 #: Orientation tag of EXIF; its values 5 to 8 turn the image by a quarter.
 _ORIENTATION = 0x0112
@@ -29,6 +29,8 @@ def read_image_size(path: str) -> tuple[int, int]:
         status = os.stat(PathManager.get_local_path(path))
     except OSError:
         raise ImageError(f"{path}: no such image file") from None
+    except ValueError as error:
+        raise impossible_name(path, error) from None
     return _read_header(path, status.st_mtime_ns, status.st_size)
 
 

@@ -169,6 +169,8 @@ def test_missing_huge_and_wrongly_sized_images_are_named(own, data_cfg):
     assert NamedErrorMapper(mapper, 1200)(record)["instances"].gt_classes.tolist() == [0]
     with pytest.raises(ImageError, match=r"gone\.png: no such image file"):
         NamedErrorMapper(mapper, 1200)({**record, "file_name": "gone.png"})
+    with pytest.raises(ImageError, match=r"'a\\x00b.png': no file can have such a name"):
+        NamedErrorMapper(mapper, 1200)({**record, "file_name": "a\0b.png"})
     with pytest.raises(SizeMismatchError, match="one0.png"):
         NamedErrorMapper(mapper, 1200)({**record, "width": 41})
 

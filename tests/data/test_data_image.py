@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from kd_search.data import ImageError, read_image
+from kd_search.data.image_size import read_image_size
 
 
 @pytest.fixture
@@ -33,6 +34,15 @@ def test_colours_come_in_the_asked_order(save):
     assert np.array_equal(read_image(path), _picture()[:, :, ::-1])
     with pytest.raises(ValueError, match="'HSV' is neither"):
         read_image(path, "HSV")
+
+
+@pytest.mark.parametrize("read", [read_image, read_image_size])
+@pytest.mark.parametrize("name", ["a\0b.jpg", "half \ud800.jpg"])
+def test_a_name_that_no_file_can_have_is_refused(read, name):
+    with pytest.raises(ImageError, match="no file can have such a name") as caught:
+        read(name)
+    assert repr(name) in str(caught.value)
+    str(caught.value).encode()
 
 
 def test_the_array_can_be_written_to_and_is_contiguous(save):

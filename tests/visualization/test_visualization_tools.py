@@ -116,6 +116,19 @@ def test_search_keeps_the_most_similar_of_many(network, gallery, tmp_path):
     assert len(all_) == 5 and two == all_[:2]
 
 
+def test_search_skips_links_to_nowhere_and_says_so(network, gallery, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "pictures" / name).symlink_to(gallery / name)
+    (tmp_path / "pictures/link.jpg").symlink_to(tmp_path / "gone.jpg")
+    argv = arguments(network, gallery, tmp_path / "a.html")
+    argv[argv.index("--gallery") + 1] = str(tmp_path / "pictures")
+    assert search.main(argv) == 0
+    out, err = capsys.readouterr()
+    assert "1 unreadable" in out and "skipped: " in err and "link.jpg" in err
+    assert "link.jpg" in json.loads((tmp_path / "a.json").read_text())["unreadable"][0]
+
+
 def test_search_writes_a_picture(network, gallery, tmp_path):
     output = tmp_path / "found.png"
     assert search.main(arguments(network, gallery, output, "--top-k", 2)) == 0

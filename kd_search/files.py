@@ -1,26 +1,45 @@
 """Files that are there whole or not at all, and as they were written."""
 
 import contextlib
+import errno
 import json
 import os
+import re
+import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO, Optional, Union
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+#: Temporary files: process and a random number.
+_TEMPORARY = re.compile(r"\.kd_search-(\d+)-[0-9a-f]{8}\.tmp")
+_MINUTE, _DAY = 60.0, 86400.0
+#: Folders in which this process has removed what dead ones left behind.
+_cleaned: set[str] = set()
 
 
 @contextlib.contextmanager
 def atomic_write(path: Union[str, "os.PathLike[str]"]) -> Iterator[BinaryIO]:
     """Open a binary file beside ``path`` that takes its place if the block ends without an error.
 
-    A reader, or a crash, meets the old file or the whole new one. Folders are made if absent.
+    A reader, or a crash, meets the old file or the whole new one, also where several processes
+    write to the same path: the last one wins. Folders are made if absent. The first writing of a
+    process to a folder removes the temporary files that dead processes left there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One name per target: what a killed process left behind is overwritten by the next one.
-    temporary = path.with_name(f".{path.name}.tmp")
+    _remove_left_overs(path.parent)
+    temporary = path.with_name(f".kd_search-{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
+            lock_file(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -29,6 +48,49 @@ def atomic_write(path: Union[str, "os.PathLike[str]"]) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def lock_file(handle: int) -> Optional[bool]:
+    """Lock a file that is open for writing, for this process alone, until it closes it or ends.
+
+    Processes that are forked off do not inherit the lock: workers that outlive a killed process
+    hold nothing.
+
+    Returns:
+        whether it was free; ``None`` where the file system has no locks.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def check_writable(path: Union[str, "os.PathLike[str]"], name: str) -> None:
+    """Refuse, before long work, a file that could not be written afterwards; makes its folder.
+
+    Args:
+        path: of the file.
+        name: what the user calls it: a config key or an option.
+
+    Raises:
+        OSError: naming both, and the reason.
+    """
+    folder = Path(path).parent
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{name} {path} cannot be written ({error.strerror or error}): name another place"
+        ) from None
 
 
 def write_json(path: Union[str, "os.PathLike[str]"], value: Any) -> None:
@@ -52,6 +114,27 @@ def check_torch_archive(path: Union[str, "os.PathLike[str]"]) -> None:
         harmed = archive.testzip()
     if harmed is not None:
         raise ValueError(f"the checksum of {harmed} in it is wrong")
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Remove temporary files that no process writes to any more.
+
+    A lock tells on one machine. Of another machine on a shared disk it may not, so that a file that
+    was touched in the last minute stays; without any locks one of the last day.
+    """
+    key = os.path.realpath(folder)
+    if key in _cleaned:
+        return
+    _cleaned.add(key)
+    for entry in os.scandir(folder):
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found is None or int(found[1]) == os.getpid():
+            continue
+        with contextlib.suppress(OSError), open(entry.path, "r+b") as file:
+            age = time.time() - entry.stat().st_mtime
+            free = lock_file(file.fileno())
+            if free is not False and age > (_MINUTE if free else _DAY):
+                os.unlink(entry.path)
 
 
 def _sync_folder(folder: Path) -> None:

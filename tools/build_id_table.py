@@ -19,6 +19,7 @@ from kd_search.checkpoint import load_trained
 from kd_search.data import build_person_search_table_loader, get_id_map
 from kd_search.distillation import IDTableFile, file_sha256
 from kd_search.engine import PersonSearchTrainer, build_config, compute_identity_means
+from kd_search.files import check_writable
 
 
 def build_table(cfg, weights: str, source: str = "mean") -> IDTableFile:
@@ -66,12 +67,13 @@ def main() -> None:
     args = parser.parse_args()
     setup_logger(name="kd_search")
     try:
+        check_writable(args.output, "--output")
         cfg = build_config(args.config_file, args.opts)
         table = build_table(cfg, args.weights, args.source)
-    except (ValueError, FileNotFoundError) as error:
+        table.save(args.output)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    table.save(args.output)
     print(
         f"wrote {args.output}: {len(table.person_ids)} identities of {table.dataset}, "
         f"{table.embedding_dim} numbers each, {len(table.unlabelled)} unlabelled boxes"

@@ -16,7 +16,7 @@ from kd_search.data.image import read_image
 from kd_search.data.mapper import absolute_boxes
 from kd_search.distillation.crops import cut_crops
 from kd_search.distillation.table_file import file_sha256
-from kd_search.files import write_json
+from kd_search.files import atomic_write, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -142,22 +142,20 @@ def _build(folder, key, teacher, dicts, image_format, max_pixels) -> None:
     index, path = os.path.join(folder, INDEX), os.path.join(folder, FEATURES)
     if os.path.exists(index):
         os.remove(index)
-    first_row = _first_rows(dicts)
     count = sum(len(record["annotations"]) for record in dicts)
     shape = (count, 1 + teacher.mirror, teacher.model.layout().embedding_dim)
-    temporary = path + ".tmp"
-    features = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-    for record in tqdm(dicts, desc="re-ID teacher", unit="image", disable=None):
-        boxes = torch.as_tensor(absolute_boxes(record["annotations"])).float()
-        if len(boxes) == 0:
-            continue
-        image = read_image(record["file_name"], image_format, max_pixels)
-        image = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        rows = slice(first_row[record["file_name"]], first_row[record["file_name"]] + len(boxes))
-        for mirror in range(shape[1]):
-            crops = cut_crops(image, boxes, teacher.input_size, mirror=bool(mirror))
-            features[rows, mirror] = teacher.features(crops).cpu().numpy()
-    features.flush()
-    del features
-    os.replace(temporary, path)
+    header = {"shape": shape, "fortran_order": False, "descr": "<f4"}
+    with atomic_write(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for record in tqdm(dicts, desc="re-ID teacher", unit="image", disable=None):
+            boxes = torch.as_tensor(absolute_boxes(record["annotations"])).float()
+            if len(boxes) == 0:
+                continue
+            image = read_image(record["file_name"], image_format, max_pixels)
+            image = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            features = [
+                teacher.features(cut_crops(image, boxes, teacher.input_size, mirror=bool(mirror)))
+                for mirror in range(shape[1])
+            ]
+            file.write(torch.stack(features, dim=1).cpu().numpy().astype("<f4").tobytes())
     write_json(index, {"format": FORMAT, "key": key, "sha256": file_sha256(path)})

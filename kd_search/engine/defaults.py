@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from kd_search.config import add_kd_search_config
+from kd_search.config.ranges import check_ranges
 from kd_search.data import get_id_map, register_person_search_coco
 from kd_search.data.datasets import (
     MOTFiles,
@@ -33,6 +34,7 @@ from kd_search.engine.network_kind import (
     is_reid_network,
     train_kind,
 )
+from kd_search.engine.parallel import hold_together
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +42,32 @@ logger = logging.getLogger(__name__)
 def setup(args: Namespace) -> CfgNode:
     """The frozen config of a run, with Detectron2's usual set-up (logs, ``config.yaml``) done.
 
+    The folders of the run are reserved for this process until it ends, see :func:`run_folders`.
+
     Args:
         args: of Detectron2's ``default_argument_parser``.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`build_config`.
+        FolderInUseError, OSError: a folder of the run is in use, or cannot be written.
     """
     cfg = build_config(args.config_file, args.opts or (), eval_only=args.eval_only)
     if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
         raise ValueError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume")
+    messages = hold_together(run_folders(cfg, eval_only=args.eval_only))
     # Before Detectron2's own set-up, so that what it says reaches the log file as well.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kd_search")
     default_setup(cfg, args)
+    for message in messages:
+        logger.warning(message)
     return cfg
+
+
+def run_folders(cfg: CfgNode, *, eval_only: bool) -> list[str]:
+    """What a run writes to, and no other may meanwhile: ``OUTPUT_DIR`` if it trains, and the
+    folders of the results of ``DATASETS.TEST``."""
+    results = [os.path.join(cfg.OUTPUT_DIR, "inference", name) for name in cfg.DATASETS.TEST]
+    return results if eval_only else [cfg.OUTPUT_DIR, *results]
 
 
 def build_config(
@@ -78,13 +93,15 @@ def build_config(
 
     Raises:
         FileNotFoundError: the config file, or the training set if it is needed, is not there.
-        ValueError: naming an unknown key, a value of the wrong type, or what else is wrong.
+        ValueError: naming an unknown key, a value of the wrong type or out of range, or what else
+            is wrong.
     """
     cfg = get_cfg()
     add_kd_search_config(cfg)
     if config_file:
         _merge_file(cfg, config_file)
     _merge_opts(cfg, list(opts))
+    check_ranges(cfg, num_ranks=comm.get_world_size(), eval_only=eval_only)
     _register_own_data(cfg)
     register_named_crops([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

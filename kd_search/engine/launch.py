@@ -77,15 +77,16 @@ def _run(main: Callable[[Namespace], Any], args: Namespace) -> Any:
         # A spawned process that ends by it would look like one that succeeded.
         sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        if not _raised_by_us(error):
+        if not is_bad_input(error):
             raise
         # A loader worker's error comes with its whole trace; what matters is at the end.
         print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 
-def _raised_by_us(error: BaseException) -> bool:
-    """Whether a ``raise`` of kd_search made it; anything else may be a bug and needs its trace."""
+def is_bad_input(error: BaseException) -> bool:
+    """Whether a ``raise`` of kd_search made an error: it is told in one line. Anything else may be
+    a bug and needs its trace."""
     if type(error).__module__.startswith("kd_search."):
         return True
     *_, last = _steps(error.__traceback__)

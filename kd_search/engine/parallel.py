@@ -1,7 +1,8 @@
 """Small pieces for several ranks: the DDP wrap, joint decisions, and the tables all ranks share."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kd_search.folder_lock import hold_folder, release_folder
 from kd_search.modeling.id_table import IDTable
 
 
@@ -62,6 +64,31 @@ def fail_together(work: Callable[[], Result]) -> Result:
             kind = ValueError if problem[0] else RuntimeError
             raise kind(f"rank {rank} stopped: {problem[1]}")
     return result
+
+
+def hold_together(folders: Sequence[str]) -> list[str]:
+    """Reserve folders for a run: rank 0 for all ranks; a collective call.
+
+    Returns:
+        on rank 0, what is to be logged about folders that were taken over.
+
+    Raises:
+        FolderInUseError, OSError: as :func:`kd_search.folder_lock.hold_folder`; on the other ranks
+            as :func:`fail_together`. Then none of the folders is held.
+    """
+
+    def work() -> list[str]:
+        if not comm.is_main_process():
+            return []
+        with contextlib.ExitStack() as stack:
+            messages = []
+            for folder in folders:
+                messages.append(hold_folder(folder))
+                stack.callback(release_folder, folder)
+            stack.pop_all()
+        return [message for message in messages if message]
+
+    return fail_together(work)
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:

@@ -27,11 +27,13 @@ from kd_search.data.loader import (
     build_person_search_train_loader,
 )
 from kd_search.data.reid import build_reid_test_loader, build_reid_train_loader, is_reid
+from kd_search.engine.defaults import run_folders
 from kd_search.engine.detection_evaluator import build_detection_evaluator
 from kd_search.engine.hooks import build_hooks
+from kd_search.engine.launch import is_bad_input
 from kd_search.engine.loss_normalizers import read_loss_normalizers, write_loss_normalizers
 from kd_search.engine.network_kind import check_kind, check_num_classes, searches, train_kind
-from kd_search.engine.parallel import unwrap_model, wrap_model
+from kd_search.engine.parallel import hold_together, unwrap_model, wrap_model
 from kd_search.engine.seeding import draw_seed, seed_everything
 from kd_search.engine.signals import StopSignals, interrupts_blocked, stop_error
 from kd_search.engine.solver import build_optimizer
@@ -39,9 +41,25 @@ from kd_search.engine.train_step import TrainStep
 from kd_search.engine.writers import build_writers, cut_metrics
 from kd_search.evaluation import PersonSearchEvaluator
 from kd_search.evaluation.reid_evaluator import ReIDEvaluator
+from kd_search.folder_lock import release_folder
 from kd_search.modeling import as_distillable
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _bad_input_without_trace():
+    """Inside, Detectron2's loop logs no trace of what fits into one line."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and record.exc_info[1] and is_bad_input(record.exc_info[1]))
+
+    loop = logging.getLogger(TrainerBase.__module__)
+    loop.addFilter(keep)
+    try:
+        yield
+    finally:
+        loop.removeFilter(keep)
 
 
 class PersonSearchTrainer(DefaultTrainer):
@@ -54,6 +72,8 @@ class PersonSearchTrainer(DefaultTrainer):
     - Losses and gradients are checked in every step by all ranks together, see :class:`TrainStep`.
     - SIGINT and SIGTERM end it after the running step, with a checkpoint.
     - Several ranks work on the CPU too.
+    - Its folders are reserved from :meth:`resume_or_load` to the end of :meth:`train`: a second
+      training in ``OUTPUT_DIR`` is refused.
 
     Example::
 
@@ -103,6 +123,7 @@ class PersonSearchTrainer(DefaultTrainer):
         self.checkpointer = self._build_checkpointer()
         self._data_loader = None
         self._data_iterator = None
+        self._folders: list[str] = []
         #: Whether a signal ends the run after this step.
         self.stopping = False
         self.register_hooks(self.build_hooks())
@@ -142,7 +163,9 @@ class PersonSearchTrainer(DefaultTrainer):
 
         Raises:
             FileNotFoundError, ValueError: as :meth:`PersonSearchCheckpointer.resume_or_load`.
+            FolderInUseError, OSError: ``OUTPUT_DIR`` is in use, or cannot be written.
         """
+        self._hold_folders()
         extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if extra["resumed"]:
             # The checkpoint holds the iteration that was just finished.
@@ -166,13 +189,31 @@ class PersonSearchTrainer(DefaultTrainer):
         Raises:
             KeyboardInterrupt, SystemExit: after SIGINT, SIGTERM; a checkpoint was written.
             FloatingPointError: too many steps in a row were skipped.
+            FolderInUseError, OSError: ``OUTPUT_DIR`` is in use, or cannot be written.
         """
-        with self._signals:
-            # Detectron2 logs the trace of whatever happens in its loop; what is wrong with a data
-            # set fits into one line.
-            _ = self.data_loader
-            super().train()
+        self._hold_folders()
+        try:
+            with self._signals, _bad_input_without_trace():
+                # Not inside of the loop, where Ctrl-C would be blocked while it is built.
+                _ = self.data_loader
+                super().train()
+        finally:
+            self._release_folders()
         return getattr(self, "_last_eval_results", None)
+
+    def _hold_folders(self) -> None:
+        if self._folders:
+            return
+        folders = run_folders(self.cfg, eval_only=False)
+        for message in hold_together(folders):
+            logger.warning(message)
+        self._folders = folders
+
+    def _release_folders(self) -> None:
+        if comm.is_main_process():
+            for folder in self._folders:
+                release_folder(folder)
+        self._folders = []
 
     def run_step(self) -> None:
         start = time.perf_counter()

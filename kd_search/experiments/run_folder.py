@@ -3,17 +3,12 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
 from kd_search.engine import build_config
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 RESULT_FILE = "result.json"
 SETTINGS_FILE = "settings.json"
@@ -107,20 +102,3 @@ def metric_lines(output: Path) -> list[dict[str, float]]:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-@contextmanager
-def alone_in(output: Path) -> Iterator[None]:
-    """Refuse a folder that another process is working in.
-
-    Raises:
-        SettingsError: there is one.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    with open(output / ".lock", "w") as lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SettingsError(f"another process is working in {output}") from None
-        yield

@@ -16,8 +16,8 @@ from typing import Optional
 
 import torch
 
-from kd_search.experiments.run_folder import alone_in
 from kd_search.experiments.single_run import train_and_evaluate
+from kd_search.folder_lock import alone_in
 
 
 def main(argv: Optional[list[str]] = None) -> int:
@@ -36,13 +36,15 @@ def main(argv: Optional[list[str]] = None) -> int:
         os.sched_setaffinity(0, {args.core})
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
-        with alone_in(args.output):
+        with alone_in(args.output) as taken_over:
+            if taken_over:
+                print(taken_over, flush=True)
             result = train_and_evaluate(
                 args.config_file, args.opts, args.output, on_train=args.on_train
             )
     except KeyboardInterrupt:
         return 130
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(result["metrics"]))

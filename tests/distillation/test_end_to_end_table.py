@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import build_id_table
 import pytest
 import torch
 from build_id_table import build_table
@@ -119,6 +120,22 @@ def test_the_tool_says_what_is_wrong_in_one_line(generated, tmp_path):
     assert "absent.pth" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "t.pth").exists()
+
+
+@pytest.mark.parametrize("place", ["file/t.pth", "/proc/self/t.pth", "folder"])
+def test_the_tool_refuses_an_output_that_cannot_be_written_before_it_works(
+    tmp_path, place, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(build_id_table, "build_table", lambda *_: pytest.fail("it worked"))
+    argv = ["--config-file", TEACHER, "--weights", "w.pth", "--output", str(tmp_path / place)]
+    monkeypatch.setattr(sys, "argv", ["build_id_table.py", *argv])
+    with pytest.raises(SystemExit) as caught:
+        build_id_table.main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --output") and f"{place} cannot be written" in line
 
 
 def test_a_table_file_names_its_source(teacher, tmp_path):

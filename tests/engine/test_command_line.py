@@ -1,13 +1,17 @@
 """Configs from the command line, and errors that fit in one line."""
 
 import argparse
+import json
 
 import pytest
 import yaml
 from detectron2.engine import default_argument_parser
+from detectron2.utils.logger import setup_logger
 
+from kd_search import folder_lock
 from kd_search.data import ImageError
 from kd_search.engine import build_config, launch, setup
+from tests.engine.toy import ToyTrainer, toy_cfg
 
 #: Only a network that tells people apart needs their number.
 PEOPLE = ["MODEL.META_ARCHITECTURE", "PersonSearchRCNN"]
@@ -70,6 +74,83 @@ def test_what_is_wrong_with_an_override_is_said(opts, words):
         build_config("", opts)
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("SOLVER.BASE_LR", -0.1),
+        ("SOLVER.BASE_LR", float("nan")),
+        ("SOLVER.BASE_LR", float("inf")),
+        ("SOLVER.MAX_ITER", 0),
+        ("SOLVER.MAX_ITER", -5),
+        ("SOLVER.MAX_ITER", 2**63),
+        ("SOLVER.IMS_PER_BATCH", 0),
+        ("SOLVER.IMS_PER_BATCH", -4),
+        ("SOLVER.REFERENCE_WORLD_SIZE", -1),
+        ("SOLVER.REFERENCE_WORLD_SIZE", 3),
+        ("SOLVER.CHECKPOINT_PERIOD", -1),
+        ("SOLVER.CHECKPOINTS_TO_KEEP", -1),
+        ("SOLVER.MAX_SKIPPED_STEPS", 0),
+        ("SOLVER.STEPS", (0,)),
+        ("SOLVER.STEPS", (10, -10)),
+        ("SOLVER.STEPS", (20, 10)),
+        ("SOLVER.STEPS", (10, 10)),
+        ("SOLVER.GAMMA", -0.1),
+        ("SOLVER.MOMENTUM", 1.0),
+        ("SOLVER.WEIGHT_DECAY", -1.0),
+        ("SOLVER.WARMUP_ITERS", -1),
+        ("SOLVER.WARMUP_FACTOR", float("nan")),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.0),
+        ("SEED", 2**63),
+        ("SEED", 2**32),
+        ("DATALOADER.NUM_WORKERS", -1),
+        ("TEST.EVAL_PERIOD", -1),
+        ("TEST.PERSON_SEARCH.TOP_K", [1, 0]),
+        ("TEST.PERSON_SEARCH.IOU_THRESH", 1.5),
+        ("INPUT.MAX_SKIPPED_FRACTION", 2.0),
+        ("INPUT.MAX_IMAGE_PIXELS", 0),
+        ("MODEL.OIM.TEMPERATURE", 0.0),
+        ("MODEL.OIM.QUEUE_SIZE", -1),
+        ("MODEL.REID_HEAD.EMBEDDING_DIM", 0),
+        ("MODEL.PIXEL_MEAN", [1.0, float("nan"), 1.0]),
+        ("OUTPUT_DIR", ""),
+        ("OUTPUT_DIR", "a\0b"),
+        ("MODEL.WEIGHTS", "half \ud800.pth"),
+        ("DATASETS.PERSON_SEARCH_COCO", [["a", "b\0.json", "c"]]),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_key(tmp_path, key, value):
+    node = {}
+    leaf = node
+    *path, last = key.split(".")
+    for part in path:
+        leaf = leaf.setdefault(part, {})
+    leaf[last] = list(value) if isinstance(value, tuple) else value
+    with pytest.raises(ValueError, match=f"(^|multiple of ){key} ") as caught:
+        build_config(write(tmp_path / "a.yaml", node))
+    assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
+    str(caught.value).encode()
+
+
+def test_values_at_the_ends_of_their_ranges_are_taken(identities):
+    opts = {
+        "SOLVER.BASE_LR": 0.0,
+        "SOLVER.MAX_ITER": 1,
+        "SOLVER.IMS_PER_BATCH": 1,
+        "SOLVER.CHECKPOINT_PERIOD": 0,
+        "SOLVER.STEPS": (),
+        "SOLVER.MOMENTUM": 0.0,
+        "SEED": 2**32 - 1,
+        "DATALOADER.NUM_WORKERS": 0,
+        "TEST.EVAL_PERIOD": 0,
+        "TEST.PERSON_SEARCH.IOU_THRESH": 1.0,
+    }
+    cfg = build_config("", [part for pair in opts.items() for part in pair])
+    assert cfg.SEED == 2**32 - 1 and cfg.SOLVER.MAX_ITER == 1
+    # Without a training, the keys of training do not matter.
+    cfg = build_config("", ["SOLVER.MAX_ITER", 0], eval_only=True)
+    assert cfg.SOLVER.MAX_ITER == 0
+
+
 def test_absent_config_file_is_named():
     with pytest.raises(FileNotFoundError, match="config file nowhere.yaml does not exist"):
         build_config("nowhere.yaml")
@@ -93,6 +174,60 @@ def test_evaluation_of_nothing_is_refused(tmp_path, identities):
     arguments = ["--eval-only", "OUTPUT_DIR", str(tmp_path)]
     with pytest.raises(ValueError, match="--eval-only has nothing to evaluate"):
         setup(default_argument_parser().parse_args(arguments))
+
+
+def setup_of(folder, *flags):
+    arguments = [*flags, "OUTPUT_DIR", str(folder), "DATASETS.TEST", "('a', 'b')"]
+    return setup(default_argument_parser().parse_args(arguments))
+
+
+@pytest.fixture
+def calm(identities, monkeypatch):
+    """Without what is not asked about here, and with all folders free afterwards."""
+    for name in ("_check_kinds", "_check_classes", "setup_logger", "default_setup"):
+        monkeypatch.setattr(f"kd_search.engine.defaults.{name}", lambda *_, **__: None)
+    yield
+    folder_lock._release_all()
+
+
+def held(folder):
+    return sorted(str(path.parent.relative_to(folder)) for path in folder.rglob(".lock"))
+
+
+def test_a_training_holds_its_folder_and_those_of_its_results(tmp_path, calm):
+    setup_of(tmp_path)
+    assert held(tmp_path) == [".", "inference/a", "inference/b"]
+
+
+def test_an_evaluation_holds_the_folders_of_its_results_alone(tmp_path, calm):
+    setup_of(tmp_path, "--eval-only", "MODEL.WEIGHTS", "x.pth")
+    assert held(tmp_path) == ["inference/a", "inference/b"]
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_an_evaluation_beside_a_training_needs_other_sets(tmp_path, calm, common):
+    """The lock of another process is left by one that is on another machine."""
+    for folder in (tmp_path, tmp_path / "inference" / ("b" if common else "c")):
+        folder.mkdir(parents=True, exist_ok=True)
+        holder = {"host": "elsewhere", "pid": 12, "started": "2026", "kernel": "k"}
+        (folder / ".lock").write_text(json.dumps(holder))
+    evaluation = ["--eval-only", "MODEL.WEIGHTS", "x.pth"]
+    if common:
+        with pytest.raises(folder_lock.FolderInUseError, match="inference/b is in use by .* 12 on"):
+            setup_of(tmp_path, *evaluation)
+        assert not (tmp_path / "inference/a/.lock").exists()
+    else:
+        setup_of(tmp_path, *evaluation)
+        assert held(tmp_path) == [".", "inference/a", "inference/b", "inference/c"]
+    with pytest.raises(folder_lock.FolderInUseError, match=f"{tmp_path} is in use by .* 12 on"):
+        setup_of(tmp_path)
+
+
+@pytest.mark.parametrize("flags", [(), ("--eval-only", "MODEL.WEIGHTS", "x.pth")])
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, calm, flags):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=f"{tmp_path}/file/run.* cannot be written"):
+        setup_of(tmp_path / "file/run", *flags)
 
 
 def alone(**kwargs):
@@ -134,3 +269,28 @@ def test_launch_turns_ctrl_c_into_a_failed_exit_status():
     with pytest.raises(SystemExit) as caught:
         launch(interrupted, alone())
     assert caught.value.code == 130
+
+
+def test_launch_tells_an_error_of_the_data_in_training_in_one_line(tmp_path, capfd):
+    """Not Detectron2's trace of it, neither on the screen nor in the log file."""
+    setup_logger(str(tmp_path))
+
+    class Torn(ToyTrainer):
+        def run_step(self):
+            if self.iter == 1:
+                raise ImageError("a.jpg: not an image file")
+            super().run_step()
+
+    with pytest.raises(SystemExit):
+        launch(lambda args: Torn(toy_cfg(tmp_path)).train(), alone())
+    out, err = capfd.readouterr()
+    assert err == "error: a.jpg: not an image file\n"
+    assert "Traceback" not in out + (tmp_path / "log.txt").read_text()
+
+    class Wrong(Torn):
+        def run_step(self):
+            int("x")
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        launch(lambda args: Wrong(toy_cfg(tmp_path)).train(), alone())
+    assert "Exception during training" in (tmp_path / "log.txt").read_text()

@@ -1,12 +1,14 @@
 """Several ranks on the CPU (gloo): they agree, and they start and stop in every way."""
 
 import json
+import os
 import signal
 
 import pytest
 import torch
 
 from kd_search.engine import compute_identity_means
+from kd_search.folder_lock import alone_in
 from tests.engine.toy import ToyNetwork, start_script, toy_input, wait_for_lines
 
 
@@ -75,3 +77,14 @@ def test_sigterm_to_the_launcher_of_cpu_processes_saves_and_ends(tmp_path):
     finished = int(log.read_text().split()[-1])
     assert (out / "last_checkpoint").read_text() == f"model_{finished:07d}.pth"
     assert "--num-gpus 2 starts as many CPU processes" in output
+
+
+def test_a_folder_in_use_is_refused_by_all_ranks(tmp_path):
+    with alone_in(tmp_path):
+        flags = ["--num-gpus", "2", "--dist-url", "auto"]
+        process = start_script("toy.py", {}, *flags, str(tmp_path))
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 2, output
+    assert f"error: {tmp_path} is in use by process {os.getpid()} on" in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.glob("*.pth"))

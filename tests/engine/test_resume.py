@@ -11,6 +11,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from kd_search.engine.solver import build_optimizer
+from kd_search.folder_lock import FolderInUseError
 from tests.engine.toy import ToyDistillerTrainer, ToyTrainer, everything, toy_cfg
 
 
@@ -205,3 +206,34 @@ def test_evaluations_are_written_and_the_last_checkpoint_is_the_newest(tmp_path)
 def test_mixed_precision_on_the_cpu_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="SOLVER.AMP.ENABLED needs a CUDA GPU.*set"):
         ToyTrainer(toy_cfg(tmp_path, "SOLVER.AMP.ENABLED", True))
+
+
+def test_a_second_training_in_one_folder_is_refused_before_it_writes(tmp_path, monkeypatch):
+    holder = ToyTrainer(toy_cfg(tmp_path, "DATASETS.TEST", "('some_set',)"))
+    holder.resume_or_load()
+    lines = '{"iteration": 3, "lr": 0.1}\n'
+    (tmp_path / "metrics.json").write_text(lines)
+    pid = os.fork()
+    if pid == 0:
+        message = ""
+        try:
+            for work in ("resume_or_load", "train"):
+                try:
+                    getattr(ToyTrainer(toy_cfg(tmp_path)), work)()
+                except FolderInUseError as error:
+                    message += f"{error}\n"
+            (tmp_path / "message").write_text(message)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    messages = (tmp_path / "message").read_text().splitlines()
+    assert len(messages) == 2
+    assert all(f"process {os.getpid()} on" in message for message in messages)
+    assert all(f"{tmp_path} is in use" in message for message in messages)
+    assert (tmp_path / "metrics.json").read_text() == lines
+    held = [tmp_path / ".lock", tmp_path / "inference/some_set/.lock"]
+    assert all(path.exists() for path in held)
+    holder.max_iter = 1
+    monkeypatch.setattr(ToyTrainer, "test", lambda *_: {})
+    holder.train()
+    assert not any(path.exists() for path in held)

@@ -43,6 +43,7 @@ setup(
         "matplotlib",
         "numpy>=1.21",
         "Pillow>=7.1",
+        "pydantic>=2",
         "PyYAML>=5.1",
         "scipy>=1.7",
         "tabulate",

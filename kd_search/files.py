@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,8 @@ except ImportError:  # Windows
     fcntl = None
 
 
+#: Where a sealed JSON file keeps the SHA-256 of the rest of its content.
+_SEAL = "sha256"
 #: Temporary files: process and a random number.
 _TEMPORARY = re.compile(r"\.kd_search-(\d+)-[0-9a-f]{8}\.tmp")
 _MINUTE, _DAY = 60.0, 86400.0
@@ -93,25 +96,71 @@ def check_writable(path: Union[str, "os.PathLike[str]"], name: str) -> None:
         ) from None
 
 
-def write_json(path: Union[str, "os.PathLike[str]"], value: Any) -> None:
-    """Write strict JSON (no NaN) atomically."""
+def write_json(path: Union[str, "os.PathLike[str]"], value: Any, *, sealed: bool = False) -> None:
+    """Write strict JSON (no NaN) atomically.
+
+    ``sealed`` adds the checksum of the content, under "sha256", for :func:`read_json`; ``value`` is
+    a dict then.
+    """
+    if sealed:
+        value = {**value, _SEAL: _sha256(value)}
     content = json.dumps(value, indent=1, allow_nan=False)
     with atomic_write(path) as file:
         file.write(content.encode())
 
 
-def check_torch_archive(path: Union[str, "os.PathLike[str]"]) -> None:
+def read_json(
+    path: Union[str, "os.PathLike[str]"], what: str = "file", *, sealed: bool = False
+) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: of the file.
+        what: the file is, for the message where there is none.
+        sealed: the checksum of :func:`write_json`, where the file has it, must be right; it is not
+            returned. Older files have none, and who edits a file by hand takes it out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, or was changed; one line that names it.
+    """
+    try:
+        with open(path, encoding="utf-8") as stream:
+            value = json.load(stream)
+        sealed = sealed and isinstance(value, dict) and _SEAL in value
+        whole = not sealed or value.pop(_SEAL) == _sha256(value)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such {what}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    if not whole:
+        raise ValueError(
+            f"{path}: the content is not that of its {_SEAL}: the file is damaged, or was edited; "
+            f"in the latter case, remove {_SEAL!r} from it"
+        )
+    return value
+
+
+def _sha256(value: Any) -> str:
+    """Of a JSON value, however it is indented."""
+    return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_torch_archive(path: Union[str, "os.PathLike[str]", BinaryIO]) -> None:
     """Compare a file of ``torch.save`` with its own checksums.
 
     torch writes them, but does not look at them: a flipped bit would go unnoticed.
 
     Raises:
-        ValueError: a checksum is wrong.
+        ValueError: a checksum is wrong, or the archive is torn.
     """
     if not zipfile.is_zipfile(path):
         return  # torch's old format, which has none
-    with zipfile.ZipFile(path) as archive:
-        harmed = archive.testzip()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            harmed = archive.testzip()
+    except Exception as error:  # a torn archive fails in whatever way its next byte says
+        raise ValueError(f"the archive is torn ({error})") from None
     if harmed is not None:
         raise ValueError(f"the checksum of {harmed} in it is wrong")
 

@@ -16,6 +16,15 @@ settings.load_profile("suite")
 REPO = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out the long property tests, unless ``-m`` speaks of them."""
+    if "fuzz" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("fuzz")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_and_fixed_seed():
     """Two cores run the suite: one thread a test keeps results and timings steady."""

@@ -23,7 +23,6 @@ Exit status: 0 drawn, 2 the input cannot be used.
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -41,7 +40,7 @@ from kd_search.evaluation.plot_data import (
     precision_recall_curve,
 )
 from kd_search.evaluation.protocol import PreparedSet, headline_gallery
-from kd_search.evaluation.protocol_table import TABLE_FILE
+from kd_search.evaluation.protocol_table import read_table_rows
 from kd_search.evaluation.runs import load_results
 from kd_search.visualization import write_picture
 from kd_search.visualization.search_plots import (
@@ -178,17 +177,12 @@ class _Loaded:
 
 def _sizes(folder: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of the table of protocols that differ in the gallery alone."""
-    path = os.path.join(folder, f"{TABLE_FILE}.json")
-    try:
-        with open(path, encoding="utf-8") as stream:
-            rows = json.load(stream)["rows"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not a table of protocols") from None
     wanted = {key: getattr(args, key) for key in ("boxes", "cameras", "rerank", "mode")}
     wanted["subset"] = "all"
+    rows = read_table_rows(folder)
     rows = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
     if len(rows) < 2:
-        raise ValueError(f"{path}: has {len(rows)} gallery sizes of this kind; a curve needs two")
+        raise ValueError(f"{folder}: has {len(rows)} gallery sizes of this kind; a curve needs two")
     return rows
 
 

@@ -81,6 +81,8 @@ def _draw(args: argparse.Namespace) -> None:
     if len(names) > 1:
         raise ValueError(f"the results are of different data sets: {', '.join(map(str, names))}")
     (name,) = names
+    if name is None:
+        raise ValueError("the results do not name their data set: use --dataset")
     dicts, _ = get_person_search_dicts(name)
     # Python keeps the order of the labels: the last is the one that the others are compared with.
     chooser = list(documents)[-1]

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Iterable
 from typing import Any, Optional
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kd_search.checkpoint.plain import to_plain
 from kd_search.checkpoint.safe_pickle import load_arrays_pickle
+from kd_search.checkpoint.schema import check_dtypes, check_model, check_parts
 from kd_search.checkpoint.torchvision_names import is_torchvision_resnet, rename_torchvision_resnet
 from kd_search.files import atomic_write, check_torch_archive
 
@@ -33,6 +35,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
       any, are in ``prototypes``; the teacher is not kept.
     - Files are written to a temporary file and renamed: a reader sees the old or the whole new one.
     - :meth:`resume_or_load` falls back from a checkpoint that is torn or gone to the one before.
+    - What is read is checked before any of it is applied, see :mod:`kd_search.checkpoint.schema`.
     - ``.pth`` and ``.pyth`` files are read with ``weights_only``. ``.pkl`` files may hold arrays
       and plain containers; others are refused, unless ``trust_pickle``.
     - Weights with torchvision's ResNet names are renamed to Detectron2's.
@@ -142,7 +145,8 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         if not path:
             logger.info("No weights given: the model keeps its random initial weights")
             return {}
-        return self._apply(self._read(path), path, checkpointables)
+        names = list(self.checkpointables) if checkpointables is None else checkpointables
+        return self._apply(self._read(path, names), path, names)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Go on from the last readable checkpoint of ``save_dir``; without one, load ``path``.
@@ -166,8 +170,8 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         if problem:
             raise ValueError(problem)
         if checkpoint is None:
-            checkpoint = self._read(path)
-        return {**self._apply(checkpoint, path, strict=True), "resumed": path}
+            checkpoint = self._read_state(path)
+        return {**self._apply(checkpoint, path, self.checkpointables, strict=True), "resumed": path}
 
     def _newest_readable(self) -> tuple[Optional[dict], str, str]:
         """(checkpoint, its path, "") or (None, "", what is wrong)."""
@@ -176,10 +180,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         problems = []
         for i, file in enumerate(files):
             try:
-                checkpoint = self._read(file)
-                if "iteration" not in checkpoint:
-                    raise ValueError(f"{file} holds weights, but no training state")
-                return checkpoint, file, ""
+                return self._read_state(file), file, ""
             except (ValueError, OSError) as error:
                 problems.append(str(error))
                 if i + 1 < len(files):
@@ -194,7 +195,14 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             "again, train without --resume",
         )
 
-    def _read(self, path: str) -> dict[str, Any]:
+    def _read_state(self, path: str) -> dict[str, Any]:
+        checkpoint = self._read(path, self.checkpointables, ["iteration"])
+        if "iteration" not in checkpoint:
+            raise ValueError(f"{path} holds weights, but no training state")
+        return checkpoint
+
+    def _read(self, path: str, names: Iterable[str], more: Iterable[str] = ()) -> dict[str, Any]:
+        """Read and check a file; ``names`` of what else is loaded, and of ``more`` that is used."""
         by_heuristics = path.endswith(_HEURISTICS)
         file = path[: -len(_HEURISTICS)] if by_heuristics else path
         try:
@@ -206,6 +214,9 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         checkpoint = self._load_file(file)
         if by_heuristics:
             checkpoint["matching_heuristics"] = True
+        check_model(checkpoint, path)
+        check_dtypes(checkpoint["model"], self.model.state_dict(), path)
+        check_parts(checkpoint, {name: self.checkpointables[name] for name in names}, path, more)
         return checkpoint
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -228,8 +239,10 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             raise ValueError(f"{filename} holds a {type(loaded).__name__} and no weights by name")
         if filename.endswith(".pyth"):
             # From pycls, as in Detectron2.
-            state = loaded.get("model_state", {})
-            state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+            state = loaded.get("model_state")
+            if isinstance(state, dict):
+                counters = [k for k in state if str(k).endswith("num_batches_tracked")]
+                state = {k: v for k, v in state.items() if k not in counters}
             return {"model": state, "__author__": "pycls", "matching_heuristics": True}
         if "model" not in loaded:
             loaded = {"model": loaded.get("state_dict", loaded)}
@@ -247,14 +260,15 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             return data
         # As in Detectron2: a file of Caffe2 or Detectron, where detectors have "blobs".
         data = data.get("blobs", data)
-        data = {k: v for k, v in data.items() if not k.endswith("_momentum")}
+        if isinstance(data, dict):
+            data = {k: v for k, v in data.items() if not str(k).endswith("_momentum")}
         return {"model": data, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _apply(
         self,
         checkpoint: dict[str, Any],
         path: str,
-        checkpointables: Optional[list[str]] = None,
+        names: Iterable[str],
         strict: bool = False,
     ) -> dict[str, Any]:
         if is_torchvision_resnet(checkpoint["model"]):
@@ -265,21 +279,22 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
                 "MODEL.RESNETS.STRIDE_IN_1X1 False, RGB input and torchvision's mean and std",
                 *(path, ", ".join(left) or "none"),
             )
+        before = {k: v.clone() for k, v in self.model.state_dict().items()} if strict else {}
         incompatible = self._load_model(checkpoint)
         if strict and any(incompatible):
+            self.model.load_state_dict(before)
             raise ValueError(
                 f"checkpoint {path} is of another model: {_differences(incompatible)}. To start "
                 "again, train without --resume"
             )
         self._log_incompatible_keys(incompatible)
-        names = list(self.checkpointables) if checkpointables is None else checkpointables
         for name in names:
             if name not in checkpoint:
                 logger.warning("%s holds no %s: it starts anew", path, name)
                 continue
             try:
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))
-            except (RuntimeError, ValueError, KeyError) as error:
+            except Exception as error:  # whatever the owner of this part raises
                 reason = " ".join(str(error).split())
                 raise ValueError(f"{name} of checkpoint {path} does not fit: {reason}") from error
         return checkpoint

@@ -2,14 +2,15 @@
 
 import hashlib
 import os
-import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 import torch
+from pydantic import AfterValidator, ConfigDict, model_validator
 
 from kd_search.files import atomic_write, check_torch_archive
+from kd_search.schema import Identifier, Schema, check_schema, shown
 
 FORMAT = "kd_search.id_table"
 FORMAT_VERSION = 1
@@ -17,6 +18,49 @@ FORMAT_VERSION = 1
 
 class TableMismatchError(ValueError):
     """A table that does not belong to the student it was given to."""
+
+
+def _matrix(value: Any) -> torch.Tensor:
+    if not _is_plain(value, torch.float32, 2) or not value.isfinite().all():
+        raise ValueError("is not a matrix of finite float32")
+    return value
+
+
+def _counts(value: Any) -> torch.Tensor:
+    if not _is_plain(value, torch.int64, 1) or (value < 0).any():
+        raise ValueError("is not a vector of int64, 0 or more")
+    return value
+
+
+def _is_plain(value: Any, dtype: torch.dtype, dim: int) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and (value.dtype, value.dim()) == (dtype, dim)
+    )
+
+
+class _TableFile(Schema):
+    model_config = ConfigDict(**{**Schema.model_config, "extra": "forbid"})
+
+    rows: Annotated[Any, AfterValidator(_matrix)]
+    counts: Annotated[Any, AfterValidator(_counts)]
+    unlabelled: Annotated[Any, AfterValidator(_matrix)]
+    person_ids: list[Identifier]
+    source: Literal["mean", "oim"]
+    dataset: str
+    teacher_sha256: str
+    teacher_config: str
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "_TableFile":
+        lengths = {len(self.rows), len(self.counts), len(self.person_ids)}
+        if len(lengths) > 1 or self.rows.shape[1] != self.unlabelled.shape[1]:
+            raise ValueError(
+                f"rows {tuple(self.rows.shape)}, counts {len(self.counts)}, unlabelled "
+                f"{tuple(self.unlabelled.shape)} and person_ids {len(self.person_ids)} do not agree"
+            )
+        return self
 
 
 @dataclass
@@ -55,7 +99,7 @@ class IDTableFile:
 
         Raises:
             FileNotFoundError: naming the tool that writes tables.
-            ValueError: if the file is torn, or no table of this format.
+            ValueError: if the file is torn, no table of this format, or a field is wrong.
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(
@@ -64,13 +108,16 @@ class IDTableFile:
         try:
             check_torch_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise ValueError(f"ID table {path} is torn or not a table: {error}") from error
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        except Exception as error:  # a torn file fails in whatever way its next byte says
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"ID table {path} is torn or not a table: {reason}") from error
+        known = content.pop("format", None) if isinstance(content, dict) else None
+        if not isinstance(known, str) or known != FORMAT:
             raise ValueError(f"{path} is not an ID table: write one with tools/build_id_table.py")
-        version = content.pop("version")
-        if version != FORMAT_VERSION:
-            raise ValueError(f"ID table {path} has version {version}, not {FORMAT_VERSION}")
+        version = content.pop("version", None)
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise ValueError(f"ID table {path} has version {shown(version)}, not {FORMAT_VERSION}")
+        check_schema(content, _TableFile, f"ID table {path}")
         return cls(**content)
 
     def check_fits(

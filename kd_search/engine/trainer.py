@@ -162,7 +162,8 @@ class PersonSearchTrainer(DefaultTrainer):
         """Go on from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
 
         Raises:
-            FileNotFoundError, ValueError: as :meth:`PersonSearchCheckpointer.resume_or_load`.
+            FileNotFoundError, ValueError: as :meth:`PersonSearchCheckpointer.resume_or_load`; the
+                checkpoint is of an iteration beyond ``SOLVER.MAX_ITER``.
             FolderInUseError, OSError: ``OUTPUT_DIR`` is in use, or cannot be written.
         """
         self._hold_folders()
@@ -170,6 +171,13 @@ class PersonSearchTrainer(DefaultTrainer):
         if extra["resumed"]:
             # The checkpoint holds the iteration that was just finished.
             self.start_iter = extra["iteration"] + 1
+            if self.start_iter > self.max_iter:
+                raise ValueError(
+                    f"checkpoint {extra['resumed']} is of iteration {extra['iteration']}, beyond "
+                    f"SOLVER.MAX_ITER {self.max_iter}: raise it, or train without --resume"
+                )
+            if self.start_iter == self.max_iter:
+                logger.info("%s is of a finished run: nothing is left to train", extra["resumed"])
             self.checkpointer.last_iteration = extra["iteration"]
             logger.info("Resuming %s at iteration %d", extra["resumed"], self.start_iter)
         else:

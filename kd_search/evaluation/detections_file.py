@@ -146,7 +146,7 @@ def write_evaluation(
 ) -> None:
     """Write the per-query results and, where there is one, the table of protocols."""
     document = results_document(dataset_name, evaluation)
-    write_json(os.path.join(output_dir, RESULTS_FILE), document)
+    write_json(os.path.join(output_dir, RESULTS_FILE), document, sealed=True)
     if evaluation.table is not None:
         evaluation.table.write(output_dir, dataset_name)
 

@@ -14,7 +14,7 @@ from .confidence import bootstrap_intervals
 from .detection_metric import evaluate_detection
 from .detection_set import DetectionSet
 from .flat_arrays import Detections, Queries
-from .galleries import WHOLE, Gallery, View, galleries_from_metadata
+from .galleries import MODES, WHOLE, Gallery, View, galleries_from_metadata
 from .protocol_table import (
     ProtocolTable,
     TableOptions,
@@ -59,6 +59,8 @@ class Protocol:
             raise ValueError(
                 f"similarity {self.similarity!r}; use one of {', '.join(SIMILARITIES)}"
             )
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r}; use one of {', '.join(MODES)}")
         self.top_k = sorted({int(k) for k in self.top_k})
         if not self.top_k or self.top_k[0] < 1:
             raise ValueError(f"top_k must hold ranks from 1 on, not {self.top_k}")

@@ -6,11 +6,13 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional, Union
+from typing import Annotated, Any, Optional, Union
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from kd_search.files import atomic_write, write_json
+from kd_search.files import atomic_write, read_json, write_json
+from kd_search.schema import Count, Percent, Schema, check_schema
 
 from .confidence import bootstrap_intervals, resampling_weights
 from .galleries import (
@@ -29,6 +31,49 @@ TABLE_FILE = "person_search_table"
 #: What the rows of one set differ in, in the order of the columns.
 KEYS = ("boxes", "gallery", "cameras", "subset", "rerank", "mode")
 _WHOLE_SIZE = -1
+
+
+class _Row(Schema):
+    """The columns that are read back; see :attr:`ProtocolTable.columns` for all."""
+
+    boxes: str
+    gallery: str
+    cameras: str
+    subset: str
+    rerank: str
+    mode: str
+    mAP: Optional[Percent]  # noqa: N815  as the metric is called
+    mAP_low: Optional[Percent]  # noqa: N815
+    mAP_high: Optional[Percent]  # noqa: N815
+    queries: Count
+    gallery_images: Annotated[float, Field(ge=0, le=1e9)]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "_Row":
+        if (self.mAP_low is None) != (self.mAP_high is None):
+            raise ValueError("has one end of the interval of mAP only")
+        if self.mAP is not None and not (self.queries and self.gallery_images):
+            raise ValueError("has a mAP, but no queries or no gallery_images")
+        return self
+
+
+class _Table(Schema):
+    dataset: Optional[str] = None
+    notes: list[str] = []
+    rows: list[_Row]
+
+
+def read_table_rows(folder: Union[str, os.PathLike]) -> list[dict[str, Any]]:
+    """Rows of ``person_search_table.json`` in a folder.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is another file, was changed, or a field is wrong; one line that names it.
+    """
+    path = os.path.join(folder, f"{TABLE_FILE}.json")
+    document = read_json(path, "table of protocols", sealed=True)
+    check_schema(document, _Table, path)
+    return document["rows"]
 
 
 @dataclass
@@ -108,6 +153,7 @@ class ProtocolTable:
         write_json(
             os.path.join(folder, f"{TABLE_FILE}.json"),
             {"dataset": dataset_name, "notes": self.notes, "rows": self.rows},
+            sealed=True,
         )
 
     def __str__(self) -> str:

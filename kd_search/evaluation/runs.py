@@ -1,41 +1,107 @@
 """Finished evaluations, read back and compared."""
 
-import json
 import os
 from collections.abc import Mapping
-from typing import Any, Union
+from dataclasses import fields
+from typing import Annotated, Any, Optional, Union, get_type_hints
 
 import numpy as np
+from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
+
+from kd_search.files import read_json
+from kd_search.schema import CornerBox, Count, Identifier, Percent, Schema, check_schema
 
 from .confidence import PairedComparison, compare_paired
 from .detections_file import RESULTS_FILE
+from .protocol import Protocol
 
 # What must be equal for two APs to mean the same.
 _SAME = ("dataset", "protocol")
 _SAME_OF_QUERY = ("image_id", "person_id", "bbox", "num_gt")
 
 
+class _Match(Schema):
+    image_id: Identifier
+    bbox: CornerBox
+    score: float
+    similarity: float
+    correct: bool
+
+
+class _Query(Schema):
+    query_id: int
+    image_id: Optional[Identifier] = None
+    person_id: Optional[int] = None
+    bbox: Optional[CornerBox] = None
+    AP: Optional[Percent]
+    first_hit_rank: Optional[Annotated[Count, Field(ge=1)]]
+    num_gt: Count
+    num_found: Count
+    matches: list[_Match]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "_Query":
+        if (self.AP is None) != (self.num_gt == 0):
+            raise ValueError(f"has AP {self.AP} and num_gt {self.num_gt}, which do not agree")
+        if (self.first_hit_rank is None) != (self.num_found == 0) or self.num_found > self.num_gt:
+            raise ValueError(
+                f"has first_hit_rank {self.first_hit_rank}, num_found {self.num_found} and num_gt "
+                f"{self.num_gt}, which do not agree"
+            )
+        return self
+
+
+_HINTS = get_type_hints(Protocol)
+_PROTOCOL = create_model(
+    "_PROTOCOL",
+    # A setting that this version does not know may change every number.
+    __config__=ConfigDict(**{**Schema.model_config, "extra": "forbid"}),
+    **{field.name: (_HINTS[field.name], field.default) for field in fields(Protocol)},
+)
+
+
+class _Results(Schema):
+    """What :func:`kd_search.evaluation.protocol.results_document` makes, and has made."""
+
+    dataset: Optional[str] = None
+    protocol: Optional[_PROTOCOL] = None
+    metrics: dict[str, dict[str, Optional[float]]] = {}
+    intervals: dict[str, Annotated[list[Percent], Field(min_length=2, max_length=2)]] = {}
+    queries: list[_Query]
+
+    @field_validator("protocol")
+    @classmethod
+    def _is_known(cls, value: Any) -> Any:
+        if value is not None:
+            Protocol(**value.model_dump())
+        return value
+
+    @field_validator("queries")
+    @classmethod
+    def _each_once(cls, queries: list[_Query]) -> list[_Query]:
+        seen = set()
+        for query in queries:
+            if query.query_id in seen:
+                raise ValueError(f"have query_id {query.query_id} twice")
+            seen.add(query.query_id)
+        return queries
+
+
 def load_results(path: Union[str, os.PathLike]) -> dict[str, Any]:
     """Read ``person_search_results.json``, from its path or its folder.
 
+    Returns:
+        ``dataset``, ``protocol``, ``metrics`` and ``queries``, the list of per-query results, as
+        :func:`~kd_search.evaluation.protocol.rank_lists` gives it.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is another file; one line that names it.
+        ValueError: it is another file, was changed, or a field is wrong; one line that names it.
     """
     if os.path.isdir(path):
         path = os.path.join(path, RESULTS_FILE)
-    try:
-        with open(path, encoding="utf-8") as stream:
-            document = json.load(stream)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; run the evaluation first") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
-    rows = document.get("queries") if isinstance(document, dict) else None
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and {"query_id", "AP", "num_gt"} <= set(row) for row in rows
-    ):
-        raise ValueError(f"{path}: not the results of a person-search evaluation")
+    document = read_json(path, "file; run the evaluation first", sealed=True)
+    check_schema(document, _Results, path)
     return document
 
 

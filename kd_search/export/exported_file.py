@@ -1,21 +1,52 @@
-"""The exported file: a TorchScript module with a description of itself inside."""
+"""The exported file: a TorchScript module with a description of itself inside.
+
+It is a zip archive whose checksums leave out names, headers and what torch reads without looking at
+them. So the archive ends with a comment, the *seal*: the SHA-256 of all bytes before it. Readers of
+zip pass over a comment, ``torch.jit.load`` too; the metadata say ``sealed``, so that a seal cannot
+be lost unnoticed. Files of older versions have none.
+"""
 
 import hashlib
 import io
 import json
 import os
-from typing import Any, NamedTuple, Union
+import struct
+from typing import Annotated, Any, Literal, NamedTuple, Union
 
 import torch
 import torchvision  # noqa: F401  registers the operators (nms, roi_align) that the file calls
+from pydantic import Field
 from torch import nn
 
 from kd_search.export.tracing import quiet_torchscript
+from kd_search.files import check_torch_archive
+from kd_search.schema import Count, Schema, check_schema, shown
 
 FORMAT = "kd_search.torchscript"
 FORMAT_VERSION = 1
 #: Name of the JSON text inside the file.
 METADATA_NAME = "metadata.json"
+_SEAL = b"kd_search sha256 "
+_SEAL_LENGTH = len(_SEAL) + 64
+
+
+class _Metadata(Schema):
+    """What :func:`kd_search.export.describe` writes."""
+
+    input_format: Literal["BGR", "RGB"]
+    min_size: Count
+    max_size: Count
+    embedding_dim: Annotated[int, Field(ge=1, le=2**31)]
+    score_threshold: float
+    nms_threshold: float
+    max_detections: int
+    search_score_threshold: float
+    device: str
+    weights_sha256: str
+    source_sha256: str
+    versions: dict[str, str]
+    config: str
+    sealed: bool = False
 
 
 class Exported(NamedTuple):
@@ -42,10 +73,14 @@ def encode(module: torch.jit.ScriptModule, metadata: dict[str, Any]) -> bytes:
     """The bytes of an exported file."""
     # To memory first: saved straight to a file, the archive carries that file's name.
     buffer = io.BytesIO()
-    text = json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **metadata}, indent=1)
+    metadata = {"format": FORMAT, "version": FORMAT_VERSION, **metadata, "sealed": True}
+    text = json.dumps(metadata, indent=1)
     with quiet_torchscript():
         torch.jit.save(module, buffer, _extra_files={METADATA_NAME: text.encode()})
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    # The last field of a zip archive is the length of its comment: 0, as torch writes it.
+    content = content[:-2] + struct.pack("<H", _SEAL_LENGTH)
+    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
 def load_exported(
@@ -61,7 +96,8 @@ def load_exported(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no exported person search network, or does not fit this device.
+        ValueError: it is no exported person search network, is damaged, or does not fit this
+            device.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(
@@ -73,17 +109,26 @@ def load_exported(
 
 def decode(content: bytes, name: str, map_location: Union[str, torch.device] = "cpu") -> Exported:
     """The reverse of :func:`encode`; ``name`` is used in errors. Raises as load_exported."""
+    archive, seal = content[:-_SEAL_LENGTH], content[-_SEAL_LENGTH:]
+    sealed = seal.startswith(_SEAL)
+    if sealed and seal != _SEAL + hashlib.sha256(archive).hexdigest().encode():
+        raise ValueError(
+            f"exported model {name} is damaged: its content is not that of its SHA-256"
+        )
     extra = {METADATA_NAME: ""}
     try:
+        check_torch_archive(io.BytesIO(content))
         with quiet_torchscript():
             module = torch.jit.load(io.BytesIO(content), map_location, _extra_files=extra)
-    except RuntimeError as error:
+    except Exception as error:  # a torn file fails in whatever way its next byte says
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown reason"
         raise ValueError(
             f"exported model {name} is torn or not a TorchScript file: {reason}"
         ) from None
     metadata = _read_metadata(extra[METADATA_NAME], name)
-    exported_on, wanted = torch.device(metadata["device"]).type, torch.device(map_location).type
+    if metadata.get("sealed") and not sealed:
+        raise ValueError(f"exported model {name} is damaged: its SHA-256 at the end is gone")
+    exported_on, wanted = metadata["device"], torch.device(map_location).type
     if exported_on != wanted:
         raise ValueError(
             f"exported model {name} was exported for {exported_on}, not {wanted}: tracing fixes "
@@ -106,9 +151,11 @@ def _read_metadata(text: Union[str, bytes], name: str) -> dict[str, Any]:
             f"{name} is a TorchScript file without the metadata of kd_search: export the model "
             "with tools/export_model.py"
         )
-    if metadata.get("version") != FORMAT_VERSION:
+    version = metadata.get("version")
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"exported model {name} has format version {metadata.get('version')}, this kd_search "
-            f"reads version {FORMAT_VERSION}"
+            f"exported model {name} has format version {shown(version)}, this kd_search reads "
+            f"version {FORMAT_VERSION}"
         )
+    check_schema(metadata, _Metadata, f"metadata of exported model {name}")
     return metadata

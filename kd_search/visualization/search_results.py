@@ -2,7 +2,6 @@
 
 import functools
 import glob
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional, Union
@@ -13,6 +12,7 @@ from PIL import Image
 from kd_search.data.image import ImageError, read_image
 from kd_search.evaluation.detections_file import RESULTS_FILE
 from kd_search.evaluation.matching import iou_of_pairs, search_iou_threshold
+from kd_search.evaluation.runs import load_results
 
 from .drawing import FAINT_INK, INK, PANEL, PAPER, RIGHT, WRONG, Box
 from .tiles import Tile, render_tile, tile_size
@@ -40,24 +40,12 @@ def load_search_results(path: Union[str, "os.PathLike[str]"]) -> dict[str, Any]:
         path: the results file, its folder, or the folder above where that holds one data set.
 
     Returns:
-        ``dataset``, ``protocol``, ``metrics`` and ``queries``, the list of per-query results.
+        as :func:`~kd_search.evaluation.runs.load_results`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is another file, or there are several; one line that names them.
+        FileNotFoundError, ValueError: as there, or the folder holds the results of several sets.
     """
-    if os.path.isdir(path):
-        path = _results_file(path)
-    try:
-        with open(path, encoding="utf-8") as stream:
-            document = json.load(stream)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; run the evaluation first") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
-    if not isinstance(document, dict) or not isinstance(document.get("queries"), list):
-        raise ValueError(f"{path}: not the results of a person-search evaluation")
-    return document
+    return load_results(_results_file(path) if os.path.isdir(path) else path)
 
 
 def choose_queries(results: Sequence[Mapping[str, Any]], count: int) -> list[int]:

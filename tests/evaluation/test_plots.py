@@ -176,7 +176,7 @@ def test_what_cannot_be_drawn_is_named(runs, tmp_path, capsys):
     assert plot_results.main([str(runs[0]), "--output", str(tmp_path / "plots")]) == 0
     printed = capsys.readouterr().out
     assert [p.name for p in (tmp_path / "plots").iterdir()] == ["cmc.png"]
-    assert "gallery_sizes.png: " in printed and "not a table of protocols" in printed
+    assert "gallery_sizes.png: " in printed and "person_search_table.json" in printed
     assert "distances.png: " in printed and "no such file of detections" in printed
 
 

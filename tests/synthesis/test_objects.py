@@ -207,5 +207,5 @@ def test_registered_sets_hold_the_generated_things(root, tmp_path):
     (tmp_path / "broken" / "dataset.json").write_text("{}")
     (tmp_path / "broken" / "train.json").write_text("{")
     register_objects(str(tmp_path / "broken"), prefix="kd_objects_under_test")
-    with pytest.raises(ValueError, match="train.json: broken"):
+    with pytest.raises(ValueError, match="train.json: not a JSON file"):
         DatasetCatalog.get(name)

@@ -55,7 +55,8 @@ def match(image_id, bbox, correct):
 
 
 def result(query_id, matches, ap=50.0):
-    return {"query_id": query_id, "AP": ap, "num_gt": 1, "num_found": 1, "matches": matches}
+    found = {"num_gt": 1, "num_found": 1, "first_hit_rank": 1}
+    return {"query_id": query_id, "AP": ap, **found, "matches": matches}
 
 
 def draw(matches, top_k=None, query_id=0, **kwargs):

@@ -225,7 +225,8 @@ def evaluation(tmp_path):
     for i in range(3):
         lines.append(f"5 10 10 30 60 c1s1_{i:06d}.png")
         hit = dict(image_id=3, bbox=[10, 10, 40, 70], score=0.9, similarity=0.8, correct=True)
-        queries.append(dict(query_id=i, AP=10.0 * i, num_gt=3, num_found=1, matches=[hit]))
+        found = dict(num_gt=3, num_found=1, first_hit_rank=1, matches=[hit])
+        queries.append(dict(query_id=i, AP=10.0 * i, **found))
     (tmp_path / "a.json").write_text(json.dumps(dict(images=images, annotations=annotations)))
     (tmp_path / "query_info.txt").write_text("\n".join(lines))
     register_person_search_coco(

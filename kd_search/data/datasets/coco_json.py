@@ -1,21 +1,76 @@
 """Reads COCO-JSON whose annotations carry a ``person_id`` into Detectron2 dataset dicts."""
 
-import json
 import logging
 import math
 import os
 import re
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
 from detectron2.structures import BoxMode
+from pydantic import AfterValidator, Field
 
 from kd_search.data.id_map import IDMap, OriginalID, is_labelled
+from kd_search.files import read_json
+from kd_search.schema import (
+    FourNumbers,
+    Identifier,
+    Integer,
+    Schema,
+    Size,
+    check_schema,
+)
 
 logger = logging.getLogger(__name__)
 
 #: PRW and Market-1501 name their frames after camera, sequence and frame: c6s1_000451.jpg
 _CAMERA_NAME = re.compile(r"c(\d+)s\d+_(\d+)")
+
+
+def _flag(value: Any) -> Any:
+    if value not in (None, 0, 1):
+        raise ValueError("is neither 0 nor 1")
+    return value
+
+
+def _person_id(value: Any) -> Optional[OriginalID]:
+    # Spreadsheets and data frames write whole numbers as 3.0 and a missing one as NaN.
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if value.is_integer():
+            return int(value)
+    if value is None or isinstance(value, str) or type(value) is int:
+        return value
+    raise ValueError("is neither an integer nor a string")
+
+
+class _Image(Schema):
+    id: Identifier
+    file_name: Annotated[str, Field(min_length=1)]
+    width: Size
+    height: Size
+    camera_id: Optional[Integer] = None
+    frame_id: Optional[Integer] = None
+    in_gallery: Annotated[Any, AfterValidator(_flag)] = True
+
+
+class _Annotation(Schema):
+    image_id: Identifier
+    bbox: FourNumbers
+    iscrowd: Annotated[Any, AfterValidator(_flag)] = 0
+    person_id: Annotated[Any, AfterValidator(_person_id)] = None
+
+
+class _Category(Schema):
+    id: Any
+    name: Any
+
+
+class _CocoFile(Schema):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: Optional[list[_Category]] = None
 
 
 def load_coco_json(
@@ -90,22 +145,26 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: as :func:`load_coco_json`.
     """
-    content = _parse(json_file)
+    content = read_json(json_file, "annotation file")
+    checked = check_schema(content, _CocoFile, json_file)
     names: dict[str, int] = {}
     ids: dict[Any, int] = {}
-    for index, image in enumerate(content["images"]):
+    for index, image in enumerate(checked.images):
         where = f"{json_file}: images[{index}]"
-        _check_image(image, where)
-        _refuse_repeat(ids, image["id"], index, where, "id")
-        _refuse_repeat(names, image["file_name"], index, where, "file_name")
-    wanted = _person_category(content.get("categories"), json_file)
+        _refuse_repeat(ids, image.id, index, where, "id")
+        _refuse_repeat(names, image.file_name, index, where, "file_name")
+    wanted = _person_category(checked.categories, json_file)
     annotations = []
-    for index, annotation in enumerate(content["annotations"]):
+    for index, (annotation, known) in enumerate(zip(content["annotations"], checked.annotations)):
         where = f"{json_file}: annotations[{index}]"
-        _check_annotation(annotation, where, ids)
-        if wanted is None or _category_of(annotation, where) == wanted:
-            person_id = _person_id(annotation.get("person_id"), where)
-            annotations.append({**annotation, "person_id": person_id})
+        if known.image_id not in ids:
+            raise ValueError(
+                f"{where}: image_id {known.image_id!r} is the id of no image in this file"
+            )
+        if wanted is not None and "category_id" not in annotation:
+            raise ValueError(f"{where}.category_id is missing")
+        if wanted is None or annotation["category_id"] == wanted:
+            annotations.append({**annotation, "person_id": known.person_id})
     return {**content, "annotations": annotations}
 
 
@@ -144,93 +203,20 @@ def camera_and_frame(file_name: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (-1, -1)
 
 
-def _parse(json_file: str) -> dict[str, Any]:
-    try:
-        with open(json_file, encoding="utf-8") as stream:
-            content = json.load(stream)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{json_file}: no such annotation file") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{json_file}: not a JSON file ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{json_file}: expected a JSON object with 'images' and 'annotations'")
-    for key in ("images", "annotations"):
-        if not isinstance(content.get(key), list):
-            raise ValueError(f"{json_file}: expected a list named {key!r}")
-    return content
-
-
-def _check_image(image: Any, where: str) -> None:
-    _require_keys(image, ("id", "file_name", "width", "height"), where)
-    if isinstance(image["id"], bool) or not isinstance(image["id"], (int, str)):
-        raise ValueError(f"{where}: id {image['id']!r} is neither an integer nor a string")
-    if not isinstance(image["file_name"], str) or not image["file_name"]:
-        raise ValueError(f"{where}: file_name {image['file_name']!r} is not a name")
-    for key in ("width", "height"):
-        if not _is_integer(image[key]) or image[key] < 1:
-            raise ValueError(f"{where}: {key} {image[key]!r} is not a positive integer")
-    for key in ("camera_id", "frame_id"):
-        if image.get(key) is not None and not _is_integer(image[key]):
-            raise ValueError(f"{where}: {key} {image[key]!r} is not an integer")
-
-
-def _check_annotation(annotation: Any, where: str, image_ids: dict[Any, int]) -> None:
-    _require_keys(annotation, ("image_id", "bbox"), where)
-    image_id = annotation["image_id"]
-    if not isinstance(image_id, (int, str)) or image_id not in image_ids:
-        raise ValueError(f"{where}: image_id {image_id!r} is the id of no image in this file")
-    bbox = annotation["bbox"]
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_finite(v) for v in bbox):
-        raise ValueError(f"{where}: bbox {bbox!r} is not a list of four numbers x, y, w, h")
-    if annotation.get("iscrowd") not in (None, 0, 1):
-        raise ValueError(f"{where}: iscrowd {annotation['iscrowd']!r} is neither 0 nor 1")
-
-
-def _require_keys(entry: Any, keys: tuple[str, ...], where: str) -> None:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {entry!r}")
-    for key in keys:
-        if key not in entry:
-            raise ValueError(f"{where}: {key!r} is missing")
-
-
 def _refuse_repeat(seen: dict[Any, int], value: Any, index: int, where: str, key: str) -> None:
     if seen.setdefault(value, index) != index:
         raise ValueError(f"{where}: {key} {value!r} is already that of images[{seen[value]}]")
 
 
-def _person_category(categories: Any, json_file: str) -> Optional[Any]:
+def _person_category(categories: Optional[list[_Category]], json_file: str) -> Optional[Any]:
     """Id of the category to read; ``None`` reads every annotation."""
-    if not categories:
-        return None
-    if not isinstance(categories, list):
-        raise ValueError(f"{json_file}: expected a list named 'categories'")
-    for index, category in enumerate(categories):
-        _require_keys(category, ("id", "name"), f"{json_file}: categories[{index}]")
-    if len(categories) == 1:
+    if not categories or len(categories) == 1:
         return None
     for category in categories:
-        if str(category["name"]).lower() == "person":
-            return category["id"]
-    names = ", ".join(str(category["name"]) for category in categories)
+        if str(category.name).lower() == "person":
+            return category.id
+    names = ", ".join(str(category.name) for category in categories)
     raise ValueError(f"{json_file}: none of the categories ({names}) is named 'person'")
-
-
-def _category_of(annotation: dict[str, Any], where: str) -> Any:
-    _require_keys(annotation, ("category_id",), where)
-    return annotation["category_id"]
-
-
-def _person_id(value: Any, where: str) -> Optional[OriginalID]:
-    # Spreadsheets and data frames write whole numbers as 3.0 and a missing one as NaN.
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        if value.is_integer():
-            return int(value)
-    if value is None or isinstance(value, str) or _is_integer(value):
-        return value
-    raise ValueError(f"{where}: person_id {value!r} is neither an integer nor a string")
 
 
 def _image_dict(image: dict[str, Any], image_root: str) -> dict[str, Any]:
@@ -252,11 +238,3 @@ def _image_dict(image: dict[str, Any], image_root: str) -> dict[str, Any]:
 def _xyxy(xywh: list[float]) -> list[float]:
     x, y, w, h = (float(value) for value in xywh)
     return [x, y, x + w, y + h]
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,14 +1,17 @@
 """ATRW: Amur tigers, with a CSV list for training and JSON ground truth for the test."""
 
 import csv
-import json
 import os
 from collections import defaultdict
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, RootModel
 
 from kd_search.data.reid.folders import image_names, read_lines, require_file
 from kd_search.data.reid.register import register_reid_set
 from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets
+from kd_search.files import read_json
+from kd_search.schema import Count, Integer, Schema, check_schema
 
 #: Height and width of crops of animals (VKD, ECCV 2020).
 ANIMAL_SIZE = (224, 224)
@@ -102,22 +105,20 @@ def _image(folder: str, names: dict[int, str], number: int) -> str:
     return os.path.join(folder, names.get(number, f"{number:06d}.jpg"))
 
 
+class _Entry(Schema):
+    imgid: Count
+    entityid: Integer
+    #: video, camera, frame
+    frame: Annotated[list[Integer], Field(min_length=3, max_length=3)]
+
+
+class _GroundTruth(RootModel):
+    root: Annotated[list[_Entry], Field(min_length=1)]
+
+
 def _read_ground_truth(path: str) -> list[dict[str, Any]]:
-    try:
-        with open(path, encoding="utf-8") as stream:
-            entries = json.load(stream)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path}: expected a list of images")
-    for number, entry in enumerate(entries):
-        frame = entry.get("frame") if isinstance(entry, dict) else None
-        numbers = [entry.get("imgid"), entry.get("entityid")] if frame else []
-        whole = isinstance(frame, list) and len(frame) == 3
-        if not whole or not all(type(value) is int for value in [*numbers, *frame]):
-            raise ValueError(
-                f"{path}: [{number}]: expected imgid, entityid and frame (video, camera, frame)"
-            )
+    entries = read_json(path)
+    check_schema(entries, _GroundTruth, path)
     return entries
 
 

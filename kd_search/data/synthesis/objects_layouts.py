@@ -1,6 +1,5 @@
 """Lays the generated multi-class set out on disk as KITTI and as ILSVRC DET are."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from PIL import Image
 
-from kd_search.data.datasets.objects import OBJECT_CLASSES
+from kd_search.data.datasets.objects import OBJECT_CLASSES, read_objects_json
 from kd_search.data.synthesis.generated_set import DESCRIPTION_FILE
 from kd_search.data.synthesis.whole_folder import whole_folder
 from kd_search.data.synthesis.writer import SPLITS
@@ -40,7 +39,7 @@ def write_kitti_layout(source: Union[str, Path], root: Union[str, Path]) -> None
 
     Raises:
         FileNotFoundError: ``source`` holds no such set.
-        ValueError: ``root`` exists.
+        ValueError: ``root`` exists, or the set is broken.
     """
     _write_whole(source, root, _write_kitti)
 
@@ -65,7 +64,7 @@ def _write_whole(source, root, write: Callable[[dict, Path, Path], None]) -> Non
         raise FileNotFoundError(f"{source} holds no generated data set (no {DESCRIPTION_FILE})")
     if root.exists():
         raise ValueError(f"{root} exists: remove it, or choose another folder")
-    content = {split: json.loads((source / f"{split}.json").read_text()) for split in SPLITS}
+    content = {split: read_objects_json(source / f"{split}.json") for split in SPLITS}
     with whole_folder(root) as partial:
         write(content, source, partial)
 

@@ -283,7 +283,7 @@ def test_atrw_test_images_are_searched_among_all_others(atrw):
 def test_atrw_lists_that_do_not_fit_are_refused(atrw):
     path = atrw / "gt_test_plain.json"
     path.write_text('[{"imgid": 1, "entityid": 2, "frame": [1, 2]}]')
-    with pytest.raises(ValueError, match=r"gt_test_plain.json: \[0\]: expected imgid, entityid"):
+    with pytest.raises(ValueError, match=r"gt_test_plain.json: \[0\]\.frame .*found \[1, 2\]"):
         load_atrw(str(atrw), "test")
     path.write_text("{")
     with pytest.raises(ValueError, match="gt_test_plain.json: not a JSON file"):

@@ -1,0 +1,230 @@
+"""What a checkpoint must look like, checked before any of it is applied."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Optional
+
+import numpy as np
+import torch
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from torch import nn
+
+from kd_search.schema import Count, NonNegative, Schema, check_schema, shown
+
+# Far beyond any setting of an optimizer, and still a float32.
+_LARGEST = 1e30
+
+
+def _weight(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf":
+            raise ValueError(f"is an array of {value.dtype}")
+    elif not isinstance(value, torch.Tensor):
+        raise ValueError("is no tensor")
+    else:
+        _dense(value)
+    return value
+
+
+def _dense(tensor: torch.Tensor) -> None:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        raise ValueError(f"is not a dense tensor of real numbers ({tensor.layout}, {tensor.dtype})")
+
+
+def _value(value: Any) -> Any:
+    """Of an optimizer's state or settings: tensors, finite numbers, flags, and tuples of them."""
+    if isinstance(value, torch.Tensor):
+        _dense(value)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            _value(item)
+    elif not (value is None or isinstance(value, (bool, int, float))):
+        raise ValueError("is neither a number nor a tensor")
+    elif value is not None and not abs(value) <= _LARGEST:
+        raise ValueError("is out of range")
+    return value
+
+
+def _rate(value: Any) -> Any:
+    """A learning rate: a number, or a tensor of one."""
+    number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+    if type(number) not in (int, float) or not 0 <= number <= _LARGEST:
+        raise ValueError("is no learning rate")
+    return value
+
+
+Weights = dict[str, Annotated[Any, AfterValidator(_weight)]]
+_Value = Annotated[Any, BeforeValidator(_value)]
+_OPEN = ConfigDict(**{**Schema.model_config, "extra": "allow"})
+
+
+class _Model(Schema):
+    model: Annotated[Weights, Field(min_length=1)]
+
+
+class _Group(Schema):
+    model_config = _OPEN
+    __pydantic_extra__: dict[str, _Value]
+
+    params: list[Count]
+    lr: Annotated[Any, AfterValidator(_rate)]
+
+
+class _Optimizer(Schema):
+    state: dict[Count, dict[str, _Value]]
+    param_groups: list[_Group]
+
+
+class _Scheduler(Schema):
+    last_epoch: Count
+    base_lrs: Optional[list[NonNegative]] = None
+
+
+class _Best(Schema):
+    best_metric: Optional[float]
+    best_iter: Optional[Count]
+
+
+class _Hooks(Schema):
+    LRScheduler: Optional[_Scheduler] = None
+    BestCheckpointer: Optional[_Best] = None
+
+
+class _Trainer(Schema):
+    """Of :class:`kd_search.engine.PersonSearchTrainer`; older versions had fewer numbers."""
+
+    iteration: Count
+    seed: Count = 0
+    skipped_steps: Count = 0
+    skipped_in_row: Count = 0
+    loss_normalizers: dict[str, NonNegative] = {}
+    hooks: _Hooks = _Hooks()
+
+
+class _GradScaler(Schema):
+    scale: Annotated[float, Field(gt=0)]
+    growth_factor: Annotated[float, Field(gt=1)]
+    backoff_factor: Annotated[float, Field(gt=0, lt=1)]
+    growth_interval: Annotated[int, Field(ge=1)]
+    tracker: Count = Field(alias="_growth_tracker")
+
+
+class _Whole(Schema):
+    """All parts that training saves under these names; others are their owner's business."""
+
+    iteration: Optional[Count] = None
+    optimizer: Optional[_Optimizer] = None
+    scheduler: Optional[_Scheduler] = None
+    trainer: Optional[_Trainer] = None
+    grad_scaler: Optional[_GradScaler] = None
+    terms: Optional[Weights] = None
+    prototypes: Optional[Weights] = None
+
+
+def check_model(checkpoint: Mapping[str, Any], path: str) -> None:
+    """Refuse weights that are none.
+
+    Raises:
+        ValueError: ``model`` is not names to dense tensors, or arrays, of real numbers; one line
+            with the file and the name.
+    """
+    check_schema({"model": checkpoint["model"]}, _Model, path)
+
+
+def check_parts(
+    checkpoint: Mapping[str, Any],
+    parts: Mapping[str, Any],
+    path: str,
+    more: Iterable[str] = (),
+) -> None:
+    """Refuse parts of a checkpoint that cannot be those of the training that is to take them.
+
+    Args:
+        checkpoint: what was read.
+        parts: name to what will load that part: optimizer, scheduler, ...
+        path: of the file, for the message.
+        more: names of plain values to check.
+
+    Raises:
+        ValueError: one line with the file, the path of the first wrong field, and what is wrong.
+    """
+    found = {name: checkpoint[name] for name in (*parts, *more) if name in checkpoint}
+    for name in set(found) & set(_Whole.model_fields):
+        # A scaler that is switched off has an empty state.
+        if found[name] is None or (name == "grad_scaler" and not len(found[name] or ())):
+            if found.pop(name) is None:
+                raise ValueError(f"{path}: {name} is None")
+    check_schema(found, _Whole, path)
+    for name, state in found.items():
+        part, where = parts.get(name), f"{path}: {name}"
+        if isinstance(part, nn.Module):
+            check_dtypes(state, part.state_dict(), where)
+        elif isinstance(part, torch.optim.Optimizer):
+            _check_optimizer(state, part, where)
+        elif isinstance(part, torch.optim.lr_scheduler.LRScheduler):
+            _check_scheduler(state, part, where)
+            hooks = found.get("trainer", {}).get("hooks", {})
+            if "LRScheduler" in hooks:
+                _check_scheduler(hooks["LRScheduler"], part, f"{path}: trainer.hooks.LRScheduler")
+
+
+def check_dtypes(state: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
+    """Refuse weights that would lose more than precision in the place of the ones there are.
+
+    Raises:
+        ValueError: such as fractions for a counter; the line names the weight.
+    """
+    for name, value in state.items():
+        here = own.get(name)
+        if isinstance(value, torch.Tensor) and isinstance(here, torch.Tensor):
+            if not torch.can_cast(value.dtype, here.dtype):
+                raise ValueError(f"{where}: {name} is {value.dtype}, {here.dtype} is expected")
+
+
+def _check_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, where: str):
+    groups, own = state["param_groups"], optimizer.param_groups
+    sizes = [[len(group["params"]) for group in side] for side in (groups, own)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{where} has groups of {sizes[0]} parameters, here they are {sizes[1]}")
+    for index, (group, here) in enumerate(zip(groups, own)):
+        for key, value in here.items():
+            if key != "params" and not _alike(group.get(key), value, key in group):
+                raise ValueError(
+                    f"{where}.param_groups[{index}].{key} is {shown(group.get(key))}, here "
+                    f"it is {value!r}"
+                )
+    numbers = [number for group in groups for number in group["params"]]
+    shapes = dict(zip(numbers, (p.shape for group in own for p in group["params"])))
+    if len(shapes) < len(numbers):
+        raise ValueError(f"{where}.param_groups have a parameter twice")
+    for number, values in state["state"].items():
+        if number not in shapes:
+            raise ValueError(f"{where}.state[{number}] is of no parameter")
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape not in ((), shapes[number]):
+                raise ValueError(
+                    f"{where}.state[{number}].{key} is of shape {tuple(value.shape)}, not "
+                    f"{tuple(shapes[number])}"
+                )
+
+
+def _alike(value: Any, here: Any, given: bool) -> bool:
+    """Numbers may be others, as the learning rate is; flags say which algorithm it is."""
+    if here is None or isinstance(here, bool):
+        # torch's optimizers fill in flags that an older version did not save.
+        return not given or value is here
+    if isinstance(here, (tuple, list)):
+        return isinstance(value, (tuple, list)) and len(value) == len(here)
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1
+    return type(value) in (int, float)
+
+
+def _check_scheduler(state: Mapping[str, Any], scheduler, where: str) -> None:
+    rates = getattr(scheduler, "base_lrs", None)
+    if rates is not None and len(state.get("base_lrs", rates)) != len(rates):
+        raise ValueError(f"{where}.base_lrs has {len(state['base_lrs'])} rates, not {len(rates)}")
+    for key in state:
+        # Loading puts everything into the object: it must not hide what the object does.
+        hidden = getattr(scheduler, str(key), None)
+        if callable(hidden) or isinstance(hidden, torch.optim.Optimizer):
+            raise ValueError(f"{where}.{shown(key)} is no state of a scheduler")

@@ -1,0 +1,84 @@
+"""Files of earlier versions load for ever; those of ``old_files`` are of the version before
+checksums and schemas."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from kd_search.data.datasets.detection_sets import load_detection_set
+from kd_search.data.datasets.objects import register_objects
+from kd_search.distillation import IDTableFile
+from kd_search.evaluation import load_detections
+from kd_search.evaluation.protocol_table import read_table_rows
+from kd_search.evaluation.runs import load_results
+from kd_search.export import load_exported, weights_sha256
+from kd_search.visualization import load_search_results
+from tests.engine.toy import ToyTrainer, toy_cfg
+
+OLD = Path(__file__).resolve().parent / "old_files"
+
+
+def test_results_and_table_without_a_checksum_load():
+    document = json.loads((OLD / "person_search_results.json").read_text())
+    assert "sha256" not in document
+    assert load_results(OLD) == load_search_results(OLD) == document
+    assert (
+        read_table_rows(OLD) == json.loads((OLD / "person_search_table.json").read_text())["rows"]
+    )
+
+
+def test_results_of_the_first_version_load(tmp_path):
+    """It had no intervals, and a protocol without gallery, mode and similarity."""
+    document = json.loads((OLD / "person_search_results.json").read_text())
+    del document["intervals"]
+    for key in ("gallery", "mode", "similarity"):
+        del document["protocol"][key]
+    path = tmp_path / "person_search_results.json"
+    path.write_text(json.dumps(document))
+    assert load_results(path) == document
+
+
+def test_detections_load():
+    detections, metadata = load_detections(OLD / "person_search_detections.npz")
+    assert len(detections.image_ids) == 6 and len(detections.query_ids) == 4
+    assert metadata["dataset"] == "kd_search_old_files"
+
+
+def test_an_id_table_loads():
+    table = IDTableFile.load(OLD / "id_table.pth")
+    assert torch.equal(table.rows, torch.eye(3, 4)) and table.person_ids == ["a", "b", 7]
+    assert table.counts.tolist() == [5, 5, 5] and table.dataset == "some_train"
+
+
+def test_an_exported_network_without_a_seal_loads():
+    exported = load_exported(OLD / "exported.ts")
+    assert "sealed" not in exported.metadata
+    assert weights_sha256(exported.module) == exported.metadata["weights_sha256"]
+    assert exported.module(torch.ones(1, 3)).shape == (1, 2)
+
+
+def test_a_training_is_resumed(tmp_path):
+    for name in ("last_checkpoint", "model_0000003.pth"):
+        shutil.copy(OLD / name, tmp_path)
+    trainer = ToyTrainer(toy_cfg(tmp_path))
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 4 and trainer.seed == 7
+    saved = torch.load(OLD / "model_0000003.pth", weights_only=True)
+    assert all(torch.equal(v, saved["model"][k]) for k, v in trainer.model.state_dict().items())
+    momentum = trainer.optimizer.state_dict()["state"][0]["momentum_buffer"]
+    assert torch.equal(momentum, saved["optimizer"]["state"][0]["momentum_buffer"])
+    trainer.train()
+
+
+def test_a_generated_set_of_things_loads():
+    register_objects(str(OLD / "objects"), prefix="kd_objects_old")
+    try:
+        records = load_detection_set("kd_objects_old_train")
+        assert [len(record["annotations"]) > 0 for record in records] == [True, True]
+    finally:
+        for split in ("train", "test"):
+            DatasetCatalog.remove(f"kd_objects_old_{split}")
+            MetadataCatalog.remove(f"kd_objects_old_{split}")

@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from kd_search.checkpoint import PersonSearchCheckpointer, load_arrays_pickle, to_plain
+from kd_search.checkpoint import (
+    PersonSearchCheckpointer,
+    load_arrays_pickle,
+    load_trained,
+    to_plain,
+)
+from kd_search.modeling import IDTable
 
 
 class Bomb:
@@ -270,8 +276,61 @@ def test_failure_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkey
 def test_best_checkpoint_is_not_what_training_goes_on_from(tmp_path):
     checkpointer = PersonSearchCheckpointer(nn.Linear(2, 1), str(tmp_path))
     checkpointer.save("model_0000003", iteration=3)
-    checkpointer.save("model_best", iteration=3)
+    checkpointer.save("model_best", iteration=2)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+    assert checkpointer.last_iteration == 3
+    # Nor where nothing else can be read.
+    (tmp_path / "model_0000003.pth").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"model_0000003\.pth"):
+        checkpointer.resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("part", ["more", "fewer", "of another size"])
+def test_a_checkpoint_is_resumed_with_all_its_parameters_or_not_at_all(tmp_path, part):
+    other = {
+        "more": nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1)),
+        "fewer": nn.Sequential(nn.Linear(2, 1, bias=False)),
+        "of another size": nn.Sequential(nn.Linear(2, 3)),
+    }
+    PersonSearchCheckpointer(other[part], str(tmp_path)).save("model_0000000", iteration=0)
+    model = nn.Sequential(nn.Linear(2, 1))
+    with pytest.raises(ValueError, match=r"model_0000000\.pth is of another model.*--resume"):
+        PersonSearchCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+
+
+def test_weights_of_a_new_training_bring_nothing_else_with_them(tmp_path):
+    """A checkpoint of another training as MODEL.WEIGHTS: its optimizer is not of this one."""
+    trained, state = nn.Linear(2, 1), State({"steps": 9})
+    PersonSearchCheckpointer(trained, str(tmp_path), state=state).save("model_0000008", iteration=8)
+    model, fresh = nn.Linear(2, 1), State({"steps": 0})
+    checkpointer = PersonSearchCheckpointer(model, str(tmp_path / "new"), state=fresh)
+    checkpointer.resume_or_load(str(tmp_path / "model_0000008.pth"), resume=False)
+    assert torch.equal(model.weight, trained.weight) and fresh.state == {"steps": 0}
+
+
+class WithTable(nn.Module):
+    def __init__(self, num_ids):
+        super().__init__()
+        self.head = nn.Module()
+        self.head.linear = nn.Linear(2, 1)
+        self.head.id_table = IDTable(num_ids=num_ids, queue_size=2, embedding_dim=2)
+
+
+def test_a_network_in_use_needs_all_its_weights_and_no_id_table(tmp_path):
+    model, table = WithTable(3), "head.id_table."
+    whole = WithTable(4).state_dict()
+    without = {k: v for k, v in whole.items() if not k.startswith(table)}
+    assert len(without) < len(whole)
+    for weights in (whole, without):
+        torch.save({"model": weights}, tmp_path / "a.pth")
+        load_trained(model, str(tmp_path / "a.pth"))
+        assert torch.equal(model.head.linear.weight, whole["head.linear.weight"])
+    torch.save({"model": {"head.linear.weight": torch.ones(1, 2)}}, tmp_path / "b.pth")
+    with pytest.raises(
+        ValueError, match=r"b\.pth.*not of this config.*head\.linear\.bias"
+    ) as error:
+        load_trained(model, str(tmp_path / "b.pth"))
+    assert table not in str(error.value)
 
 
 def test_layout_versions_of_modules_survive_plain_types():

@@ -25,11 +25,18 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format hooks active-environment
+#: The instruction sets of an old x86 processor and of one with AVX2, for torch (its own kernels,
+#: MKL, oneDNN) and for numpy's OpenBLAS.
+OLD_CPU := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE DNNL_MAX_CPU_ISA=SSE41 \
+	OPENBLAS_CORETYPE=Prescott
+AVX2_CPU := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 DNNL_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
+
+.PHONY: help setup demo test test-cpus lint format hooks active-environment
 
 help:
 	@echo "make demo    set up, then the main job: data, teacher, students, evaluation, report"
 	@echo "make test    set up, then the whole test suite"
+	@echo "make test-cpus  the test suite three times: as an old processor, as one with AVX2, with two threads"
 	@echo "make lint    set up, then ruff: rules and formatting, changing nothing"
 	@echo "make format  set up, then ruff: mend what can be mended"
 	@echo "make hooks   set up, then run the linter before each git commit"
@@ -42,6 +49,11 @@ demo: $(ENV_READY)
 
 test: $(ENV_READY)
 	"$(ENV_PYTHON)" -m pytest $(ARGS)
+
+test-cpus: $(ENV_READY)
+	$(OLD_CPU) "$(ENV_PYTHON)" -m pytest $(ARGS)
+	$(AVX2_CPU) "$(ENV_PYTHON)" -m pytest $(ARGS)
+	KD_SEARCH_TEST_THREADS=2 OMP_NUM_THREADS=2 "$(ENV_PYTHON)" -m pytest $(ARGS)
 
 lint: $(ENV_READY)
 	"$(ENV_PYTHON)" -m ruff check .

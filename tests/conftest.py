@@ -27,8 +27,11 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_fixed_seed():
-    """Two cores run the suite: one thread a test keeps results and timings steady."""
-    torch.set_num_threads(1)
+    """Two cores run the suite: one thread a test keeps results and timings steady.
+
+    ``$KD_SEARCH_TEST_THREADS`` asks for more, to see whether results depend on it.
+    """
+    torch.set_num_threads(int(os.environ.get("KD_SEARCH_TEST_THREADS", "1")))
     torch.manual_seed(0)
 
 

@@ -17,6 +17,7 @@ from kd_search.distillation import (
     Distiller,
     Teacher,
 )
+from kd_search.structures import Layout
 
 
 class EmbeddingProbe(DistillationTerm):
@@ -100,6 +101,21 @@ def test_queue_starts_empty_filled_or_absent(tmp_path):
     assert (queue["student"] == 0).all() and queue["student"].shape == (4, 8)
     assert torch.equal(queue["teacher"][:3], file.unlabelled)
     assert queue["off"].shape == (0, 8)
+    short = ("DISTILLATION.ID_TABLE.QUEUE", "teacher", "DISTILLATION.ID_TABLE.QUEUE_SIZE", 2)
+    table = build_model(table_cfg(tmp_path / "table.pth", *short)).terms["IDTableTerm"].table
+    # The newest ones, as if the queue had followed the teacher.
+    assert torch.equal(table.queue, file.unlabelled[1:])
+
+
+def test_the_loss_of_a_table_is_weighed_as_the_config_says(tmp_path):
+    write_table(tmp_path / "table.pth")
+    losses = []
+    for weight in (1.0, 3.0):
+        key = "DISTILLATION.ID_TABLE.LOSS_WEIGHT"
+        torch.manual_seed(0)
+        model = build_model(table_cfg(tmp_path / "table.pth", key, weight))
+        losses.append(losses_of(model, [training_input()])["loss_id_table"])
+    torch.testing.assert_close(losses[1], 3 * losses[0])
 
 
 def test_evaluation_is_the_students(tmp_path):
@@ -163,6 +179,30 @@ def test_the_teacher_is_asked_before_the_student():
     model.teacher.model.backbone.register_forward_hook(lambda *_: order.append("teacher"))
     losses_of(model, [training_input()])
     assert order == ["teacher", "student"]
+
+
+class Judge(nn.Module):
+    """A re-ID network with embeddings of another length than a detector's."""
+
+    def layout(self):
+        return Layout({}, 0, embedding_dim=33, num_identities=7)
+
+
+def test_embeddings_and_identities_are_those_of_the_re_id_teacher():
+    class Listener(DistillationTerm):
+        def connect(self, student, teacher):
+            self.heard = teacher
+
+    detector = with_teacher()
+    model = Distiller(
+        student=detector.student,
+        terms=nn.ModuleDict({"Listener": Listener()}),
+        teacher=detector.teacher,
+        reid_teacher=Teacher(Judge(), ()),
+    )
+    heard, theirs = model.terms["Listener"].heard, detector.teacher.model.layout()
+    assert (heard.embedding_dim, heard.num_identities) == (33, 7)
+    assert theirs.embedding_dim != 33 and heard.features == theirs.features != {}
 
 
 def test_a_loss_name_used_twice_is_refused():

@@ -1,5 +1,6 @@
 """Fixtures that every room's tests share."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -33,6 +34,16 @@ def _one_thread_and_fixed_seed():
     """
     torch.set_num_threads(int(os.environ.get("KD_SEARCH_TEST_THREADS", "1")))
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _log_handlers_of_this_test_alone():
+    """Remove the handlers that a test has installed: the stream they write to ends with it."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "kd_search")]
+    before = [list(each.handlers) for each in loggers]
+    yield
+    for each, handlers in zip(loggers, before):
+        each.handlers[:] = handlers
 
 
 @pytest.fixture

@@ -39,21 +39,28 @@ def _value(value: Any) -> Any:
             _value(item)
     elif not (value is None or isinstance(value, (bool, int, float))):
         raise ValueError("is neither a number nor a tensor")
-    elif value is not None and not abs(value) <= _LARGEST:
+    elif value is not None and not _in_range(value):
         raise ValueError("is out of range")
     return value
+
+
+def _in_range(number: float) -> bool:
+    # torch takes an int as one of 64 bits.
+    return abs(number) <= (2**63 - 1 if type(number) is int else _LARGEST)
 
 
 def _rate(value: Any) -> Any:
     """A learning rate: a number, or a tensor of one."""
     number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-    if type(number) not in (int, float) or not 0 <= number <= _LARGEST:
+    if type(number) not in (int, float) or number < 0 or not _in_range(number):
         raise ValueError("is no learning rate")
     return value
 
 
 Weights = dict[str, Annotated[Any, AfterValidator(_weight)]]
 _Value = Annotated[Any, BeforeValidator(_value)]
+# Default of what may be absent but not None: pydantic does not check defaults.
+_ABSENT: Any = None
 _OPEN = ConfigDict(**{**Schema.model_config, "extra": "allow"})
 
 
@@ -76,7 +83,7 @@ class _Optimizer(Schema):
 
 class _Scheduler(Schema):
     last_epoch: Count
-    base_lrs: Optional[list[NonNegative]] = None
+    base_lrs: list[Annotated[float, Field(ge=0, le=_LARGEST)]] = []
 
 
 class _Best(Schema):
@@ -85,8 +92,8 @@ class _Best(Schema):
 
 
 class _Hooks(Schema):
-    LRScheduler: Optional[_Scheduler] = None
-    BestCheckpointer: Optional[_Best] = None
+    LRScheduler: _Scheduler = _ABSENT
+    BestCheckpointer: _Best = _ABSENT
 
 
 class _Trainer(Schema):
@@ -161,10 +168,12 @@ def check_parts(
         elif isinstance(part, torch.optim.Optimizer):
             _check_optimizer(state, part, where)
         elif isinstance(part, torch.optim.lr_scheduler.LRScheduler):
-            _check_scheduler(state, part, where)
+            iteration = found.get("iteration")
+            _check_scheduler(state, part, iteration, where)
             hooks = found.get("trainer", {}).get("hooks", {})
             if "LRScheduler" in hooks:
-                _check_scheduler(hooks["LRScheduler"], part, f"{path}: trainer.hooks.LRScheduler")
+                where = f"{path}: trainer.hooks.LRScheduler"
+                _check_scheduler(hooks["LRScheduler"], part, iteration, where)
 
 
 def check_dtypes(state: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
@@ -200,7 +209,11 @@ def _check_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer,
         if number not in shapes:
             raise ValueError(f"{where}.state[{number}] is of no parameter")
         for key, value in values.items():
-            if isinstance(value, torch.Tensor) and value.shape not in ((), shapes[number]):
+            tensor = isinstance(value, torch.Tensor)
+            # torch counts steps in numbers or in tensors; all else it keeps are tensors.
+            if not (tensor or value is None or (key == "step" and type(value) in (int, float))):
+                raise ValueError(f"{where}.state[{number}].{key} is {shown(value)}, not a tensor")
+            if tensor and value.shape not in ((), shapes[number]):
                 raise ValueError(
                     f"{where}.state[{number}].{key} is of shape {tuple(value.shape)}, not "
                     f"{tuple(shapes[number])}"
@@ -214,12 +227,20 @@ def _alike(value: Any, here: Any, given: bool) -> bool:
         return not given or value is here
     if isinstance(here, (tuple, list)):
         return isinstance(value, (tuple, list)) and len(value) == len(here)
-    if isinstance(value, torch.Tensor):
-        return value.numel() == 1
+    if isinstance(value, torch.Tensor) or isinstance(here, torch.Tensor):
+        return type(value) is type(here) and value.numel() == 1 and value.dtype == here.dtype
     return type(value) in (int, float)
 
 
-def _check_scheduler(state: Mapping[str, Any], scheduler, where: str) -> None:
+def _check_scheduler(
+    state: Mapping[str, Any], scheduler, iteration: Optional[int], where: str
+) -> None:
+    # Detectron2's hook moves the schedule at the end of every iteration, before the checkpoint.
+    if iteration is not None and state["last_epoch"] != iteration + 1:
+        raise ValueError(
+            f"{where}.last_epoch is {state['last_epoch']}, but iteration is {iteration}: it must "
+            "be one more"
+        )
     rates = getattr(scheduler, "base_lrs", None)
     if rates is not None and len(state.get("base_lrs", rates)) != len(rates):
         raise ValueError(f"{where}.base_lrs has {len(state['base_lrs'])} rates, not {len(rates)}")

@@ -26,10 +26,10 @@ STUDENT = (
     *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 100, "SOLVER.WARMUP_ITERS", 10),
     *("DATASETS.TEST", ()),
 )
-#: Measured on a CPU, correlation without and with the terms: seed 1 0.364 and 0.738, seed 2 0.300
-#: and 0.622, seed 3 0.471 and 0.587. The test runs seed 1 and asks for less than half of the
-#: smallest gain.
-LEAST_GAIN = 0.05
+#: Measured on a CPU with the config's weights, correlation without and with the terms: seed 1 0.371
+#: and 0.749, seed 2 0.275 and 0.571, seed 3 0.437 and 0.708. The test runs seed 1 and asks for less
+#: than half of the smallest gain.
+LEAST_GAIN = 0.12
 PLAIN = ("MODEL.META_ARCHITECTURE", "PersonSearchRCNN")
 
 

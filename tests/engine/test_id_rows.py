@@ -74,12 +74,14 @@ def test_means_equal_the_definition_and_absent_identities_are_reported(caplog):
 
 def test_means_do_not_depend_on_the_order_of_the_images():
     rng = np.random.default_rng(1)
-    person_ids = rng.integers(0, 3, 60).tolist()
+    person_ids = rng.integers(-1, 3, 60).tolist()
     model = Lookup(rng.standard_normal((60, 6)).astype(np.float32))
     images = list(images_of(person_ids, [5] * 12))
     forward = compute_identity_means(model, images, 3)
     backward = compute_identity_means(model, images[::-1], 3)
     assert torch.equal(forward.rows, backward.rows)
+    assert len(forward.unlabelled) == person_ids.count(-1) > 0
+    assert torch.equal(forward.unlabelled, backward.unlabelled)
 
 
 def test_every_module_gets_its_own_mode_back():
@@ -106,7 +108,7 @@ def test_identity_outside_the_table_and_empty_data_are_errors():
 
 def table_with(rows):
     table = IDTable(num_ids=len(rows), queue_size=2, embedding_dim=2, frozen=True)
-    table.load_rows(torch.tensor(rows), torch.tensor([[1.0, 0.0]]))
+    table.load_rows(torch.tensor(rows), torch.tensor([[1.0, 1.0]]))
     return table
 
 
@@ -120,7 +122,18 @@ def test_refresh_keeps_rows_without_boxes_and_measures_the_others():
     torch.testing.assert_close(
         table.rows, torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.6, 0.8], [1.0, 0.0]])
     )
-    assert table.queue.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    assert table.queue.tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
+def test_rows_that_stay_have_moved_by_nothing():
+    rows = nn.functional.normalize(torch.randn(100, 7))
+    # Of unit length but for rounding, and the cosine with itself above 1.
+    rows = rows[rows.double().square().sum(dim=1) > 1]
+    assert len(rows) > 10
+    table = IDTable(num_ids=len(rows), queue_size=0, embedding_dim=7)
+    table.load_rows(rows)
+    means = IdentityMeans(rows, torch.ones(len(rows)), torch.zeros(0, 7))
+    assert refresh_rows(table, means) == (0, 0)
 
 
 class Clock:
@@ -139,7 +152,7 @@ def test_hooks_run_when_due_and_write_scalars_by_table():
         return IdentityMeans(torch.eye(2), torch.ones(2), torch.zeros(0, 2))
 
     tables = {
-        "id_table": table_with([[1.0, 0.0], [0.0, 0.0]]),
+        "id_table": table_with([[0.6, 0.8], [0.0, 0.0]]),
         "id_table/T": table_with([[0.0, 1.0]] * 2),
     }
     hooks = [IDTableRefreshHook(3, tables, build_rows), IDTableStatisticsHook(tables, 2)]

@@ -115,6 +115,11 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
+def test_without_a_period_there_is_the_last_checkpoint_alone(tmp_path):
+    run(toy_cfg(tmp_path, "SOLVER.CHECKPOINT_PERIOD", 0))
+    assert [f.name for f in tmp_path.glob("*.pth")] == ["model_final.pth"]
+
+
 @pytest.mark.parametrize("harm", ["truncated", "empty", "missing", "flipped", "weights only"])
 def test_torn_last_checkpoint_falls_back_to_the_one_before(tmp_path, harm, caplog):
     cfg = toy_cfg(tmp_path / "straight")

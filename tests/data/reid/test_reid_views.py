@@ -115,6 +115,15 @@ def test_cameras_are_chosen_before_tracklets():
     assert seen == set(range(1, 7))
 
 
+def test_unknown_cameras_are_as_good_as_one_each():
+    # Two unknown ones, and 6, are new to who has seen 5; the second tracklet in 5 is not.
+    cameras = [5, -1, -1, 5, 6]
+    candidates = [Candidate(i, camera, i, 9) for i, camera in enumerate(cameras)]
+    for seed in range(20):
+        views = choose_views(candidates, 0, 4, "cameras", np.random.default_rng(seed))
+        assert {v.sample for v in views} == {0, 1, 2, 4}
+
+
 def test_an_unknown_source_is_refused():
     with pytest.raises(ValueError, match="SOURCE 'moon' must be one of tracklet, cameras"):
         choose_views([Candidate(0, 1, 0, 1)], 0, 1, "moon", np.random.default_rng(0))

@@ -60,7 +60,8 @@ def hold_folder(folder: Union[str, "os.PathLike[str]"]) -> str:
     if held is not None and held.pid == os.getpid():
         held.users += 1
         return ""
-    path = os.path.join(folder, LOCK_FILE)
+    # Whole, as the process may go to another folder.
+    path = os.path.join(key, LOCK_FILE)
     try:
         os.makedirs(folder, exist_ok=True)
         handle, free = _open(path)

@@ -62,7 +62,7 @@ def main() -> int:
         except KeyboardInterrupt:
             print(f"\n{title}: interrupted. Run the same command to go on.", file=sys.stderr)
             return 130
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             print(f"{title}: error: {error}", file=sys.stderr)
             return 2
         print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)

@@ -10,6 +10,8 @@ from torch import nn
 
 from kd_search.schema import Count, NonNegative, Schema, check_schema, shown
 
+# What torch's SGD, Adam, RMSprop and Adagrad keep of a parameter, in its shape.
+_BUFFERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
 # Far beyond any setting of an optimizer, and still a float32.
 _LARGEST = 1e30
 
@@ -209,15 +211,14 @@ def _check_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer,
         if number not in shapes:
             raise ValueError(f"{where}.state[{number}] is of no parameter")
         for key, value in values.items():
-            tensor = isinstance(value, torch.Tensor)
-            # torch counts steps in numbers or in tensors; all else it keeps are tensors.
+            here, tensor = f"{where}.state[{number}].{shown(key)}", isinstance(value, torch.Tensor)
+            # torch counts steps in numbers or in tensors without dimensions; all else it keeps are
+            # tensors, most of them of the parameter's shape.
             if not (tensor or value is None or (key == "step" and type(value) in (int, float))):
-                raise ValueError(f"{where}.state[{number}].{key} is {shown(value)}, not a tensor")
-            if tensor and value.shape not in ((), shapes[number]):
-                raise ValueError(
-                    f"{where}.state[{number}].{key} is of shape {tuple(value.shape)}, not "
-                    f"{tuple(shapes[number])}"
-                )
+                raise ValueError(f"{here} is no tensor, found {shown(value)}")
+            if tensor and value.shape != shapes[number] and (value.dim() or key in _BUFFERS):
+                shape, other = tuple(value.shape), tuple(shapes[number])
+                raise ValueError(f"{here} is of shape {shape}, not {other}")
 
 
 def _alike(value: Any, here: Any, given: bool) -> bool:

@@ -34,6 +34,7 @@ from typing import Optional, Union
 import numpy as np
 
 from kd_search.files import atomic_write, write_json
+from kd_search.schema import Schema, check_schema
 
 from .detection_set import GT_ARRAYS, DetectionSet
 from .protocol import Evaluation, Protocol, evaluate_detection_set, results_document
@@ -54,6 +55,11 @@ _ARRAYS = (
     "query_ids",
     "query_embeddings",
 )
+
+
+class _Metadata(Schema):
+    dataset: Optional[str] = None
+    use_gt_boxes: Optional[bool] = None
 
 
 def save_detections(path: Union[str, os.PathLike], detections: DetectionSet, **metadata) -> None:
@@ -184,4 +190,5 @@ def _parse_metadata(path, array: np.ndarray) -> dict:
         raise ValueError(
             f"{path}: version {metadata.get('version')!r} of the format; this reads {known}"
         )
+    check_schema(metadata, _Metadata, f"{path}: metadata")
     return metadata

@@ -8,7 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
+from pydantic import BaseModel, RootModel
+
 from kd_search.engine import build_config
+from kd_search.files import read_json
+from kd_search.schema import Schema, check_schema
 
 RESULT_FILE = "result.json"
 SETTINGS_FILE = "settings.json"
@@ -70,8 +74,9 @@ def read_result(output: Path, settings: dict[str, str]) -> Optional[dict[str, An
 
     Raises:
         SettingsError: the folder belongs to a run with other settings.
+        ValueError: a file of the folder is damaged; one line that names it.
     """
-    known = _read_json(output / SETTINGS_FILE)
+    known = _read(output / SETTINGS_FILE, _Settings)
     if known is None:
         return None
     changed = [key for key in settings if known.get(key, settings[key]) != settings[key]]
@@ -82,7 +87,7 @@ def read_result(output: Path, settings: dict[str, str]) -> Optional[dict[str, An
             f"{output} holds a run with other settings ({key} {known[key]!r}, not "
             f"{settings[key]!r}{more}): remove it, or name another folder with --output"
         )
-    return _read_json(output / RESULT_FILE)
+    return _read(output / RESULT_FILE, _Result)
 
 
 def iterations_done(output: Path) -> int:
@@ -100,5 +105,17 @@ def metric_lines(output: Path) -> list[dict[str, float]]:
     return [line for line in lines if "iteration" in line]
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+class _Settings(RootModel):
+    root: dict[str, str]
+
+
+class _Result(Schema):
+    metrics: dict[str, Optional[float]]
+
+
+def _read(path: Path, schema: type[BaseModel]) -> Optional[dict[str, Any]]:
+    if not path.is_file():
+        return None
+    content = read_json(path, sealed=True)
+    check_schema(content, schema, path)
+    return content

@@ -48,7 +48,7 @@ def train_and_evaluate(config_file: str, opts: Sequence, output: Path, *, on_tra
     if done is not None:
         return done
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / SETTINGS_FILE, settings)
+    write_json(output / SETTINGS_FILE, settings, sealed=True)
     (output / "config.yaml").write_text(cfg.dump())
 
     train_cfg = cfg.clone()
@@ -69,7 +69,7 @@ def train_and_evaluate(config_file: str, opts: Sequence, output: Path, *, on_tra
         "seed": cfg.SEED,
         "versions": _versions(),
     }
-    write_json(output / RESULT_FILE, result)
+    write_json(output / RESULT_FILE, result, sealed=True)
     return result
 
 

@@ -120,6 +120,7 @@ def put(*path):
         (put("trainer", "hooks", "LRScheduler", {"last_epoch": "3"}), "LRScheduler.last_epoch"),
         (put("optimizer", []), "optimizer"),
         (put("optimizer", "state", 0, "momentum_buffer", torch.ones(7)), r"state\[0\].*\(7,\)"),
+        (put("optimizer", "state", 0, "momentum_buffer", True), r"state\[0\].*found True"),
         (put("optimizer", "state", 77, {}), r"optimizer\.state\[77\]"),
         (put("optimizer", "param_groups", 0, "lr", "0.1"), r"param_groups\[0\]\.lr"),
         (put("optimizer", "param_groups", 0, "lr", -0.1), r"param_groups\[0\]\.lr"),

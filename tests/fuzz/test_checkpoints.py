@@ -28,6 +28,14 @@ def whole():
     return torch.load(OLD / NAME, weights_only=True)
 
 
+def at(iteration: int):
+    """The whole checkpoint, as of another iteration."""
+    checkpoint = {**whole(), "iteration": iteration}
+    for schedule in (checkpoint["scheduler"], checkpoint["trainer"]["hooks"]["LRScheduler"]):
+        schedule["last_epoch"] = iteration + 1
+    return checkpoint
+
+
 def write(folder: Path, checkpoint) -> Path:
     torch.save(checkpoint, folder / NAME)
     (folder / "last_checkpoint").write_text(NAME)
@@ -108,6 +116,7 @@ def put(*path):
         (put("iteration", 1e20), "iteration"),
         (put("iteration", True), "iteration"),
         (put("iteration", None), "iteration"),
+        (put("iteration", 5), "scheduler.last_epoch is 4, .*iteration is 5"),
         (put("iteration", 10**20), "iteration"),
         (put("trainer", None), "trainer"),
         (put("trainer", "iteration", None), r"trainer\.iteration"),
@@ -148,7 +157,7 @@ def test_the_field_is_named(tmp_path, spoil, field):
 
 def test_an_older_checkpoint_is_taken_where_the_last_is_none(tmp_path):
     checkpoint = whole()
-    write(tmp_path, {**checkpoint, "iteration": 2})
+    write(tmp_path, at(2))
     os.rename(tmp_path / NAME, tmp_path / "model_0000002.pth")
     write(tmp_path, {**checkpoint, "trainer": None})
     trainer = ToyTrainer(toy_cfg(tmp_path))
@@ -187,7 +196,7 @@ def test_a_finished_run_stays_finished_and_one_beyond_the_end_is_refused(
     tmp_path, caplog, iteration, status
 ):
     caplog.set_level(logging.INFO)
-    write(tmp_path, {**whole(), "iteration": iteration})
+    write(tmp_path, at(iteration))
     trainer = ToyTrainer(toy_cfg(tmp_path, "SOLVER.MAX_ITER", 8))
     if status == "beyond":
         with pytest.raises(ValueError, match=rf"{NAME} .*iteration 8, .*SOLVER.MAX_ITER 8"):

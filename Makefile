@@ -53,7 +53,7 @@ test: $(ENV_READY)
 test-cpus: $(ENV_READY)
 	$(OLD_CPU) "$(ENV_PYTHON)" -m pytest $(ARGS)
 	$(AVX2_CPU) "$(ENV_PYTHON)" -m pytest $(ARGS)
-	KD_SEARCH_TEST_THREADS=2 OMP_NUM_THREADS=2 "$(ENV_PYTHON)" -m pytest $(ARGS)
+	KD_SEARCH_TEST_THREADS=2 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE "$(ENV_PYTHON)" -m pytest $(ARGS)
 
 lint: $(ENV_READY)
 	"$(ENV_PYTHON)" -m ruff check .

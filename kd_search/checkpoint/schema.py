@@ -12,8 +12,8 @@ from kd_search.schema import Count, NonNegative, Schema, check_schema, shown
 
 # What torch's SGD, Adam, RMSprop and Adagrad keep of a parameter, in its shape.
 _BUFFERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
-# Far beyond any setting of an optimizer, and still a float32.
-_LARGEST = 1e30
+# Far beyond any setting of an optimizer; still a float32 and a 64-bit integer.
+_LARGEST = 1e15
 
 
 def _weight(value: Any) -> Any:
@@ -41,20 +41,15 @@ def _value(value: Any) -> Any:
             _value(item)
     elif not (value is None or isinstance(value, (bool, int, float))):
         raise ValueError("is neither a number nor a tensor")
-    elif value is not None and not _in_range(value):
+    elif value is not None and not abs(value) <= _LARGEST:
         raise ValueError("is out of range")
     return value
-
-
-def _in_range(number: float) -> bool:
-    # torch takes an int as one of 64 bits.
-    return abs(number) <= (2**63 - 1 if type(number) is int else _LARGEST)
 
 
 def _rate(value: Any) -> Any:
     """A learning rate: a number, or a tensor of one."""
     number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-    if type(number) not in (int, float) or number < 0 or not _in_range(number):
+    if type(number) not in (int, float) or not 0 <= number <= _LARGEST:
         raise ValueError("is no learning rate")
     return value
 

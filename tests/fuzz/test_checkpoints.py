@@ -53,7 +53,7 @@ def unchanged(before, after) -> bool:
     )
 
 
-@lengths(250, 3000)
+@lengths(150, 3000)
 def test_a_wrong_field_is_refused_before_anything_is_loaded_or_training_goes_on(
     tmp_path, monkeypatch, examples
 ):

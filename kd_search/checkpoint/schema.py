@@ -56,9 +56,10 @@ def _rate(value: Any) -> Any:
 
 Weights = dict[str, Annotated[Any, AfterValidator(_weight)]]
 _Value = Annotated[Any, BeforeValidator(_value)]
-# Default of what may be absent but not None: pydantic does not check defaults.
-_ABSENT: Any = None
 _OPEN = ConfigDict(**{**Schema.model_config, "extra": "allow"})
+
+
+# Below, a part that is absent is None, but None in a file is wrong.
 
 
 class _Model(Schema):
@@ -80,7 +81,7 @@ class _Optimizer(Schema):
 
 class _Scheduler(Schema):
     last_epoch: Count
-    base_lrs: list[Annotated[float, Field(ge=0, le=_LARGEST)]] = []
+    base_lrs: list[Annotated[Any, AfterValidator(_rate)]] = None
 
 
 class _Best(Schema):
@@ -89,8 +90,8 @@ class _Best(Schema):
 
 
 class _Hooks(Schema):
-    LRScheduler: _Scheduler = _ABSENT
-    BestCheckpointer: _Best = _ABSENT
+    LRScheduler: _Scheduler = None
+    BestCheckpointer: _Best = None
 
 
 class _Trainer(Schema):
@@ -115,13 +116,13 @@ class _GradScaler(Schema):
 class _Whole(Schema):
     """All parts that training saves under these names; others are their owner's business."""
 
-    iteration: Optional[Count] = None
-    optimizer: Optional[_Optimizer] = None
-    scheduler: Optional[_Scheduler] = None
-    trainer: Optional[_Trainer] = None
-    grad_scaler: Optional[_GradScaler] = None
-    terms: Optional[Weights] = None
-    prototypes: Optional[Weights] = None
+    iteration: Count = None
+    optimizer: _Optimizer = None
+    scheduler: _Scheduler = None
+    trainer: _Trainer = None
+    grad_scaler: _GradScaler = None
+    terms: Weights = None
+    prototypes: Weights = None
 
 
 def check_model(checkpoint: Mapping[str, Any], path: str) -> None:
@@ -152,12 +153,10 @@ def check_parts(
         ValueError: one line with the file, the path of the first wrong field, and what is wrong.
     """
     found = {name: checkpoint[name] for name in (*parts, *more) if name in checkpoint}
-    for name in set(found) & set(_Whole.model_fields):
-        # A scaler that is switched off has an empty state.
-        if found[name] is None or (name == "grad_scaler" and not len(found[name] or ())):
-            if found.pop(name) is None:
-                raise ValueError(f"{path}: {name} is None")
+    if found.get("grad_scaler") == {}:
+        del found["grad_scaler"]  # of a scaler that is switched off
     check_schema(found, _Whole, path)
+    iteration = found.get("iteration")
     for name, state in found.items():
         part, where = parts.get(name), f"{path}: {name}"
         if isinstance(part, nn.Module):
@@ -165,7 +164,6 @@ def check_parts(
         elif isinstance(part, torch.optim.Optimizer):
             _check_optimizer(state, part, where)
         elif isinstance(part, torch.optim.lr_scheduler.LRScheduler):
-            iteration = found.get("iteration")
             _check_scheduler(state, part, iteration, where)
             hooks = found.get("trainer", {}).get("hooks", {})
             if "LRScheduler" in hooks:
@@ -228,15 +226,11 @@ def _alike(value: Any, here: Any, given: bool) -> bool:
     return type(value) in (int, float)
 
 
-def _check_scheduler(
-    state: Mapping[str, Any], scheduler, iteration: Optional[int], where: str
-) -> None:
-    # Detectron2's hook moves the schedule at the end of every iteration, before the checkpoint.
-    if iteration is not None and state["last_epoch"] != iteration + 1:
-        raise ValueError(
-            f"{where}.last_epoch is {state['last_epoch']}, but iteration is {iteration}: it must "
-            "be one more"
-        )
+def _check_scheduler(state, scheduler, iteration: Optional[int], where: str) -> None:
+    epoch = state["last_epoch"]
+    # It is stepped once an iteration, before a checkpoint is written or behind it.
+    if iteration is not None and epoch - iteration not in (0, 1):
+        raise ValueError(f"{where}.last_epoch {epoch} is not of iteration {iteration}")
     rates = getattr(scheduler, "base_lrs", None)
     if rates is not None and len(state.get("base_lrs", rates)) != len(rates):
         raise ValueError(f"{where}.base_lrs has {len(state['base_lrs'])} rates, not {len(rates)}")

@@ -28,12 +28,13 @@ def whole():
     return torch.load(OLD / NAME, weights_only=True)
 
 
-def at(iteration: int):
-    """The whole checkpoint, as of another iteration."""
-    checkpoint = {**whole(), "iteration": iteration}
-    for schedule in (checkpoint["scheduler"], checkpoint["trainer"]["hooks"]["LRScheduler"]):
-        schedule["last_epoch"] = iteration + 1
-    return checkpoint
+def at(iteration):
+    """The checkpoint as of another iteration."""
+    checkpoint = whole()
+    for state in (checkpoint["scheduler"], checkpoint["trainer"]["hooks"]["LRScheduler"]):
+        state["last_epoch"] = iteration + 1
+    checkpoint["trainer"]["iteration"] = iteration
+    return {**checkpoint, "iteration": iteration}
 
 
 def write(folder: Path, checkpoint) -> Path:
@@ -116,7 +117,6 @@ def put(*path):
         (put("iteration", 1e20), "iteration"),
         (put("iteration", True), "iteration"),
         (put("iteration", None), "iteration"),
-        (put("iteration", 5), "scheduler.last_epoch is 4, .*iteration is 5"),
         (put("iteration", 10**20), "iteration"),
         (put("trainer", None), "trainer"),
         (put("trainer", "iteration", None), r"trainer\.iteration"),
@@ -138,6 +138,8 @@ def put(*path):
         (put("optimizer", "param_groups", 0, "params", []), "groups of"),
         (put("scheduler", None), "scheduler"),
         (put("scheduler", "last_epoch", -7), r"scheduler\.last_epoch"),
+        (put("scheduler", "last_epoch", 7), r"scheduler\.last_epoch 7 .*iteration 3"),
+        (put("scheduler", "base_lrs", None), r"scheduler\.base_lrs .*None"),
         (put("scheduler", "base_lrs", [0.1] * 9), r"scheduler\.base_lrs"),
         (put("scheduler", "get_lr", 5), r"scheduler\.'get_lr'"),
         (put("scheduler", "optimizer", 5), r"scheduler\.'optimizer'"),

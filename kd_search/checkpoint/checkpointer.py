@@ -216,7 +216,9 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             checkpoint["matching_heuristics"] = True
         check_model(checkpoint, path)
         check_dtypes(checkpoint["model"], self.model.state_dict(), path)
-        check_parts(checkpoint, {name: self.checkpointables[name] for name in names}, path, more)
+        check_parts(
+            checkpoint, {name: self.checkpointables.get(name) for name in names}, path, more
+        )
         return checkpoint
 
     def _load_file(self, filename: str) -> dict[str, Any]:

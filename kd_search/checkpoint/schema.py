@@ -5,6 +5,7 @@ from typing import Annotated, Any, Optional
 
 import numpy as np
 import torch
+from detectron2.solver import LRMultiplier
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from torch import nn
 
@@ -33,16 +34,17 @@ def _dense(tensor: torch.Tensor) -> None:
 
 
 def _value(value: Any) -> Any:
-    """Of an optimizer's state or settings: tensors, finite numbers, flags, and tuples of them."""
+    """Of an optimizer: tensors, finite numbers, flags, names, and tuples of them."""
     if isinstance(value, torch.Tensor):
         _dense(value)
     elif isinstance(value, (tuple, list)):
         for item in value:
             _value(item)
-    elif not (value is None or isinstance(value, (bool, int, float))):
+    elif isinstance(value, (bool, int, float)):
+        if not abs(value) <= _LARGEST:
+            raise ValueError("is out of range")
+    elif not (value is None or isinstance(value, str)):
         raise ValueError("is neither a number nor a tensor")
-    elif value is not None and not abs(value) <= _LARGEST:
-        raise ValueError("is out of range")
     return value
 
 
@@ -153,7 +155,7 @@ def check_parts(
         ValueError: one line with the file, the path of the first wrong field, and what is wrong.
     """
     found = {name: checkpoint[name] for name in (*parts, *more) if name in checkpoint}
-    if found.get("grad_scaler") == {}:
+    if isinstance(found.get("grad_scaler"), dict) and not found["grad_scaler"]:
         del found["grad_scaler"]  # of a scaler that is switched off
     check_schema(found, _Whole, path)
     iteration = found.get("iteration")
@@ -221,6 +223,8 @@ def _alike(value: Any, here: Any, given: bool) -> bool:
         return not given or value is here
     if isinstance(here, (tuple, list)):
         return isinstance(value, (tuple, list)) and len(value) == len(here)
+    if not isinstance(here, (int, float, torch.Tensor)):
+        return type(value) is type(here)
     if isinstance(value, torch.Tensor) or isinstance(here, torch.Tensor):
         return type(value) is type(here) and value.numel() == 1 and value.dtype == here.dtype
     return type(value) in (int, float)
@@ -228,8 +232,9 @@ def _alike(value: Any, here: Any, given: bool) -> bool:
 
 def _check_scheduler(state, scheduler, iteration: Optional[int], where: str) -> None:
     epoch = state["last_epoch"]
-    # It is stepped once an iteration, before a checkpoint is written or behind it.
-    if iteration is not None and epoch - iteration not in (0, 1):
+    # Detectron2's is stepped once an iteration, before a checkpoint is written or behind it.
+    steps = isinstance(scheduler, LRMultiplier) and iteration is not None
+    if steps and epoch - iteration not in (0, 1):
         raise ValueError(f"{where}.last_epoch {epoch} is not of iteration {iteration}")
     rates = getattr(scheduler, "base_lrs", None)
     if rates is not None and len(state.get("base_lrs", rates)) != len(rates):

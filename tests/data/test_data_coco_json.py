@@ -135,7 +135,7 @@ def _with(entry, key, value):
         (lambda c: c["images"].append(3), r"images\[2\] .*found 3"),
         (
             lambda c: c.update(categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]),
-            r"none of the categories \(cat, dog\) is named 'person'",
+            r"none of the categories \('cat', 'dog'\) is named 'person'",
         ),
     ],
 )

@@ -157,6 +157,17 @@ def test_the_field_is_named(tmp_path, spoil, field):
     assert unchanged(before, state_of(trainer))
 
 
+def test_names_of_parameters_and_groups_may_be_there(tmp_path):
+    """torch saves them where an optimizer was made from named parameters."""
+    checkpoint = whole()
+    for group in checkpoint["optimizer"]["param_groups"]:
+        group.update(name="backbone", param_names=["x"] * len(group["params"]))
+    write(tmp_path, checkpoint)
+    trainer = ToyTrainer(toy_cfg(tmp_path))
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 4
+
+
 def test_an_older_checkpoint_is_taken_where_the_last_is_none(tmp_path):
     checkpoint = whole()
     write(tmp_path, at(2))

@@ -19,6 +19,7 @@ from kd_search.schema import (
     Schema,
     Size,
     check_schema,
+    shown,
 )
 
 logger = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ def _person_category(categories: Optional[list[_Category]], json_file: str) -> O
     for category in categories:
         if str(category.name).lower() == "person":
             return category.id
-    names = ", ".join(str(category.name) for category in categories)
+    names = ", ".join(shown(category.name) for category in categories)
     raise ValueError(f"{json_file}: none of the categories ({names}) is named 'person'")
 
 

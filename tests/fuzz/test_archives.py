@@ -21,7 +21,6 @@ TENSORS = (
     torch.ones(2),
     torch.full((3, 4), float("nan")),
     torch.ones(3, 4, dtype=torch.int32),
-    torch.quantize_per_tensor(torch.ones(3, 4), 0.1, 0, torch.qint8),
 )
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+import detectron2
 import pytest
 import torch
 
@@ -13,12 +14,16 @@ from tests.hostile import change, changes, lengths, places, refused, try_example
 
 OLD = Path(__file__).resolve().parents[1] / "old_files"
 NAME = "model_0000003.pth"
+pytestmark = pytest.mark.skipif(
+    detectron2.__version__ != "0.5",
+    reason="the checkpoint is of Detectron2 0.5: later ones group parameters in another way",
+)
+
 WEIGHT = torch.ones(4, 3, 3, 3)
 #: In the place of a weight or of a number of the optimizer.
 WRONG_TENSORS = (
     WEIGHT.to_sparse(),
     WEIGHT.to(torch.complex64),
-    torch.quantize_per_tensor(WEIGHT, 0.1, 0, torch.qint8),
     torch.ones(7),
     {"conv.weight": WEIGHT},
 )

@@ -70,7 +70,7 @@ def test_results_with_a_wrong_field_are_refused_or_can_be_used(tmp_path, records
         outcomes.add("used" if not refused_or_done(load_results(path), whole, records) else "line")
 
     try_examples(examples, check, changes(whole))
-    assert outcomes == {"refused", "used", "line"}
+    assert outcomes >= {"refused", "used"}
 
 
 def refused_or_done(document, whole, records) -> bool:
@@ -194,8 +194,9 @@ def test_annotation_files_are_refused_or_give_whole_records(tmp_path, examples):
 
     def check(document):
         path.write_text(to_json(document))
-        outcomes.add(refused(lambda: load_coco_json(str(path), str(tmp_path)), path))
-        if outcomes and not refused(lambda: load_coco_json(str(path), str(tmp_path)), path):
+        refusal = refused(lambda: load_coco_json(str(path), str(tmp_path)), path)
+        outcomes.add(refusal)
+        if not refusal:
             for record in load_coco_json(str(path), str(tmp_path)):
                 assert type(record["in_gallery"]) is bool and type(record["width"]) is int
                 for annotation in record["annotations"]:

@@ -1,5 +1,6 @@
 """One process works in a folder at a time; whoever dies leaves it free."""
 
+import contextlib
 import json
 import os
 import signal
@@ -37,7 +38,9 @@ def other(tmp_path):
     )
     assert process.stdout.readline() == "taken over: \n"
     yield process
-    os.killpg(process.pid, signal.SIGKILL)
+    # The test may have ended the process and the one it forked.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
 

@@ -19,9 +19,9 @@ from torch import nn
 
 from kd_search import add_kd_search_config
 from kd_search.distillation import CropSampler, Distiller, ReIDTeacher, build_terms, cut_crops
-from kd_search.distillation.crop_cache import CropCache
-from kd_search.distillation.crops import is_mirrored
-from kd_search.structures import Crops
+from kd_search.distillation.methods.dkd.crop_cache import CropCache
+from kd_search.distillation.methods.dkd.crops import is_mirrored
+from kd_search.outputs import Crops
 
 CONFIGS = REPO / "projects" / "DKD" / "configs" / "generated"
 

@@ -42,7 +42,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kd_search.distillation import DistillationTerm, Distiller, IDTableTerm
 from kd_search.modeling import IDTable
-from kd_search.structures import Knowledge
+from kd_search.outputs import Knowledge
 
 MOST_OVERHEAD_OF_ALL_TERMS = 1.10
 MB = 1e6

@@ -16,8 +16,14 @@ from _search_reference import search_one_query, split_by_image
 from _search_sets import EMBEDDING_DIM, cuhk_set, prw_set
 
 from kd_search.evaluation import Gallery, View, evaluate_search, search_views
-from kd_search.evaluation.galleries import MODES, complete_gallery
-from kd_search.evaluation.protocol_table import TableOptions, table_rows
+from kd_search.evaluation.search.galleries import (
+    MODES,
+    complete_gallery,
+)
+from kd_search.evaluation.search.protocol_table import (
+    TableOptions,
+    table_rows,
+)
 
 SAMPLED_QUERIES = 100
 SPEED_UP = 90.0

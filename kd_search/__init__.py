@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    # Not imported above: kd_search.threads must be importable before anything loads torch.
+    # Not imported above: kd_search.utils.threads must be importable before anything loads torch.
     if name == "add_kd_search_config":
         from kd_search.config import add_kd_search_config
 

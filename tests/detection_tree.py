@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from kd_search.data.datasets.objects import register_objects
-from kd_search.data.synthesis import (
+from kd_search.data.detection.objects import register_objects
+from kd_search.synthetic import (
     OBJECTS_PRESETS,
     generate_objects,
     write_ilsvrc_layout,

@@ -78,8 +78,11 @@ def test_configuration_reference_names_every_key():
 
 def test_own_data_sets_are_registered_from_the_config(tmp_path):
     from kd_search.data import get_id_map
-    from kd_search.data.synthesis import PRESETS, generate_dataset
     from kd_search.engine import build_config
+    from kd_search.synthetic import (
+        PRESETS,
+        generate_dataset,
+    )
 
     root = tmp_path / "data"
     generate_dataset(root, PRESETS["tiny"], seed=0, progress=False)

@@ -6,9 +6,12 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 
-from kd_search.data.synthesis import PRESETS, generate_dataset
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.evaluation import evaluate_detections_file
+from kd_search.synthetic import (
+    PRESETS,
+    generate_dataset,
+)
 from tests.tiny import REPO
 
 TINY = (

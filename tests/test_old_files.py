@@ -10,12 +10,12 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from kd_search.data.datasets.detection_sets import load_detection_set
-from kd_search.data.datasets.objects import register_objects
+from kd_search.data.detection.objects import register_objects
+from kd_search.data.detection.register import load_detection_set
 from kd_search.distillation import IDTableFile
 from kd_search.evaluation import load_detections
-from kd_search.evaluation.protocol_table import read_table_rows
-from kd_search.evaluation.runs import load_results
+from kd_search.evaluation.search.compare_runs import load_results
+from kd_search.evaluation.search.protocol_table import read_table_rows
 from kd_search.export import load_exported, weights_sha256
 from kd_search.visualization import load_search_results
 from tests.engine.toy import ToyTrainer, toy_cfg

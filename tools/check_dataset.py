@@ -16,11 +16,18 @@ from typing import Optional, Union
 
 from detectron2.data import DatasetCatalog
 
-from kd_search.data.check import DatasetReport, Split, check_split
-from kd_search.data.datasets import SplitFiles
-from kd_search.data.datasets.detection_sets import is_person_search
-from kd_search.data.detection_check import DetectionSplit, check_detection_split
-from kd_search.files import write_json
+from kd_search.data.detection.check import (
+    DetectionSplit,
+    check_detection_split,
+)
+from kd_search.data.detection.register import is_person_search
+from kd_search.data.person_search.check import (
+    DatasetReport,
+    Split,
+    check_split,
+)
+from kd_search.data.person_search.register import SplitFiles
+from kd_search.utils.files import write_json
 
 #: Ends of the names of two sets that share no image.
 _PARTNERS = (

@@ -17,8 +17,12 @@ import sys
 from dataclasses import asdict
 from typing import Any, Optional
 
-from kd_search.evaluation.runs import compare_runs, load_results, verdict
-from kd_search.files import write_json
+from kd_search.evaluation.search.compare_runs import (
+    compare_runs,
+    load_results,
+    verdict,
+)
+from kd_search.utils.files import write_json
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -21,8 +21,7 @@ from typing import Any, Optional
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import kd_search.data  # noqa: F401  registers the data sets
-from kd_search.data.datasets import SplitFiles
-from kd_search.data.datasets.register import load_split
+from kd_search.data.person_search.register import SplitFiles, load_split
 from kd_search.evaluation import (
     CAMERAS,
     MODES,
@@ -33,9 +32,15 @@ from kd_search.evaluation import (
     evaluate_detection_set,
     load_detections,
 )
-from kd_search.evaluation.detections_file import write_evaluation
-from kd_search.evaluation.plain_arrays import BOX_FORMATS, load_plain_arrays
-from kd_search.evaluation.protocol import SIMILARITIES, results_document
+from kd_search.evaluation.search.import_arrays import (
+    BOX_FORMATS,
+    load_plain_arrays,
+)
+from kd_search.evaluation.search.predictions_io import write_evaluation
+from kd_search.evaluation.search.protocol import (
+    SIMILARITIES,
+    results_document,
+)
 
 
 def get_parser() -> argparse.ArgumentParser:

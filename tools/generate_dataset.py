@@ -20,7 +20,7 @@ import sys
 from concurrent.futures import BrokenExecutor
 from typing import Union
 
-from kd_search.data.synthesis import (
+from kd_search.synthetic import (
     OBJECTS_PRESETS,
     PRESETS,
     TRACKLETS_PRESETS,

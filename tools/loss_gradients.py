@@ -25,7 +25,7 @@ from tqdm import tqdm
 from kd_search.checkpoint import load_trained
 from kd_search.engine import PersonSearchTrainer, build_config, loss_gradients
 from kd_search.engine.seeding import seed_everything
-from kd_search.files import write_json
+from kd_search.utils.files import write_json
 
 
 def get_parser() -> argparse.ArgumentParser:

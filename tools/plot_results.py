@@ -32,16 +32,19 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import kd_search.data  # noqa: F401  registers the data sets
 from kd_search.evaluation import Protocol, load_detections
-from kd_search.evaluation.detections_file import DETECTIONS_FILE
-from kd_search.evaluation.plot_data import (
+from kd_search.evaluation.search.compare_runs import load_results
+from kd_search.evaluation.search.plot_data import (
     camera_pairs,
     cmc_curve,
     distances,
     precision_recall_curve,
 )
-from kd_search.evaluation.protocol import PreparedSet, headline_gallery
-from kd_search.evaluation.protocol_table import read_table_rows
-from kd_search.evaluation.runs import load_results
+from kd_search.evaluation.search.predictions_io import DETECTIONS_FILE
+from kd_search.evaluation.search.protocol import (
+    PreparedSet,
+    headline_gallery,
+)
+from kd_search.evaluation.search.protocol_table import read_table_rows
 from kd_search.visualization import write_picture
 from kd_search.visualization.search_plots import (
     draw_camera_pairs,

@@ -10,7 +10,7 @@ Without a GPU, ``--num-gpus`` is the number of CPU processes. Ctrl-C stops after
 iteration, with a checkpoint; ``--resume`` then goes on as if nothing had happened.
 """
 
-from kd_search.threads import wait_passively
+from kd_search.utils.threads import wait_passively
 
 wait_passively()  # before the others load torch
 

@@ -17,7 +17,10 @@ from kd_search.checkpoint.plain import to_plain
 from kd_search.checkpoint.safe_pickle import load_arrays_pickle
 from kd_search.checkpoint.schema import check_dtypes, check_model, check_parts
 from kd_search.checkpoint.torchvision_names import is_torchvision_resnet, rename_torchvision_resnet
-from kd_search.files import atomic_write, check_torch_archive
+from kd_search.utils.files import (
+    atomic_write,
+    check_torch_archive,
+)
 
 logger = logging.getLogger(__name__)
 

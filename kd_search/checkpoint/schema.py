@@ -9,7 +9,13 @@ from detectron2.solver import LRMultiplier
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from torch import nn
 
-from kd_search.schema import Count, NonNegative, Schema, check_schema, shown
+from kd_search.utils.schema import (
+    Count,
+    NonNegative,
+    Schema,
+    check_schema,
+    shown,
+)
 
 # What torch's SGD, Adam, RMSprop and Adagrad keep of a parameter, in its shape.
 _BUFFERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")

@@ -6,14 +6,17 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 
-from kd_search.data.detection_loader import (
+from kd_search.data.detection.loader import (
     Mapper,
     NamedErrorMapper,
     plain_training_dicts,
     train_set_kind,
 )
-from kd_search.data.loader import load_each_once, training_dicts
-from kd_search.data.mapper import PersonSearchDatasetMapper
+from kd_search.data.person_search.loader import (
+    load_each_once,
+    training_dicts,
+)
+from kd_search.data.person_search.mapper import PersonSearchDatasetMapper
 from kd_search.data.reid import is_reid
 
 #: Key of a sample: position of its image in the list of :func:`training_records`.

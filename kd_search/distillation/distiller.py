@@ -9,21 +9,27 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from kd_search.distillation.crops import CropSampler
 from kd_search.distillation.initialisation import copy_layers, init_from_teacher, start_anew
 from kd_search.distillation.joint_batch import JOINABLE_FIELDS, join_knowledge
-from kd_search.distillation.prototypes import PrototypeBank, build_prototype_bank
-from kd_search.distillation.reid_teacher import (
+from kd_search.distillation.methods.dkd.crops import CropSampler
+from kd_search.distillation.methods.dkd.reid_teacher import (
     CROP_FIELDS,
     ReIDTeacher,
     build_reid_teacher,
     merge,
 )
-from kd_search.distillation.shared_levels import check_is_detector
+from kd_search.distillation.methods.global_knowledge.bank import (
+    PrototypeBank,
+    build_prototype_bank,
+)
+from kd_search.distillation.methods.global_knowledge.levels import check_is_detector
 from kd_search.distillation.teacher import Teacher, build_teacher
 from kd_search.distillation.terms import build_terms
 from kd_search.modeling import as_distillable
-from kd_search.structures import Knowledge, Layout
+from kd_search.outputs import (
+    Knowledge,
+    Layout,
+)
 
 
 @META_ARCH_REGISTRY.register()

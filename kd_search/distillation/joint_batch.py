@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 from typing import Optional
 
-from kd_search.modeling.over_ranks import join_rows
-from kd_search.structures import Crops, Knowledge
+from kd_search.outputs import (
+    Crops,
+    Knowledge,
+)
+from kd_search.utils.collectives import join_rows
 
 #: Fields with a row for each person, those of the same people together.
 _PEOPLE = (
@@ -20,7 +23,7 @@ def join_knowledge(
 ) -> tuple[Knowledge, Optional[Knowledge]]:
     """Return the named fields for the joint batch, rank after rank; a collective call.
 
-    Gradients as :func:`~kd_search.modeling.over_ranks.join_rows`.
+    Gradients as :func:`~kd_search.utils.collectives.join_rows`.
 
     Args:
         student, teacher: of this rank's batch.

@@ -10,9 +10,12 @@ from torch import nn
 
 from kd_search.checkpoint import load_trained
 from kd_search.config import add_kd_search_config
-from kd_search.distillation.translation import Translation
+from kd_search.distillation.alignment import Translation
 from kd_search.modeling import as_distillable
-from kd_search.structures import Knowledge, Layout
+from kd_search.outputs import (
+    Knowledge,
+    Layout,
+)
 
 
 class Teacher:

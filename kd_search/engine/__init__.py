@@ -1,4 +1,8 @@
 from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.distillation.methods.global_knowledge.generation import (
+    PrototypeGeneration,
+    PrototypeHook,
+)
 from kd_search.engine.defaults import build_config, setup
 from kd_search.engine.hooks import (
     IDTableAgreementHook,
@@ -6,12 +10,14 @@ from kd_search.engine.hooks import (
     IDTableStatisticsHook,
     build_hooks,
 )
-from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
 from kd_search.engine.launch import launch
 from kd_search.engine.loss_gradients import LossGradient, loss_gradients
-from kd_search.engine.prototype_hook import PrototypeGeneration, PrototypeHook
 from kd_search.engine.train_step import TrainStep
 from kd_search.engine.trainer import PersonSearchTrainer
+from kd_search.modeling.identity_means import (
+    IdentityMeans,
+    compute_identity_means,
+)
 
 __all__ = [
     "IDTableAgreementHook",

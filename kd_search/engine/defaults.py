@@ -19,13 +19,12 @@ from detectron2.utils.logger import setup_logger
 from kd_search.config import add_kd_search_config
 from kd_search.config.ranges import check_ranges
 from kd_search.data import get_id_map, register_person_search_coco
-from kd_search.data.datasets import (
+from kd_search.data.person_search.mot import (
     MOTFiles,
-    SplitFiles,
     parse_motchallenge_entry,
     register_motchallenge,
 )
-from kd_search.data.datasets.register import locate_split
+from kd_search.data.person_search.register import SplitFiles, locate_split
 from kd_search.data.reid import get_reid_id_map, register_named_crops
 from kd_search.engine.network_kind import (
     check_kind,

@@ -10,17 +10,21 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
-from kd_search.data.loader import (
+from kd_search.data.person_search.loader import (
     build_person_search_table_loader,
     build_person_search_views_loader,
 )
 from kd_search.distillation import Distiller
-from kd_search.engine.id_rows import IdentityMeans, compute_identity_means
+from kd_search.distillation.methods.global_knowledge.generation import PrototypeHook
 from kd_search.engine.network_kind import best_metric
-from kd_search.engine.parallel import id_tables, unwrap_model
-from kd_search.engine.prototype_hook import PrototypeHook
+from kd_search.engine.parallel import id_tables
 from kd_search.engine.writers import ProgressHook, ResultsHook
 from kd_search.modeling.id_table import IDTable
+from kd_search.modeling.identity_means import (
+    IdentityMeans,
+    compute_identity_means,
+)
+from kd_search.utils.comm import unwrap_model
 
 logger = logging.getLogger(__name__)
 

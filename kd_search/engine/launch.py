@@ -19,7 +19,10 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch import multiprocessing as mp
 
-from kd_search.threads import limit_threads, wait_passively
+from kd_search.utils.threads import (
+    limit_threads,
+    wait_passively,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,16 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from kd_search.engine.norm_statistics import NormStatistics
-from kd_search.engine.parallel import id_tables, sum_over_ranks, unwrap_model
+from kd_search.engine.parallel import id_tables
 from kd_search.engine.seeding import seed_everything
-from kd_search.modeling.over_ranks import StoppedElsewhereError, meet_at_end
+from kd_search.utils.collectives import (
+    StoppedElsewhereError,
+    meet_at_end,
+)
+from kd_search.utils.comm import (
+    sum_over_ranks,
+    unwrap_model,
+)
 
 logger = logging.getLogger(__name__)
 

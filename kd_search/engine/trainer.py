@@ -18,31 +18,35 @@ from torch import nn
 
 import kd_search.distillation  # noqa: F401  registers what configs name
 from kd_search.checkpoint import PersonSearchCheckpointer
-from kd_search.data.detection_loader import (
+from kd_search.data.detection.loader import (
     build_plain_detection_test_loader,
     build_seeded_detection_train_loader,
 )
-from kd_search.data.loader import (
+from kd_search.data.person_search.loader import (
     build_person_search_test_loader,
     build_person_search_train_loader,
 )
 from kd_search.data.reid import build_reid_test_loader, build_reid_train_loader, is_reid
 from kd_search.engine.defaults import run_folders
-from kd_search.engine.detection_evaluator import build_detection_evaluator
 from kd_search.engine.hooks import build_hooks
 from kd_search.engine.launch import is_bad_input
 from kd_search.engine.loss_normalizers import read_loss_normalizers, write_loss_normalizers
 from kd_search.engine.network_kind import check_kind, check_num_classes, searches, train_kind
-from kd_search.engine.parallel import hold_together, unwrap_model, wrap_model
+from kd_search.engine.parallel import (
+    hold_together,
+    wrap_model,
+)
 from kd_search.engine.seeding import draw_seed, seed_everything
 from kd_search.engine.signals import StopSignals, interrupts_blocked, stop_error
 from kd_search.engine.solver import build_optimizer
 from kd_search.engine.train_step import TrainStep
 from kd_search.engine.writers import build_writers, cut_metrics
 from kd_search.evaluation import PersonSearchEvaluator
-from kd_search.evaluation.reid_evaluator import ReIDEvaluator
-from kd_search.folder_lock import release_folder
+from kd_search.evaluation.detection import build_detection_evaluator
+from kd_search.evaluation.reid.evaluator import ReIDEvaluator
 from kd_search.modeling import as_distillable
+from kd_search.utils.comm import unwrap_model
+from kd_search.utils.folder_lock import release_folder
 
 logger = logging.getLogger(__name__)
 

@@ -1,24 +1,63 @@
 """Evaluation of person search and re-ID: protocols on flat arrays, and Detectron2's interface."""
 
-from .annotations import Annotations, flatten_annotations
+from kd_search.evaluation.reid.arrays import (
+    JunkRule,
+    ReIDSet,
+)
+from kd_search.evaluation.reid.embeddings import (
+    ReIDEmbeddings,
+    load_reid_embeddings,
+    save_reid_embeddings,
+)
+from kd_search.evaluation.reid.evaluator import ReIDEvaluator
+from kd_search.evaluation.reid.metric import (
+    ReIDResult,
+    evaluate_reid,
+)
+from kd_search.evaluation.reid.protocol import (
+    ReIDProtocol,
+    evaluate_reid_embeddings,
+)
+from kd_search.evaluation.search.annotations import (
+    Annotations,
+    flatten_annotations,
+)
+from kd_search.evaluation.search.cbgm import Contexts
+from kd_search.evaluation.search.detection_metric import (
+    DetectionResult,
+    evaluate_detection,
+)
+from kd_search.evaluation.search.evaluator import PersonSearchEvaluator
+from kd_search.evaluation.search.galleries import (
+    CAMERAS,
+    MODES,
+    Gallery,
+    View,
+)
+from kd_search.evaluation.search.metric import (
+    SearchResult,
+    evaluate_search,
+)
+from kd_search.evaluation.search.predictions import DetectionSet
+from kd_search.evaluation.search.predictions_io import (
+    evaluate_detections_file,
+    load_detections,
+    save_detections,
+)
+from kd_search.evaluation.search.protocol import (
+    Evaluation,
+    Protocol,
+    evaluate_detection_set,
+)
+from kd_search.evaluation.search.protocol_table import (
+    ProtocolTable,
+    TableOptions,
+)
+from kd_search.evaluation.search.ranking.engine import search_views
+from kd_search.evaluation.search.ranking.result import ViewResult
+
 from .average_precision import average_precision
-from .cbgm import Contexts
-from .detection_metric import DetectionResult, evaluate_detection
-from .detection_set import DetectionSet
-from .detections_file import evaluate_detections_file, load_detections, save_detections
 from .flat_arrays import Detections, GroundTruth, Queries
-from .galleries import CAMERAS, MODES, Gallery, View
-from .person_search_evaluator import PersonSearchEvaluator
-from .protocol import Evaluation, Protocol, evaluate_detection_set
-from .protocol_table import ProtocolTable, TableOptions
-from .reid_arrays import JunkRule, ReIDSet
-from .reid_embeddings import ReIDEmbeddings, load_reid_embeddings, save_reid_embeddings
-from .reid_evaluator import ReIDEvaluator
-from .reid_metric import ReIDResult, evaluate_reid
-from .reid_protocol import ReIDProtocol, evaluate_reid_embeddings
-from .search_engine import search_views
-from .search_metric import SearchResult, evaluate_search
-from .view_result import ViewResult
 
 __all__ = [
     "CAMERAS",

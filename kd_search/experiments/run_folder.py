@@ -11,8 +11,11 @@ from typing import Any, Optional
 from pydantic import BaseModel, RootModel
 
 from kd_search.engine import build_config
-from kd_search.files import read_json
-from kd_search.schema import Schema, check_schema
+from kd_search.utils.files import read_json
+from kd_search.utils.schema import (
+    Schema,
+    check_schema,
+)
 
 RESULT_FILE = "result.json"
 SETTINGS_FILE = "settings.json"

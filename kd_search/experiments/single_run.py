@@ -22,7 +22,7 @@ from kd_search.experiments.run_folder import (
     read_result,
     settings_of,
 )
-from kd_search.files import write_json
+from kd_search.utils.files import write_json
 
 
 def train_and_evaluate(config_file: str, opts: Sequence, output: Path, *, on_train: bool) -> dict:

@@ -9,7 +9,10 @@ from typing import Any, Optional
 
 from kd_search.experiments.metrics import METRICS
 from kd_search.experiments.rows import Row
-from kd_search.files import atomic_write, write_json
+from kd_search.utils.files import (
+    atomic_write,
+    write_json,
+)
 
 TEACHER = "teacher"
 BASE = "base"

@@ -17,7 +17,7 @@ from typing import Optional
 import torch
 
 from kd_search.experiments.single_run import train_and_evaluate
-from kd_search.folder_lock import alone_in
+from kd_search.utils.folder_lock import alone_in
 
 
 def main(argv: Optional[list[str]] = None) -> int:

@@ -19,8 +19,13 @@ from pydantic import Field
 from torch import nn
 
 from kd_search.export.tracing import quiet_torchscript
-from kd_search.files import check_torch_archive
-from kd_search.schema import Count, Schema, check_schema, shown
+from kd_search.utils.files import check_torch_archive
+from kd_search.utils.schema import (
+    Count,
+    Schema,
+    check_schema,
+    shown,
+)
 
 FORMAT = "kd_search.torchscript"
 FORMAT_VERSION = 1

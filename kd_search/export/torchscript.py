@@ -13,7 +13,7 @@ import kd_search
 from kd_search.export.exported_file import decode, encode, weights_sha256
 from kd_search.export.parity import check_parity, probe_images
 from kd_search.export.tracing import inference_model, trace_person_search
-from kd_search.files import atomic_write
+from kd_search.utils.files import atomic_write
 
 #: Sizes of the images that an export is checked with where the caller gives none.
 _PROBE_SIZES = ((128, 96), (97, 161), (160, 128))

@@ -6,9 +6,7 @@ from kd_search.modeling.backbones import (
     build_width_resnet_fpn_backbone,
     build_width_retinanet_resnet_fpn_backbone,
 )
-from kd_search.modeling.box_predictor import DistillableBoxPredictor
 from kd_search.modeling.distillable import as_distillable
-from kd_search.modeling.distillable_heads import DistillableRes5ROIHeads, DistillableROIHeads
 from kd_search.modeling.id_table import IDTable
 from kd_search.modeling.meta_arch import (
     DistillableRCNN,
@@ -16,10 +14,19 @@ from kd_search.modeling.meta_arch import (
     PersonSearchRCNN,
     ReIDNetwork,
 )
-from kd_search.modeling.reid_branch import ReIDBranch
-from kd_search.modeling.reid_heads import REID_HEAD_REGISTRY, EmbeddingHead, build_reid_head
-from kd_search.modeling.res5_roi_heads import PersonSearchRes5ROIHeads
-from kd_search.modeling.roi_heads import PersonSearchROIHeads
+from kd_search.modeling.roi_heads.box_predictor import DistillableBoxPredictor
+from kd_search.modeling.roi_heads.distillable import (
+    DistillableRes5ROIHeads,
+    DistillableROIHeads,
+)
+from kd_search.modeling.roi_heads.person_search_c4 import PersonSearchRes5ROIHeads
+from kd_search.modeling.roi_heads.person_search_fpn import PersonSearchROIHeads
+from kd_search.modeling.roi_heads.reid_branch import ReIDBranch
+from kd_search.modeling.roi_heads.reid_head import (
+    REID_HEAD_REGISTRY,
+    EmbeddingHead,
+    build_reid_head,
+)
 from kd_search.modeling.rpn import DistillableRPN
 
 __all__ = [

@@ -13,7 +13,10 @@ import torch
 from torch import nn
 
 from kd_search.losses.oim import UNLABELLED, check_person_ids, oim_logits, oim_loss
-from kd_search.modeling.over_ranks import join_rows, several_ranks
+from kd_search.utils.collectives import (
+    join_rows,
+    several_ranks,
+)
 
 # As torch.nn.functional.normalize: keeps zero vectors zero instead of NaN.
 _NORM_EPS = 1e-12

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 
 @dataclass
 class AnchorKnowledge:
-    """The ``anchor_*`` fields of :class:`kd_search.structures.Knowledge`."""
+    """The ``anchor_*`` fields of :class:`kd_search.outputs.Knowledge`."""
 
     anchors: list[torch.Tensor]
     logits: list[torch.Tensor]
@@ -28,7 +28,7 @@ class DistillableRPN(RPN):
     _knowledge: Optional[AnchorKnowledge] = None
 
     def layout(self) -> dict:
-        """The ``anchor_*`` fields of :class:`kd_search.structures.Layout`."""
+        """The ``anchor_*`` fields of :class:`kd_search.outputs.Layout`."""
         generator = self.anchor_generator
         return {
             "anchor_cells": [cells.detach().cpu().clone() for cells in generator.cell_anchors],

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from kd_search.files import atomic_write
+from kd_search.utils.files import atomic_write
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]

@@ -9,10 +9,13 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 from PIL import Image
 
-from kd_search.data.image import ImageError, read_image
-from kd_search.evaluation.detections_file import RESULTS_FILE
+from kd_search.data.io.image import (
+    ImageError,
+    read_image,
+)
 from kd_search.evaluation.matching import iou_of_pairs, search_iou_threshold
-from kd_search.evaluation.runs import load_results
+from kd_search.evaluation.search.compare_runs import load_results
+from kd_search.evaluation.search.predictions_io import RESULTS_FILE
 
 from .drawing import FAINT_INK, INK, PANEL, PAPER, RIGHT, WRONG, Box
 from .tiles import Tile, render_tile, tile_size
@@ -40,7 +43,7 @@ def load_search_results(path: Union[str, "os.PathLike[str]"]) -> dict[str, Any]:
         path: the results file, its folder, or the folder above where that holds one data set.
 
     Returns:
-        as :func:`~kd_search.evaluation.runs.load_results`.
+        as :func:`~kd_search.evaluation.search.compare_runs.load_results`.
 
     Raises:
         FileNotFoundError, ValueError: as there, or the folder holds the results of several sets.

@@ -12,13 +12,16 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from kd_search.checkpoint import load_trained
-from kd_search.data.image import ImageError, read_image
+from kd_search.data.io.image import (
+    ImageError,
+    read_image,
+)
 from kd_search.data.training_records import POSITION_KEY, build_record_loader
 from kd_search.distillation import Distiller
-from kd_search.distillation.prototype_candidates import annotated_boxes
-from kd_search.distillation.prototypes import PrototypeBank
+from kd_search.distillation.methods.global_knowledge.bank import PrototypeBank
+from kd_search.distillation.methods.global_knowledge.candidates import annotated_boxes
 from kd_search.engine import PersonSearchTrainer
-from kd_search.structures import Knowledge
+from kd_search.outputs import Knowledge
 from kd_search.visualization.agreement import JudgedScene
 from kd_search.visualization.drawing import crop
 

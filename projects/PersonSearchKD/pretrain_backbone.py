@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from tqdm import tqdm, trange
 
 from kd_search import add_kd_search_config
-from kd_search.data.image import read_image
-from kd_search.files import atomic_write
+from kd_search.data.io.image import read_image
 from kd_search.modeling import build_width_resnet_backbone
+from kd_search.utils.files import atomic_write
 
 CROP_NAME = re.compile(r"^(-?\d+)_c(\d)")
 HEIGHT, WIDTH = 128, 64

@@ -34,12 +34,12 @@ from vkd_networks import (
 )
 from vkd_study import REPO
 
-from kd_search.data.image import ImageError
+from kd_search.data.io.image import ImageError
 from kd_search.data.reid import CropMapper, get_reid_samples
 from kd_search.data.reid.views import chunk_frames
 from kd_search.evaluation.linear_probe import REGULARISER, fit_linear_probe, largest_share
 from kd_search.experiments import Row, TableLayout, markdown, summarise, write_text
-from kd_search.files import write_json
+from kd_search.utils.files import write_json
 from kd_search.visualization import draw_bars, write_picture
 
 STEM = "camera_bias"

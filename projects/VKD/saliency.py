@@ -32,7 +32,7 @@ from vkd_networks import (
 )
 from vkd_study import REPO
 
-from kd_search.data.image import ImageError
+from kd_search.data.io.image import ImageError
 from kd_search.data.reid import CropMapper, get_reid_samples
 from kd_search.visualization import write_picture
 from kd_search.visualization.saliency import heat, logit_maps, margin_maps

@@ -32,7 +32,10 @@ from kd_search.experiments import (
     study_parser,
     write_text,
 )
-from kd_search.files import atomic_write, write_json
+from kd_search.utils.files import (
+    atomic_write,
+    write_json,
+)
 
 FRAMES_FILE = "frames.json"
 

@@ -17,7 +17,7 @@ from kd_search.distillation import (
     Distiller,
     Teacher,
 )
-from kd_search.structures import Layout
+from kd_search.outputs import Layout
 
 
 class EmbeddingProbe(DistillationTerm):

@@ -8,9 +8,9 @@ import yaml
 from detectron2.engine import default_argument_parser
 from detectron2.utils.logger import setup_logger
 
-from kd_search import folder_lock
 from kd_search.data import ImageError
 from kd_search.engine import build_config, launch, setup
+from kd_search.utils import folder_lock
 from tests.engine.toy import ToyTrainer, toy_cfg
 
 #: Only a network that tells people apart needs their number.

@@ -9,7 +9,7 @@ from detection_tree import make_tree, register_tiny_objects
 from detectron2.engine import default_argument_parser
 from detectron2.modeling.meta_arch import retinanet
 
-from kd_search.data.datasets.kitti import register_kitti
+from kd_search.data.detection.kitti import register_kitti
 from kd_search.engine import PersonSearchTrainer, build_config, setup
 from kd_search.engine.network_kind import best_metric, has_id_branch
 from tests.engine.toy import everything

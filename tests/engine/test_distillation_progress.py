@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from kd_search.engine.hooks import DistillationProgressHook
-from tests.engine.prototype_setting import (
+from tests.distillation.methods.global_knowledge.prototype_setting import (
     KEY,
     Recording,
     same,

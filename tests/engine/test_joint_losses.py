@@ -28,10 +28,18 @@ from kd_search.distillation import (
     ViewLogitsTerm,
 )
 from kd_search.engine import TrainStep
-from kd_search.engine.parallel import id_tables, unwrap_model, wrap_model
+from kd_search.engine.parallel import (
+    id_tables,
+    wrap_model,
+)
 from kd_search.modeling import IDTable, ReIDBranch
-from kd_search.modeling.reid_branch import CosineClassifier
-from kd_search.structures import Crops, Knowledge, Layout
+from kd_search.modeling.roi_heads.reid_branch import CosineClassifier
+from kd_search.outputs import (
+    Crops,
+    Knowledge,
+    Layout,
+)
+from kd_search.utils.comm import unwrap_model
 
 FACTS, DIM, THEIR_DIM, NUM_IDS, LR = 5, 4, 6, 5, 0.05
 #: People of the six images of every step: two ranks look at three images each, three at two.

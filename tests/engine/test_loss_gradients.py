@@ -10,7 +10,11 @@ from torch import nn
 
 from kd_search.checkpoint import PersonSearchCheckpointer
 from kd_search.engine import loss_gradients
-from tests.engine.prototype_setting import register, setting, write_settings
+from tests.distillation.methods.global_knowledge.prototype_setting import (
+    register,
+    setting,
+    write_settings,
+)
 
 
 def load_tool():

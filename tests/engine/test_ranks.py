@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kd_search.engine import compute_identity_means
-from kd_search.folder_lock import alone_in
+from kd_search.utils.folder_lock import alone_in
 from tests.engine.toy import ToyNetwork, start_script, toy_input, wait_for_lines
 
 

@@ -11,7 +11,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from kd_search.engine.solver import build_optimizer
-from kd_search.folder_lock import FolderInUseError
+from kd_search.utils.folder_lock import FolderInUseError
 from tests.engine.toy import ToyDistillerTrainer, ToyTrainer, everything, toy_cfg
 
 

@@ -12,10 +12,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from kd_search.evaluation import PersonSearchEvaluator, TableOptions
-from kd_search.evaluation.plain_arrays import load_plain_arrays
-from kd_search.evaluation.runs import load_results
-from tests.evaluation import fake_model
-from tests.evaluation.test_protocol_table import make_lists, make_records
+from kd_search.evaluation.search.compare_runs import load_results
+from kd_search.evaluation.search.import_arrays import load_plain_arrays
+from tests.evaluation.search import fake_model
+from tests.evaluation.search.test_protocol_table import make_lists, make_records
 
 NAME = "kd_search_test_tools"
 

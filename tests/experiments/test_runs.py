@@ -18,7 +18,7 @@ from kd_search.experiments import (
     run_all,
     settings_of,
 )
-from kd_search.files import write_json
+from kd_search.utils.files import write_json
 from tests.experiments.fake_runs import fake, starts
 
 

@@ -8,9 +8,12 @@ import sys
 import pytest
 from tiny import REPO
 
-from kd_search.data.synthesis import PRESETS, generate_dataset
 from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, settings_of
-from kd_search.files import write_json
+from kd_search.synthetic import (
+    PRESETS,
+    generate_dataset,
+)
+from kd_search.utils.files import write_json
 from tests.projects.detector_kd import PROJECT
 from tests.projects.project_files import load_script
 

@@ -9,9 +9,12 @@ import pytest
 from dkd_rows import TERMS, grid_rows
 from tiny import REPO
 
-from kd_search.data.synthesis import PRESETS, generate_dataset
 from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, TableLayout, settings_of, summarise
-from kd_search.files import write_json
+from kd_search.synthetic import (
+    PRESETS,
+    generate_dataset,
+)
+from kd_search.utils.files import write_json
 from tests.projects.project_files import load_script
 
 ablate = load_script("DKD", "ablate")

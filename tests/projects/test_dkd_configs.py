@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import REPO
 
-import kd_search.distillation.reid_teacher as reid_teacher_module
+import kd_search.distillation.methods.dkd.reid_teacher as reid_teacher_module
 from kd_search.engine import PersonSearchTrainer
 from tests.projects.project_files import configs_of, merged, name_of, runnable
 

@@ -10,9 +10,12 @@ import torch
 from global_knowledge_rows import ROWS
 from tiny import REPO
 
-from kd_search.data.synthesis import OBJECTS_PRESETS, generate_objects
 from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, settings_of
-from kd_search.files import write_json
+from kd_search.synthetic import (
+    OBJECTS_PRESETS,
+    generate_objects,
+)
+from kd_search.utils.files import write_json
 from tests.projects.project_files import load_script
 
 ablate = load_script("GlobalKnowledge", "ablate")

@@ -18,13 +18,19 @@ from tiny import REPO
 from tiny_distiller import save_teacher
 
 from kd_search.checkpoint import PersonSearchCheckpointer
-from kd_search.data.datasets.objects import OBJECT_CLASSES, register_objects
-from kd_search.data.synthesis import OBJECTS_PRESETS, generate_objects
+from kd_search.data.detection.objects import (
+    OBJECT_CLASSES,
+    register_objects,
+)
 from kd_search.data.training_records import training_records
 from kd_search.distillation import PrototypeBank
-from kd_search.distillation.prototype_candidates import annotated_boxes
+from kd_search.distillation.methods.global_knowledge.candidates import annotated_boxes
 from kd_search.engine import PersonSearchTrainer, build_config
-from kd_search.structures import Knowledge
+from kd_search.outputs import Knowledge
+from kd_search.synthetic import (
+    OBJECTS_PRESETS,
+    generate_objects,
+)
 from kd_search.visualization.agreement import JudgedScene
 from tests.projects.project_files import load_script, merged
 

@@ -9,9 +9,12 @@ import pytest
 from tiny import REPO
 from vkd_rows import STUDIES
 
-from kd_search.data.synthesis import TRACKLETS_PRESETS, generate_tracklets
 from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, settings_of
-from kd_search.files import write_json
+from kd_search.synthetic import (
+    TRACKLETS_PRESETS,
+    generate_tracklets,
+)
+from kd_search.utils.files import write_json
 from tests.projects.project_files import load_script
 
 ablate, views = load_script("VKD", "ablate"), load_script("VKD", "views")

@@ -12,11 +12,14 @@ from vkd_networks import add_network_options, choose_networks, complete_networks
 from vkd_study import make_study
 
 from kd_search.data.reid import get_reid_samples
-from kd_search.data.synthesis import TRACKLETS_PRESETS, generate_tracklets
 from kd_search.engine import PersonSearchTrainer
 from kd_search.evaluation.linear_probe import fit_linear_probe
 from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, build_run_config, settings_of
-from kd_search.files import write_json
+from kd_search.synthetic import (
+    TRACKLETS_PRESETS,
+    generate_tracklets,
+)
+from kd_search.utils.files import write_json
 from tests.projects.project_files import load_script
 
 camera_bias, saliency = load_script("VKD", "camera_bias"), load_script("VKD", "saliency")

@@ -5,8 +5,8 @@ from typing import Any, Optional
 
 from detectron2.data import DatasetCatalog
 
-from kd_search.data.datasets.detection_sets import is_person_search
-from kd_search.data.datasets.register import get_person_search_dicts
+from kd_search.data.detection.register import is_person_search
+from kd_search.data.person_search.register import get_person_search_dicts
 from kd_search.data.reid.register import is_reid, register_reid_set
 from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets
 

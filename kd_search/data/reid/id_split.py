@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from kd_search.data.id_map import OriginalID
+from kd_search.data.person_search.id_map import OriginalID
 
 Item = TypeVar("Item", bound=Hashable)
 

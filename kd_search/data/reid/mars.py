@@ -6,7 +6,7 @@ from typing import Optional
 
 import numpy as np
 
-from kd_search.data.datasets.mat_file import read_mat
+from kd_search.data.io.mat import read_mat
 from kd_search.data.reid.folders import read_lines
 from kd_search.data.reid.register import register_reid_set
 from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets

@@ -6,9 +6,9 @@ from typing import Any, Callable, Union
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from kd_search.data.datasets.detection_sets import require_registered
-from kd_search.data.id_map import IDMap
-from kd_search.data.loaded_metadata import replace_metadata
+from kd_search.data.detection.register import require_registered
+from kd_search.data.metadata import replace_metadata
+from kd_search.data.person_search.id_map import IDMap
 from kd_search.data.reid.samples import LoadedReID
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_search.data.sampler import Draw
+from kd_search.data.sampling.order import Draw
 
 #: Name of this stream of random numbers, so that it shares none with others of the same seed.
 _IDENTITIES, _SAMPLES = 11, 12
@@ -19,8 +19,8 @@ class IdentityOrder:
     of fewer than K waits for the next shuffle. An identity with fewer than K samples gives each of
     them as evenly as K allows.
 
-    As :class:`~kd_search.data.sampler.DrawOrder` it can be computed from the number of the batch
-    alone, and serves :class:`~kd_search.data.sampler.PositionBatchSampler`.
+    As :class:`~kd_search.data.sampling.DrawOrder` it can be computed from the number of the batch
+    alone, and serves :class:`~kd_search.data.sampling.order.PositionBatchSampler`.
 
     Args:
         person_ids: (N,) identity of each sample; negative ones (unlabelled) are never drawn.

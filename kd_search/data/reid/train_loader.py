@@ -11,14 +11,24 @@ from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import Dataset
 
-from kd_search.data.drawn_batches import DrawnBatches, seed_of
-from kd_search.data.image import ImageError
+from kd_search.data.io.image import ImageError
 from kd_search.data.reid.mapper import CropMapper
 from kd_search.data.reid.register import get_reid_samples
 from kd_search.data.reid.sampler import IdentityOrder
 from kd_search.data.reid.views import SOURCES, Candidate, View, choose_views
-from kd_search.data.sampler import Draw, seeded
-from kd_search.data.unreadable import MAX_ATTEMPTS, SKIPPED_KEY, skips_bad_images
+from kd_search.data.sampling.order import (
+    Draw,
+    seeded,
+)
+from kd_search.data.sampling.stream import (
+    DrawnBatches,
+    seed_of,
+)
+from kd_search.data.sampling.unreadable import (
+    MAX_ATTEMPTS,
+    SKIPPED_KEY,
+    skips_bad_images,
+)
 
 #: (file name, box or None) -> (3, H, W).
 Mapper = Callable[[str, Optional[Sequence[float]]], torch.Tensor]
@@ -68,7 +78,7 @@ class ReIDTrainLoader(DrawnBatches):
         num_workers: worker processes; 0 loads in the training process.
         skip_bad_images: put another frame of the same identity in place of an unreadable one; such
             a sample names the lost files under ``skipped_images``.
-        max_skipped_fraction: see :class:`~kd_search.data.unreadable.SkipCounter`.
+        max_skipped_fraction: see :class:`~kd_search.data.sampling.unreadable.SkipCounter`.
         rank, world_size: default to those of the process group.
 
     Raises:

@@ -14,7 +14,7 @@ from kd_search.data.writers.common import (
     write_queries,
     xywh,
 )
-from kd_search.files import write_json
+from kd_search.utils.files import write_json
 
 
 def write_coco_json(

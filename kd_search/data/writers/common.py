@@ -10,14 +10,17 @@ from typing import Any, Callable, Optional, Union
 
 from detectron2.data import MetadataCatalog
 
-from kd_search.data.datasets.register import (
+from kd_search.data.person_search.id_map import IDMap
+from kd_search.data.person_search.register import (
     get_person_search_dicts,
     locate_split,
     registered_id_space,
 )
-from kd_search.data.datasets.split import Galleries
-from kd_search.data.id_map import IDMap
-from kd_search.files import atomic_write, write_json
+from kd_search.data.person_search.split import Galleries
+from kd_search.utils.files import (
+    atomic_write,
+    write_json,
+)
 
 
 @dataclass(frozen=True)

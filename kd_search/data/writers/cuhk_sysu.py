@@ -19,7 +19,7 @@ from kd_search.data.writers.common import (
     write_id_file,
     xywh,
 )
-from kd_search.files import atomic_write
+from kd_search.utils.files import atomic_write
 
 #: Sizes of the release.
 GALLERY_SIZES = (50, 100, 500, 1000, 2000, 4000)

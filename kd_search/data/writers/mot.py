@@ -19,7 +19,7 @@ from kd_search.data.writers.common import (
     write_queries,
     xywh,
 )
-from kd_search.files import atomic_write
+from kd_search.utils.files import atomic_write
 
 
 def write_mot(

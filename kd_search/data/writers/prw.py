@@ -9,8 +9,8 @@ import numpy as np
 from scipy.io import savemat
 from tqdm import tqdm
 
-from kd_search.data.datasets.coco_json import camera_and_frame
-from kd_search.data.datasets.prw_mat import BOX_KEYS
+from kd_search.data.person_search.coco_json import camera_and_frame
+from kd_search.data.person_search.prw_mat import BOX_KEYS
 from kd_search.data.writers.common import (
     ImageFolder,
     SplitContent,
@@ -23,7 +23,7 @@ from kd_search.data.writers.common import (
     write_queries,
     xywh,
 )
-from kd_search.files import atomic_write
+from kd_search.utils.files import atomic_write
 
 #: What the release writes for a person whose identity is not known.
 _UNKNOWN = -2

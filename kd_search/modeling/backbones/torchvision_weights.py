@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from kd_search.files import check_torch_archive
+from kd_search.utils.files import check_torch_archive
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,11 @@ from detectron2.structures import Boxes, Instances
 
 from kd_search.modeling.id_table import IDTable
 from kd_search.modeling.meta_arch.rcnn import DistillableRCNN
-from kd_search.structures import Crops, Knowledge, Layout
+from kd_search.outputs import (
+    Crops,
+    Knowledge,
+    Layout,
+)
 
 
 @META_ARCH_REGISTRY.register()

@@ -8,7 +8,10 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.utils.events import get_event_storage
 
 from kd_search.modeling.rpn import DistillableRPN
-from kd_search.structures import Knowledge, Layout
+from kd_search.outputs import (
+    Knowledge,
+    Layout,
+)
 
 
 @META_ARCH_REGISTRY.register()

@@ -9,8 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from kd_search.losses import batch_hard_triplet
-from kd_search.modeling.over_ranks import join_rows
-from kd_search.structures import Knowledge, Layout
+from kd_search.outputs import (
+    Knowledge,
+    Layout,
+)
+from kd_search.utils.collectives import join_rows
 
 EMBEDDINGS = ("before", "after")
 

@@ -11,7 +11,10 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss
 from torch.nn.functional import one_hot
 
-from kd_search.structures import Knowledge, Layout
+from kd_search.outputs import (
+    Knowledge,
+    Layout,
+)
 
 #: Fields of :class:`Knowledge` that RetinaNet can fill as a teacher.
 TEACHER_FIELDS = frozenset({"images", "features", "anchors", "anchor_logits", "anchor_deltas"})

@@ -5,7 +5,7 @@ from PIL import Image
 
 from kd_search.data import ImageError
 from kd_search.data.reid import CropMapper
-from kd_search.data.sampler import seeded
+from kd_search.data.sampling.order import seeded
 
 #: Nothing random.
 PLAIN = {"flip_prob": 0.0, "pad": 0, "erasing_prob": 0.0}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_search.data.reid.sampler import IdentityOrder
-from kd_search.data.sampler import PositionBatchSampler
+from kd_search.data.sampling.order import PositionBatchSampler
 
 # Identity of each sample; -1 is nobody.
 people = st.lists(st.integers(-1, 7), min_size=1, max_size=60).filter(

@@ -10,7 +10,7 @@ from PIL import Image
 from kd_search.data import ImageError
 from kd_search.data.reid import build_reid_train_loader, load_market1501_split
 from kd_search.data.reid.train_loader import ReIDTrainLoader, ViewSettings
-from kd_search.data.unreadable import TooManySkippedImagesError
+from kd_search.data.sampling.unreadable import TooManySkippedImagesError
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Detection sets without identities: registration, file formats and loader."""

@@ -1,0 +1,192 @@
+"""ImageNet's object detection set (ILSVRC DET): one XML file in VOC's format per image.
+
+    <root>/Data/DET/{train,val}/<image>.JPEG
+    <root>/Annotations/DET/{train,val}/<image>.xml
+    <root>/ImageSets/DET/val.txt               lines "<image> <index>"
+    <root>/ImageSets/DET/train.txt             the same; or train_1.txt ... train_200.txt, whose
+                                               lines are "<image> <1, 0 or -1>"
+    <root>/devkit/data/map_det.txt             lines "<WNID> <index> <name>", the classes
+
+<image> may have a folder in it. The classes come from the development kit of the challenge, not
+from this package.
+"""
+
+import logging
+import os
+import re
+from typing import Any, Optional
+
+from tqdm import tqdm
+
+from kd_search.data.detection.files import (
+    first_repeat,
+    image_size,
+    make_record,
+    read_lines,
+    require_folder,
+    under_datasets,
+)
+from kd_search.data.detection.register import register_detection_set
+from kd_search.data.detection.voc_xml import read_voc_xml
+
+logger = logging.getLogger(__name__)
+
+_CLASS_LINE = re.compile(r"(n\d{8})\s+(\d+)\s+(\S.*)")
+_CLASS_LIST = re.compile(r"train_(\d+)\.txt")
+_MAP_FILE = os.path.join("devkit", "data", "map_det.txt")
+
+
+def register_ilsvrc_det(
+    name: str, split: str, root: Optional[str] = None, *, first_pixel: int = 1
+) -> None:
+    """Register a split of ILSVRC DET.
+
+    Args:
+        name: name for ``DATASETS``.
+        split: "train" or "val".
+        root: folder that holds ``Data`` and ``devkit``; ``None`` takes
+            ``$DETECTRON2_DATASETS/ILSVRC``, looked up at first use.
+        first_pixel: see :func:`load_ilsvrc_det`.
+    """
+
+    def classes() -> list[str]:
+        folder = under_datasets(root, "ILSVRC")
+        require_folder(name, folder, "set DETECTRON2_DATASETS to the folder that holds ILSVRC/")
+        return [class_name for _, class_name in read_det_classes(folder)]
+
+    def load(strict: bool) -> list[dict[str, Any]]:
+        classes()
+        folder = under_datasets(root, "ILSVRC")
+        return load_ilsvrc_det(folder, split, first_pixel=first_pixel, strict=strict)
+
+    register_detection_set(name, load, classes)
+
+
+def read_det_classes(root: str) -> list[tuple[str, str]]:
+    """WNID and name of every class, in the order of their indices.
+
+    Raises:
+        FileNotFoundError: ``devkit/data/map_det.txt`` is missing.
+        ValueError: it has another form; the line is named.
+    """
+    path = os.path.join(root, _MAP_FILE)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{path}: the list of classes is missing; take it from the ILSVRC development kit "
+            "(see docs/datasets.md)"
+        )
+    classes = []
+    for number, line in read_lines(path, "list of classes"):
+        match = _CLASS_LINE.fullmatch(line)
+        if not match or int(match[2]) != len(classes) + 1:
+            raise ValueError(
+                f"{path}, line {number}: expected '<WNID> {len(classes) + 1} <name>', got {line!r}"
+            )
+        classes.append((match[1], match[3]))
+    wnids = [(index, wnid) for index, (wnid, _) in enumerate(classes, 1)]
+    if not classes or first_repeat(wnids):
+        raise ValueError(f"{path}: names no class, or a WNID twice")
+    return classes
+
+
+def load_ilsvrc_det(
+    root: str, split: str, *, first_pixel: int = 1, strict: bool = True
+) -> list[dict[str, Any]]:
+    """Dataset dicts of a split; ``image_id`` counts the images in the order of the list, from 1.
+
+    A training image may have no XML file (readme of the development kit): it holds nothing of the
+    200 classes. Images with partial labels are used like any other, and the few validation images
+    that the challenge skips for single classes are not skipped.
+
+    Args:
+        root: folder that holds ``Data`` and ``devkit``.
+        split: "train" or "val".
+        first_pixel: number of the leftmost and topmost pixel in the XML files, whose last pixel
+            belongs to the box. VOC counts from 1, and the kit says only that the files are in
+            VOC's format; a box that begins before the first pixel is clipped.
+        strict: see :data:`~kd_search.data.detection.register.Load`.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or broken; file and line are named.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"ILSVRC DET has the splits 'train' and 'val', not {split!r}")
+    rows = {wnid: row for row, (wnid, _) in enumerate(read_det_classes(root))}
+    images = _list_images(root, split)
+    dicts, negatives = [], 0
+    for image_id, image in enumerate(
+        tqdm(images, desc=f"reading ILSVRC DET {split}", unit="image", disable=None), 1
+    ):
+        file_name = os.path.join(root, "Data", "DET", split, f"{image}.JPEG")
+        xml_file = os.path.join(root, "Annotations", "DET", split, f"{image}.xml")
+        if split == "train" and not os.path.isfile(xml_file):
+            negatives += 1
+            boxes, size = [], image_size(file_name, strict)
+        else:
+            boxes, size = _read_boxes(xml_file, rows, first_pixel, strict)
+            if strict and not os.path.isfile(file_name):
+                raise FileNotFoundError(f"{file_name}: no such image file")
+        dicts.append(make_record(file_name, image_id, size, boxes, strict))
+    if negatives == len(images):
+        folder = os.path.join(root, "Annotations", "DET", split)
+        raise FileNotFoundError(f"{folder}: holds the XML file of none of the images")
+    if negatives:
+        logger.info("%d images of ILSVRC DET %s have no XML file: no objects", negatives, split)
+    return dicts
+
+
+def _read_boxes(
+    xml_file: str, rows: dict[str, int], first_pixel: int, strict: bool
+) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+    """Boxes of an image, and its width and height."""
+    found = read_voc_xml(xml_file)
+    boxes = []
+    for item in found.objects:
+        x0, y0, x1, y1 = item.box
+        # The last pixel belongs to the box.
+        box = [x0 - first_pixel, y0 - first_pixel, x1 - first_pixel + 1, y1 - first_pixel + 1]
+        if item.name in rows:
+            boxes.append({"bbox": box, "category_id": rows[item.name], "iscrowd": 0})
+        elif strict:
+            raise ValueError(f"{xml_file}, line {item.line}: {item.name!r} is not in {_MAP_FILE}")
+        else:
+            boxes.append({"bbox": box, "category_id": -1, "iscrowd": 0, "class_name": item.name})
+    return boxes, (found.width, found.height)
+
+
+def _list_images(root: str, split: str) -> list[str]:
+    folder = os.path.join(root, "ImageSets", "DET")
+    whole = os.path.join(folder, f"{split}.txt")
+    if split == "train" and not os.path.isfile(whole):
+        lists = _class_lists(folder)
+        # An image is in the lists of all the classes that it was asked for.
+        return list(dict.fromkeys(image for path in lists for _, image in _read_list(path)))
+    images = _read_list(whole)
+    repeat = first_repeat(images)
+    if repeat:
+        raise ValueError(f"{whole}, line {repeat[0]}: {repeat[1]} is listed twice")
+    return [image for _, image in images]
+
+
+def _class_lists(folder: str) -> list[str]:
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    numbered = [(int(match[1]), name) for name in names if (match := _CLASS_LIST.fullmatch(name))]
+    if not numbered:
+        raise FileNotFoundError(
+            f"{folder}: neither train.txt nor train_1.txt ... lists the training images"
+        )
+    return [os.path.join(folder, name) for _, name in sorted(numbered)]
+
+
+def _read_list(path: str) -> list[tuple[int, str]]:
+    images = []
+    for number, line in read_lines(path, "list of images"):
+        parts = line.split()
+        if len(parts) != 2 or not re.fullmatch(r"-?\d+", parts[1]):
+            raise ValueError(f"{path}, line {number}: expected '<image> <index>', got {line!r}")
+        if os.path.isabs(parts[0]) or ".." in parts[0].split("/"):
+            raise ValueError(f"{path}, line {number}: {parts[0]} lies outside of the data set")
+        images.append((number, parts[0]))
+    if not images:
+        raise ValueError(f"{path}: names no image")
+    return images

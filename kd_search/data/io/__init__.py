@@ -1,0 +1,1 @@
+"""Reading of images and .mat files."""

@@ -1,0 +1,1 @@
+"""Person search sets: registration, file formats, mapper and loaders."""

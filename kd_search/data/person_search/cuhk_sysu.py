@@ -1,0 +1,340 @@
+"""CUHK-SYSU from the files of its release."""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Optional
+
+from detectron2.structures import BoxMode
+
+from kd_search.data.io.image_size import read_image_sizes
+from kd_search.data.person_search.cuhk_sysu_mat import (
+    Box,
+    read_images,
+    read_people,
+    read_pool,
+)
+from kd_search.data.person_search.id_map import IDMap
+from kd_search.data.person_search.search_galleries import (
+    CompactGallery,
+    QueryKey,
+    SearchGalleries,
+    compact_gallery,
+    query_keys,
+)
+from kd_search.data.person_search.search_protocol import (
+    SearchProtocol,
+    read_search_protocol,
+)
+from kd_search.data.person_search.split import LoadedSplit
+
+logger = logging.getLogger(__name__)
+
+_GALLERY_SIZES = (50, 100, 500, 1000, 2000, 4000)
+#: Name of a gallery: its file and the variable in it.
+_SUBSETS = {
+    "occlusion": ("Occlusion.mat", "Occlusion1"),
+    "resolution": ("Resolution.mat", "Test_Size"),
+}
+
+
+@dataclass(frozen=True)
+class CUHKSYSUFiles:
+    """A split of CUHK-SYSU; a :class:`~kd_search.data.person_search.split.SplitSource`.
+
+    - A training identity is its row in Train.mat, from 0 on, so that tables of other programs that
+      count the same way fit. A test identity is the name that the protocol has for it ("p123").
+    - Queries and identities of the test set are those of the smallest gallery file (TestG50 in the
+      release). A person in an image gets an identity if its box is exactly that of a query, of a
+      match in that file, or of Train.mat; everybody else is unlabelled.
+    - ``search_galleries`` of the metadata holds every TestG<size>.mat as "G<size>", and the subsets
+      "occlusion" and "resolution"; each is read when it is asked for. A query that only a subset
+      has carries its name under ``subset`` and takes part in nothing else.
+    - Boxes without area are left out and counted; other boxes stay as they are in the file, also
+      where they stick out of their image.
+    """
+
+    #: Folder with annotation/ and Image/SSM/.
+    root: str
+    #: "train" or "test".
+    split: str
+
+    @property
+    def image_root(self) -> str:
+        return os.path.join(self.root, "Image", "SSM")
+
+    @property
+    def id_space(self) -> Optional[str]:
+        return "cuhk_sysu" if self.split == "test" else "cuhk_sysu rows of Train.mat"
+
+    def load(self, *, clip: bool = True) -> LoadedSplit:
+        """Read the split; see :class:`~kd_search.data.person_search.split.SplitSource`."""
+        boxes = read_images(self._annotation("Images.mat"))
+        pool = self._pool(boxes)
+        tested = set(pool)
+        chosen = pool if self.split == "test" else [name for name in boxes if name not in tested]
+        labels = _Labels({name: boxes[name] for name in chosen}, set(boxes))
+        metadata: dict[str, Any] = {"cuhk_sysu_root": self.root, "image_root": self.image_root}
+        queries: dict[str, list[dict[str, Any]]] = {}
+        notes = []
+        if self.split == "test":
+            id_map = self._read_test(chosen, labels, queries, metadata, notes)
+        else:
+            people = read_people(self._train_test("Train.mat"), "Train")
+            for row, person in enumerate(people):
+                for image, box in person.scenes:
+                    labels.set(image, box, row, person.where)
+            id_map = IDMap(range(len(people)))
+            metadata["person_names"] = tuple(person.name for person in people)
+        dicts = self._dicts(chosen, labels, queries, clip, notes)
+        return LoadedSplit(dicts, id_map, metadata, notes + labels.notes())
+
+    def check(self, loaded: LoadedSplit) -> list[str]:
+        """What Person.mat says besides, for the checker."""
+        path = self._annotation("Person.mat")
+        if not os.path.isfile(path):
+            return ["Person.mat is not there: identities not compared with it"]
+        unlabelled = {
+            (record["image_id"], *annotation["bbox"])
+            for record in loaded.dicts
+            for annotation in record["annotations"]
+            if annotation["person_id"] < 0
+        }
+        counts = [
+            sum((image, *_xyxy(box)) in unlabelled for image, box in person.scenes)
+            for person in read_people(path, "Person")
+        ]
+        return [
+            f"Person.mat knows {sum(counts)} of the unlabelled boxes, of "
+            f"{sum(count > 0 for count in counts)} people who are neither queries nor in Train.mat"
+        ]
+
+    def _annotation(self, *names: str) -> str:
+        return os.path.join(self.root, "annotation", *names)
+
+    def _train_test(self, name: str) -> str:
+        return self._annotation("test", "train_test", name)
+
+    def _pool(self, boxes: dict[str, list[Box]]) -> list[str]:
+        path = self._annotation("pool.mat")
+        pool = read_pool(path)
+        for number, name in enumerate(pool, 1):
+            if name not in boxes:
+                raise ValueError(f"{path}: pool({number}): {name} is not in Images.mat")
+        if not pool and self.split == "test":
+            raise ValueError(f"{path}: pool names no image")
+        return pool
+
+    def _read_test(
+        self,
+        names: list[str],
+        labels: "_Labels",
+        queries: dict[str, list[dict[str, Any]]],
+        metadata: dict[str, Any],
+        notes: list[str],
+    ) -> IDMap:
+        """Read the protocol: labels, queries and galleries; the id map over all its people."""
+        files = self._gallery_files(notes)
+        sizes = list(files)
+        base = read_search_protocol(*files[sizes[0]])
+        ids = query_ids(base)
+        subsets = {
+            name: read_search_protocol(path, key) for name, path, key in self._subset_files(notes)
+        }
+        extra: dict[QueryKey, tuple[str, str]] = {}
+        for subset, protocol in subsets.items():
+            for key, person in zip(query_keys(protocol), protocol.query_names):
+                if key not in ids:
+                    ids[key] = len(ids)
+                    extra[key] = (subset, person)
+        id_map = IDMap(base.query_names + [person for _, person in extra.values()])
+        for i, key in enumerate(query_keys(base)):
+            where = base.query_at(i)
+            labels.set(key[0], key[1:], id_map.row(base.query_names[i]), where)
+            _add_query(queries, key, i, id_map, base.query_names[i], labels, where)
+        for key, (subset, person) in extra.items():
+            where = f"{subsets[subset].where}: query in {key[0]}"
+            _add_query(queries, key, ids[key], id_map, person, labels, where)["subset"] = subset
+        for entry, box in zip(base.match_entries.tolist(), base.match_boxes.tolist()):
+            query = int(base.offsets.searchsorted(entry, side="right")) - 1
+            image = base.entry_images[entry].decode()
+            row = id_map.row(base.query_names[query])
+            labels.set(image, tuple(box), row, base.entry_at(entry))
+        if extra:
+            notes.append(f"{len(extra)} queries are in a subset only")
+        readers = {
+            size: partial(_gallery, path, key, ids, names) for size, (path, key) in files.items()
+        }
+        readers[sizes[0]] = partial(compact_gallery, base, ids, names)
+        for subset, protocol in subsets.items():
+            readers[subset] = partial(compact_gallery, protocol, ids, names)
+        metadata["search_galleries"] = SearchGalleries(readers)
+        return id_map
+
+    def _gallery_files(self, notes: list[str]) -> dict[str, tuple[str, str]]:
+        """Path and variable of each gallery by its name, small ones first."""
+        folder = self._train_test("")
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        found = sorted(
+            int(match[1]) for match in map(re.compile(r"TestG(\d+)\.mat").fullmatch, names) if match
+        )
+        if not found:
+            raise FileNotFoundError(f"{folder}: no TestG<size>.mat, such as TestG50.mat")
+        missing = [f"TestG{size}.mat" for size in _GALLERY_SIZES if size not in found]
+        if missing:
+            notes.append(f"without {', '.join(missing)}: these galleries are absent")
+        if found[0] != _GALLERY_SIZES[0]:
+            notes.append(f"queries and identities are those of TestG{found[0]}.mat")
+        return {
+            f"G{size}": (os.path.join(folder, f"TestG{size}.mat"), f"TestG{size}") for size in found
+        }
+
+    def _subset_files(self, notes: list[str]) -> Iterator[tuple[str, str, str]]:
+        for name, (file, key) in _SUBSETS.items():
+            # The release has the first place; copies of it are about that have the second.
+            places = [self._annotation("test", "subset", file), self._annotation("subset", file)]
+            path = next(filter(os.path.isfile, places), None)
+            if path is None:
+                notes.append(f"without {file}: this gallery is absent")
+            else:
+                yield name, path, key
+
+    def _dicts(
+        self,
+        names: list[str],
+        labels: "_Labels",
+        queries: dict[str, list[dict[str, Any]]],
+        clip: bool,
+        notes: list[str],
+    ) -> list[dict[str, Any]]:
+        paths = [os.path.join(self.image_root, name) for name in names]
+        source = "pool.mat" if self.split == "test" else "Images.mat"
+        sizes = read_image_sizes(paths, self._annotation(source))
+        dicts, flat = [], 0
+        for name, path, (width, height) in zip(names, paths, sizes):
+            annotations = []
+            for box, row in labels.of(name):
+                if clip and (box[2] <= 0 or box[3] <= 0):
+                    flat += 1
+                    continue
+                annotations.append(
+                    {
+                        "bbox": _xyxy(box),
+                        "bbox_mode": BoxMode.XYXY_ABS,
+                        "category_id": 0,
+                        "iscrowd": 0,
+                        "person_id": row,
+                    }
+                )
+            dicts.append(
+                {
+                    "file_name": path,
+                    "image_id": name,
+                    "height": height,
+                    "width": width,
+                    "camera_id": -1,
+                    "frame_id": -1,
+                    "in_gallery": True,
+                    "annotations": annotations,
+                }
+            )
+            if name in queries:
+                dicts[-1]["queries"] = queries[name]
+        if flat:
+            notes.append(f"{flat} boxes without area are left out")
+        return dicts
+
+
+def query_ids(protocol: SearchProtocol) -> dict[QueryKey, int]:
+    """Numbers of the queries of a protocol file, in its order.
+
+    Raises:
+        ValueError: two queries are the same box.
+    """
+    ids: dict[QueryKey, int] = {}
+    for i, key in enumerate(query_keys(protocol)):
+        if ids.setdefault(key, i) != i:
+            raise ValueError(
+                f"{protocol.query_at(i)}: the same box as {protocol.query_at(ids[key])}"
+            )
+    return ids
+
+
+class _Labels:
+    """Rows of the boxes of a split, set by exact equality of boxes."""
+
+    def __init__(self, boxes: dict[str, list[Box]], known: set[str]) -> None:
+        self._boxes = boxes
+        self._known = known
+        self._rows = {name: [-1] * len(entries) for name, entries in boxes.items()}
+        #: The first of equal boxes in an image is meant.
+        self._places = {
+            name: {box: i for i, box in reversed(list(enumerate(entries)))}
+            for name, entries in boxes.items()
+        }
+        self._counts: Counter = Counter()
+        self._first: dict[str, str] = {}
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._boxes
+
+    def set(self, image: str, box: tuple[float, ...], row: int, where: str) -> None:
+        if image not in self._known:
+            raise ValueError(f"{where}: image {image} is not in Images.mat")
+        if image not in self._boxes:
+            self._count("are in images of the other split and are left out", where)
+            return
+        place = self._places[image].get(box)
+        if place is None:
+            self._count("are not among the boxes of Images.mat and label nobody", where)
+            return
+        # As in other readers of the release, the last one counts.
+        if self._rows[image][place] not in (-1, row):
+            self._count("label somebody who already is somebody else, and win", where)
+        self._rows[image][place] = row
+
+    def of(self, image: str) -> Iterator[tuple[Box, int]]:
+        return zip(self._boxes[image], self._rows[image])
+
+    def notes(self) -> list[str]:
+        return [
+            f"{count} boxes with an identity {what}; the first is {self._first[what]}"
+            for what, count in self._counts.items()
+        ]
+
+    def _count(self, what: str, where: str) -> None:
+        self._counts[what] += 1
+        self._first.setdefault(what, where)
+
+
+def _gallery(path: str, key: str, ids: dict[QueryKey, int], names: list[str]) -> CompactGallery:
+    logger.info("Reading %s", path)
+    return compact_gallery(read_search_protocol(path, key), ids, names)
+
+
+def _add_query(
+    queries: dict[str, list[dict[str, Any]]],
+    key: QueryKey,
+    query_id: int,
+    id_map: IDMap,
+    person: str,
+    labels: _Labels,
+    where: str,
+) -> dict[str, Any]:
+    image, box = key[0], key[1:]
+    if image not in labels:
+        raise ValueError(f"{where}: image {image} is not in pool.mat")
+    if box[2] <= 0 or box[3] <= 0:
+        raise ValueError(f"{where}: the box {list(box)} has no area")
+    query = {"query_id": query_id, "bbox": _xyxy(box), "person_id": id_map.row(person)}
+    queries.setdefault(image, []).append(query)
+    return query
+
+
+def _xyxy(box: Iterable[float]) -> list[float]:
+    x, y, w, h = box
+    return [x, y, x + w, y + h]

@@ -1,0 +1,1 @@
+"""Order, batches and replacement of training samples."""

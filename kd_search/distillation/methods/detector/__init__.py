@@ -1,0 +1,1 @@
+"""Detector distillation (Chen et al., NIPS 2017)."""

@@ -1,0 +1,130 @@
+"""Feature maps taught by hints through an adaptation layer (Chen et al., NIPS 2017)."""
+
+from typing import Optional, Union
+
+import torch
+from detectron2.config import configurable
+from torch import nn
+
+from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
+from kd_search.losses import align_maps, hint_loss
+from kd_search.outputs import (
+    Knowledge,
+    Layout,
+)
+
+NORMS = ("l2", "l1")
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class HintTerm(DistillationTerm):
+    """gamma || A(F_student) - F_teacher ||, the mean over elements and pairs of maps.
+
+    A is a 1x1 convolution per pair, also where channels agree, as the paper found better. Maps of
+    different strides are compared at the teacher's; the paper pads instead. The adapters train
+    with the student and stay here: neither its weights nor an exported model hold them.
+    """
+
+    teacher_fields = frozenset({"features"})
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        features: tuple[Union[str, tuple[str, str]], ...] = (),
+        adaptation: bool = True,
+        norm: str = "l2",
+        loss_weight: float = 0.5,
+    ):
+        """
+        Args:
+            features: names that both networks have, or pairs (student, teacher); empty takes every
+                name that both have.
+            adaptation: False compares the maps as they are.
+            norm: "l2" or "l1".
+            loss_weight: gamma.
+
+        Raises:
+            ValueError: an unknown norm, or an entry of ``features`` that is neither.
+        """
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"DISTILLATION.HINT.NORM {norm!r} must be one of {NORMS}")
+        self.pairs = [_as_pair(entry) for entry in features]
+        self.adaptation = adaptation
+        self.norm = norm
+        self.loss_weight = loss_weight
+        self.adapters = nn.ModuleDict()
+        self.strides: dict[tuple[str, str], tuple[int, int]] = {}
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.DISTILLATION.HINT
+        return {
+            "features": tuple(node.FEATURES),
+            "adaptation": node.ADAPTATION,
+            "norm": node.NORM,
+            "loss_weight": node.LOSS_WEIGHT,
+        }
+
+    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+        if not self.pairs:
+            common = [name for name in student.features if name in teacher.features]
+            self.pairs = [(name, name) for name in common]
+        if not self.pairs:
+            raise ValueError(
+                "HintTerm: student and teacher have no feature of the same name: set "
+                f"DISTILLATION.HINT.FEATURES to pairs of {_names(student)} and {_names(teacher)}"
+            )
+        for pair in self.pairs:
+            ours, theirs = (
+                _shape(side, layout, name)
+                for side, layout, name in zip(("student", "teacher"), (student, teacher), pair)
+            )
+            self.strides[pair] = (ours.stride, theirs.stride)
+            if self.adaptation:
+                self.adapters[_key(pair)] = nn.Conv2d(ours.channels, theirs.channels, kernel_size=1)
+            elif ours.channels != theirs.channels:
+                raise ValueError(
+                    f"HintTerm: {pair[0]} of the student has {ours.channels} channels, {pair[1]} "
+                    f"of the teacher {theirs.channels}: set DISTILLATION.HINT.ADAPTATION to True"
+                )
+
+    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+        """``{"loss_hint": scalar}`` from ``features``."""
+        losses = []
+        for pair in self.pairs:
+            ours, theirs = student.features[pair[0]], teacher.features[pair[1]]
+            if self.adaptation:
+                ours = self.adapters[_key(pair)](ours)
+            own_stride, teacher_stride = self.strides[pair]
+            losses.append(
+                hint_loss(*align_maps(ours, own_stride, theirs, teacher_stride), self.norm)
+            )
+        return {"loss_hint": self.loss_weight * torch.stack(losses).mean()}
+
+
+def _as_pair(entry) -> tuple[str, str]:
+    if isinstance(entry, str):
+        return entry, entry
+    if len(entry) != 2 or not all(isinstance(name, str) for name in entry):
+        raise ValueError(
+            f"DISTILLATION.HINT.FEATURES: {entry!r} must be a name or [student, teacher]"
+        )
+    return tuple(entry)
+
+
+def _key(pair: tuple[str, str]) -> str:
+    return "_".join(pair).replace(".", "_")
+
+
+def _names(layout: Layout) -> str:
+    return f"[{', '.join(layout.features)}]"
+
+
+def _shape(side: str, layout: Layout, name: str):
+    if name not in layout.features:
+        raise ValueError(
+            f"DISTILLATION.HINT.FEATURES: the {side} has no {name!r}, it has {_names(layout)}"
+        )
+    return layout.features[name]

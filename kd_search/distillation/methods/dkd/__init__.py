@@ -1,0 +1,1 @@
+"""Diverse knowledge distillation (Zhang et al., AAAI 2021)."""

@@ -1,0 +1,114 @@
+"""Which people a re-ID teacher is asked about, and where they are in the original images."""
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from kd_search.data.spatial_jitter import jitter_boxes
+from kd_search.outputs import Crops
+
+#: A box that comes back from the network's input this close to its annotation, in pixels of the
+#: original image, is that annotation: the rest is rounding.
+_ROUNDING = 0.05
+
+
+class CropSampler:
+    """The annotated people of a batch and, with feature-level augmentation, each shifted once.
+
+    Zhang et al. (AAAI 2021) give the re-ID teacher ground-truth boxes and their shifted copies,
+    never proposals: FSA shifts a box before region pooling, and the teacher's crop with it.
+    """
+
+    def __init__(self, *, shifts: bool, input_size: tuple[int, int], padding: float, limit: float):
+        """
+        Args:
+            shifts: add a shifted copy of every box.
+            input_size: (H, W) of the teacher's crops.
+            padding: dp, pixels of that input.
+            limit: alpha, pixels of the original image.
+        """
+        self.shifts = shifts
+        self.input_size = input_size
+        self.padding = padding
+        self.limit = limit
+
+    def __call__(self, batched_inputs: list[dict]) -> Crops:
+        """
+        Args:
+            batched_inputs: training samples of a mapper ``with_original``.
+
+        Returns:
+            all boxes of an image where they were annotated, then all of them shifted.
+        """
+        crops = Crops([], torch.zeros(0), torch.zeros(0), [], [])
+        ids, shifted = [], []
+        for x in batched_inputs:
+            people = x["instances"]
+            given, matrix = people.gt_boxes.tensor, x["to_original"]
+            original = _to_original(given, matrix)
+            annotated = people.gt_original_boxes
+            exact = (original - annotated).abs().amax(dim=1) < _ROUNDING
+            copies = [given]
+            originals = [torch.where(exact[:, None], annotated, original)]
+            places = [torch.where(exact, people.gt_annotations, -1)]
+            if self.shifts:
+                copies.append(self._shift(given, people.image_size, matrix))
+                originals.append(_to_original(copies[1], matrix))
+                places.append(torch.full_like(places[0], -1))
+            crops.boxes.append(torch.cat(copies))
+            crops.original_boxes.append(torch.cat(originals))
+            crops.annotations.append(torch.cat(places))
+            for number in range(len(copies)):
+                ids.append(people.gt_person_ids)
+                shifted.append(torch.full((len(given),), number > 0))
+        crops.person_ids, crops.shifted = torch.cat(ids), torch.cat(shifted)
+        return crops
+
+    def _shift(
+        self, boxes: torch.Tensor, image_size: tuple[int, int], to_original: torch.Tensor
+    ) -> torch.Tensor:
+        # alpha counts pixels of the original image; boxes are in the network's input.
+        limit = self.limit / to_original[:, :2].abs().sum(dim=0)
+        return jitter_boxes(
+            boxes, image_size, input_size=self.input_size, padding=self.padding, limit=limit
+        )
+
+
+def cut_crops(
+    image: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int], *, mirror: bool = False
+) -> torch.Tensor:
+    """People cut from an image and brought to one size.
+
+    Args:
+        image: (3, H, W), 0..255.
+        boxes: (B, 4) XYXY, pixels of it; corners are rounded outwards.
+        size: (height, width) of a crop.
+        mirror: mirror the crops.
+
+    Returns:
+        (B, 3, height, width) float32, channels as the image's. A box that reaches out of the image
+        is cut at its border; one with nothing inside gives its nearest pixel.
+    """
+    height, width = image.shape[1:]
+    corners = torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil()], dim=1).int().tolist()
+    crops = []
+    for x0, y0, x1, y1 in corners:
+        x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+        x1, y1 = min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
+        crop = image[None, :, y0:y1, x0:x1].float()
+        crops.append(F.interpolate(crop, size, mode="bilinear", antialias=True))
+    if not crops:
+        return image.new_zeros((0, 3, *size), dtype=torch.float32)
+    crops = torch.cat(crops)
+    return crops.flip(3) if mirror else crops
+
+
+def is_mirrored(sample: dict) -> bool:
+    """Whether a training sample shows its original image mirrored."""
+    return bool(sample["to_original"][0, 0] < 0)
+
+
+def _to_original(boxes: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Boxes of the network's input in pixels of the original image."""
+    corners = boxes.reshape(-1, 2) @ matrix[:, :2].T + matrix[:, 2]
+    corners = corners.reshape(-1, 2, 2)
+    return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)

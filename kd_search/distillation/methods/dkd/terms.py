@@ -1,0 +1,183 @@
+"""Diverse knowledge of an external re-ID network (Zhang et al., AAAI 2021)."""
+
+from typing import Optional
+
+import torch
+from detectron2.config import configurable
+from torch import nn
+from torch.nn import functional as F
+
+from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
+from kd_search.losses import identity_kl, pairwise_relation_loss, triplet_relation_loss
+from kd_search.outputs import (
+    Knowledge,
+    Layout,
+)
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class IdentityProbabilityTerm(DistillationTerm):
+    """L_p = (1/B) sum_i KL(p_i^H || p_i^M), the probability-aware term.
+
+    Over labelled people only. With shifted boxes (FSA) B counts the unshifted ones, so that both
+    terms of the paper's sum have the weight of one.
+    """
+
+    teacher_fields = frozenset({"crop_identity_logits"})
+    joint_fields = frozenset({"crops", "crop_identity_logits"})
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        direction: str = "student_teacher",
+        temperature: float = 1.0,
+        loss_weight: float = 1.0,
+    ):
+        """
+        Args:
+            direction: as :func:`kd_search.losses.identity_kl`.
+            temperature: of both sides.
+            loss_weight: lambda beta_p.
+        """
+        super().__init__()
+        self.direction = direction
+        self.temperature = temperature
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.DISTILLATION.DKD
+        return {
+            "direction": node.KL_DIRECTION,
+            "temperature": node.TEMPERATURE,
+            "loss_weight": node.PROBABILITY_WEIGHT,
+        }
+
+    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+        if student.num_identities == 0:
+            raise ValueError(
+                "IdentityProbabilityTerm needs a student with identity logits: set "
+                "MODEL.REID_HEAD.CLASSIFIER or MODEL.OIM.ENABLED to True"
+            )
+        if student.num_identities != teacher.num_identities:
+            raise ValueError(
+                f"IdentityProbabilityTerm: the re-ID teacher tells {teacher.num_identities} "
+                f"identities apart, the student {student.num_identities}: train the teacher on the "
+                "crops of the student's training set"
+            )
+
+    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+        """``{"loss_probability": scalar}`` from ``crop_identity_logits``."""
+        labelled = student.crops.person_ids >= 0
+        count = (labelled & ~student.crops.shifted).sum().clamp(min=1)
+        loss = identity_kl(
+            student.crop_identity_logits[labelled],
+            teacher.crop_identity_logits[labelled],
+            temperature=self.temperature,
+            direction=self.direction,
+        )
+        return {"loss_probability": self.loss_weight * loss.sum() / count}
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class PairRelationTerm(DistillationTerm):
+    """L_pr = (1/B^2) ||S^H - S^M||^2 of row-normalised similarity matrices; sizes may differ.
+
+    Embeddings are compared at length one, which the paper does not say: the student's have it
+    anyway, and the teacher's lengths would be a difference that no direction of the student's can
+    make up for.
+    """
+
+    teacher_fields = frozenset({"crop_embeddings"})
+    joint_fields = frozenset({"crop_embeddings"})
+
+    @configurable
+    def __init__(self, *, normalize: bool = True, loss_weight: float = 1.0):
+        """
+        Args:
+            normalize: take both sides' embeddings at length one; False takes them as they come.
+            loss_weight: lambda beta_pr.
+        """
+        super().__init__()
+        self.normalize = normalize
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.DISTILLATION.DKD
+        return {"normalize": node.NORMALIZE_PAIRS, "loss_weight": node.PAIR_WEIGHT}
+
+    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+        """``{"loss_pair_relation": scalar}`` from ``crop_embeddings``."""
+        ours, theirs = student.crop_embeddings, teacher.crop_embeddings
+        if self.normalize:
+            ours, theirs = (F.normalize(x.float(), dim=1) for x in (ours, theirs))
+        loss = pairwise_relation_loss(ours, theirs)
+        return {"loss_pair_relation": self.loss_weight * loss}
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class TripletRelationTerm(DistillationTerm):
+    """L_tr: a student's embedding is nearer to the teacher's of the same crop than to any other.
+
+    Embeddings are compared at length one, which the paper does not say: the margin then means the
+    same for every teacher.
+    """
+
+    teacher_fields = frozenset({"crop_embeddings"})
+    joint_fields = frozenset({"crops", "crop_embeddings"})
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        margin: float = 0.3,
+        literal: bool = False,
+        projection: bool = False,
+        loss_weight: float = 1.0,
+    ):
+        """
+        Args:
+            margin: m.
+            literal: boxes of the same person are negatives as well, as the paper prints it.
+            projection: learn a linear map from the student's embeddings to the teacher's.
+            loss_weight: lambda beta_tr.
+        """
+        super().__init__()
+        self.margin = margin
+        self.literal = literal
+        self.projects = projection
+        self.loss_weight = loss_weight
+        self.projection: nn.Module = nn.Identity()
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.DISTILLATION.DKD
+        return {
+            "margin": node.MARGIN,
+            "literal": node.LITERAL_TRIPLETS,
+            "projection": node.PROJECTION,
+            "loss_weight": node.TRIPLET_WEIGHT,
+        }
+
+    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+        ours, theirs = student.embedding_dim, teacher.embedding_dim
+        if self.projects:
+            self.projection = nn.Linear(ours, theirs, bias=False)
+        elif ours != theirs:
+            raise ValueError(
+                f"TripletRelationTerm compares embeddings of one size: the student has {ours}, the "
+                f"re-ID teacher {theirs}: set DISTILLATION.DKD.PROJECTION to True"
+            )
+
+    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+        """``{"loss_triplet_relation": scalar}``, the mean over crops, from ``crop_embeddings``."""
+        loss = triplet_relation_loss(
+            F.normalize(self.projection(student.crop_embeddings).float(), dim=1),
+            F.normalize(teacher.crop_embeddings.float(), dim=1),
+            student.crops.person_ids,
+            margin=self.margin,
+            literal=self.literal,
+        )
+        return {"loss_triplet_relation": self.loss_weight * loss.sum() / max(len(loss), 1)}

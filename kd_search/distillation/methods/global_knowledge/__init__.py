@@ -1,0 +1,1 @@
+"""Global knowledge (Tang et al., ECCV 2022)."""

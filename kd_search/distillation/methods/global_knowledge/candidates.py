@@ -1,0 +1,158 @@
+"""The boxes that prototypes are picked from.
+
+Tang et al., "Distilling Object Detectors With Global Knowledge", ECCV 2022, arXiv 2210.09022, as
+in the released code: of every class at most so many images, chosen once for the whole training, and
+in them the boxes of that class that are not small: annotated ones and, where asked for, those that
+the teacher is sure of.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+import torch
+from torchvision.ops import batched_nms, box_iou
+
+from kd_search.data.person_search.mapper import absolute_boxes
+from kd_search.distillation.teacher import Teacher
+
+#: Boxes of a class that overlap by more than this IoU are one object.
+SAME_OBJECT = 0.5
+
+#: Keeps the choice of images apart from whatever else is drawn from the seed.
+_STREAM = 20
+
+
+class CandidateBoxes(NamedTuple):
+    """n boxes of one image."""
+
+    #: (n,) int64. Annotated boxes come first, in the order of the annotations without crowds.
+    numbers: torch.Tensor
+    #: (n, 4) float32 XYXY, pixels of the original image.
+    boxes: torch.Tensor
+    #: (n,) int64, the student's classes.
+    classes: torch.Tensor
+    #: (n,) int64, -1 where unlabelled.
+    person_ids: torch.Tensor
+
+    def where(self, chosen: torch.Tensor) -> "CandidateBoxes":
+        """Those of a mask or of indices."""
+        return CandidateBoxes(*(column[chosen] for column in self))
+
+
+class CandidateImage(NamedTuple):
+    """An image that was chosen."""
+
+    #: All annotated boxes but crowds, as large as they are.
+    annotated: CandidateBoxes
+    #: (c,) int64, the classes that it was chosen for.
+    classes: torch.Tensor
+
+
+def annotated_boxes(record: Mapping[str, Any]) -> CandidateBoxes:
+    """The boxes of a dataset dict but its crowds, cut at the border where its size is known."""
+    entries = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+    boxes = torch.as_tensor(absolute_boxes(entries), dtype=torch.float32)
+    if "width" in record and "height" in record:
+        boxes = _cut(boxes, record["width"], record["height"])
+    columns = ([a["category_id"] for a in entries], [a.get("person_id", -1) for a in entries])
+    columns = (torch.tensor(column, dtype=torch.int64) for column in columns)
+    return CandidateBoxes(torch.arange(len(boxes)), boxes, *columns)
+
+
+def choose_images(
+    records: Sequence[Mapping[str, Any]], *, images_per_class: int, min_size: float, seed: int
+) -> dict[int, CandidateImage]:
+    """For every class at most so many images with a box of it that is not small.
+
+    Args:
+        records: dataset dicts with ``annotations``.
+        images_per_class: at most; which ones is drawn from the seed.
+        min_size: width and height of a box must exceed it, pixels of the original image.
+        seed: not negative; the same choice on all ranks and in a resumed training.
+
+    Returns:
+        position to image, in the order of the positions. An image that was chosen for one class
+        lends no box of another.
+    """
+    containing: dict[int, list[int]] = {}
+    for position, record in enumerate(records):
+        found = annotated_boxes(record)
+        for name in found.classes[_is_large(found.boxes, min_size)].unique().tolist():
+            containing.setdefault(name, []).append(position)
+    chosen_for: dict[int, list[int]] = {}
+    for name, positions in sorted(containing.items()):
+        if len(positions) > images_per_class:
+            generator = np.random.Generator(np.random.PCG64([seed, _STREAM, name]))
+            positions = generator.permutation(positions)[:images_per_class].tolist()
+        for position in positions:
+            chosen_for.setdefault(position, []).append(name)
+    return {
+        position: CandidateImage(annotated_boxes(records[position]), torch.tensor(classes))
+        for position, classes in sorted(chosen_for.items())
+    }
+
+
+def candidates_of(
+    image: CandidateImage,
+    width: int,
+    height: int,
+    *,
+    min_size: float,
+    confident: Optional[CandidateBoxes] = None,
+) -> CandidateBoxes:
+    """The boxes of one image that may become prototypes.
+
+    Args:
+        image: what was chosen.
+        width, height: of the original image.
+        min_size: see :func:`choose_images`.
+        confident: of :func:`confident_boxes`; those that nobody annotated count, too.
+    """
+    found = image.annotated
+    if confident is not None:
+        missing = confident.where(~_annotated(confident, found))
+        missing = missing._replace(numbers=missing.numbers + len(found.numbers))
+        found = CandidateBoxes(*(torch.cat(pair) for pair in zip(found, missing)))
+    found = found._replace(boxes=_cut(found.boxes, width, height))
+    wanted = torch.isin(found.classes, image.classes) & _is_large(found.boxes, min_size)
+    return found.where(wanted)
+
+
+@torch.no_grad()
+def confident_boxes(teacher: Teacher, inputs: list[dict], min_score: float) -> CandidateBoxes:
+    """What a teacher finds in an image and is sure of, in the student's classes.
+
+    Classes that the student does not know are left out, and so are boxes that overlap one of a
+    higher score by an IoU above 0.5: several classes of the teacher may be one of the student.
+
+    Args:
+        teacher: its network detects.
+        inputs: one, with ``image``, ``height`` and ``width``, in the student's channel order.
+        min_score: the score of a box must exceed it.
+    """
+    instances = teacher.model(teacher.inputs(inputs))[0]["instances"].to("cpu")
+    boxes, scores = instances.pred_boxes.tensor, instances.scores
+    classes = instances.pred_classes
+    if teacher.translation is not None:
+        classes = teacher.translation.classes.student_classes(classes)
+    sure = (scores > min_score) & (classes >= 0)
+    boxes, scores, classes = boxes[sure], scores[sure], classes[sure]
+    keep = batched_nms(boxes, scores, classes, SAME_OBJECT)
+    boxes, classes = boxes[keep].float(), classes[keep]
+    unlabelled = torch.full_like(classes, -1)
+    return CandidateBoxes(torch.arange(len(boxes)), boxes, classes, unlabelled)
+
+
+def _annotated(confident: CandidateBoxes, annotated: CandidateBoxes) -> torch.Tensor:
+    overlap = box_iou(confident.boxes, annotated.boxes) > SAME_OBJECT
+    return (overlap & (confident.classes[:, None] == annotated.classes)).any(dim=1)
+
+
+def _is_large(boxes: torch.Tensor, min_size: float) -> torch.Tensor:
+    return (boxes[:, 2:] - boxes[:, :2] > min_size).all(dim=1)
+
+
+def _cut(boxes: torch.Tensor, width: float, height: float) -> torch.Tensor:
+    limits = boxes.new_tensor([width, height, width, height])
+    return torch.minimum(boxes.clamp(min=0), limits)

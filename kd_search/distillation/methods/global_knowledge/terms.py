@@ -1,0 +1,286 @@
+"""Distillation by global knowledge: prototypes weigh what is learnt (Tang et al., ECCV 2022).
+
+What the released code does beyond the equations of :mod:`kd_search.losses.global_knowledge`, and so
+do these terms:
+
+* L_global is the sum over levels, every region counted at each.
+* L_fore and L_back are means over levels for two-stage students and sums for one-stage students.
+  Of each level only the boxes that belong to it by their size are foreground.
+* Soft labels are weighed by r of the region's own level. Regions are the foreground proposals; of a
+  one-stage student, the positive anchors.
+
+For one-stage students there is released code but no configuration. Their regions for L_global,
+L_fore and L_back are the annotated boxes here; the released code takes these or, by a flag that its
+two-stage configuration sets, the positive anchors.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Optional
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
+from torch import nn
+
+from kd_search.distillation.anchors import (
+    check_has_regions,
+    check_same_anchors,
+    flatten_levels,
+)
+from kd_search.distillation.methods.global_knowledge.levels import shared_levels
+from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
+from kd_search.losses import (
+    align_maps,
+    global_knowledge_loss,
+    paint_boxes,
+    weighted_binary_soft_labels,
+    weighted_feature_loss,
+    weighted_soft_labels,
+)
+from kd_search.outputs import (
+    Knowledge,
+    Layout,
+)
+
+_KEY = "DISTILLATION.GLOBAL_KNOWLEDGE"
+_REDUCTIONS = {"sum": torch.sum, "mean": torch.mean}
+_DIVERGENCES = {"softmax": weighted_soft_labels, "binary": weighted_binary_soft_labels}
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class GlobalKnowledgeTerm(DistillationTerm):
+    """L_global, attenuated: regions look to the student's prototypes as to the teacher's.
+
+    The sum over levels of the mean over regions; exactly 0 before there are prototypes. The
+    released code holds this loss, but no setting of it trains with it.
+    """
+
+    teacher_fields = frozenset({"features"})
+    needs_agreement = True
+    needs_prototypes = True
+
+    @configurable
+    def __init__(self, *, loss_weight: float = 5.0):
+        """
+        Args:
+            loss_weight: of the term, at the start of training.
+        """
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"loss_weight": cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PROJECTION_WEIGHT}
+
+    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+        """``{"loss_global_knowledge": scalar}`` from ``agreement``."""
+        agreement = student.agreement
+        levels = zip(
+            agreement.student,
+            agreement.teacher,
+            agreement.prototypes_student,
+            agreement.prototypes_teacher,
+            agreement.weights,
+        )
+        loss = torch.stack([_mean(global_knowledge_loss(*level)) for level in levels]).sum()
+        return {"loss_global_knowledge": self.loss_weight * agreement.attenuation * loss}
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class WeightedFeatureTerm(DistillationTerm):
+    """L_fore and L_back, attenuated: the adapted maps imitate the teacher's, boxes by their r.
+
+    A is a convolution per level, 3x3 in the released code. It trains with the student and stays
+    here: neither its weights nor an exported model hold it.
+    """
+
+    teacher_fields = frozenset({"features"})
+    needs_agreement = True
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        features: Sequence[str] = (),
+        one_stage: bool = False,
+        weighted: bool = True,
+        foreground_weight: float = 1.0,
+        background_weight: float = 4.0,
+        level_reduction: str = "auto",
+        adapter_kernel: int = 3,
+    ):
+        """
+        Args:
+            features: maps that both networks have; empty takes all of the same name and stride.
+            one_stage: the student is a RetinaNet.
+            weighted: by r, for which there must be prototypes.
+            foreground_weight: of L_fore, at the start of training.
+            background_weight: of L_back, likewise.
+            level_reduction: "mean" or "sum" over levels; "auto" is the sum of one-stage students
+                and the mean of others.
+            adapter_kernel: side of A, in cells.
+
+        Raises:
+            ValueError: an even side, which has no centre, or an unknown reduction.
+        """
+        super().__init__()
+        if adapter_kernel < 1 or adapter_kernel % 2 == 0:
+            raise ValueError(f"{_KEY}.ADAPTER_KERNEL {adapter_kernel} must be 1, 3, 5, ...")
+        reductions = {"auto": torch.sum if one_stage else torch.mean, **_REDUCTIONS}
+        self.reduce_levels = _choose("LEVEL_REDUCTION", level_reduction, reductions)
+        self.adapter_kernel = adapter_kernel
+        self.features = tuple(features)
+        self.needs_prototypes = weighted
+        self.foreground_weight = foreground_weight
+        self.background_weight = background_weight
+        self.adapters = nn.ModuleDict()
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
+        return {
+            "features": tuple(node.FEATURES),
+            "one_stage": _is_one_stage(cfg),
+            "weighted": node.WEIGHTED,
+            "foreground_weight": node.FOREGROUND_WEIGHT,
+            "background_weight": node.BACKGROUND_WEIGHT,
+            "level_reduction": node.LEVEL_REDUCTION,
+            "adapter_kernel": node.ADAPTER_KERNEL,
+        }
+
+    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+        levels = shared_levels(self.features, student, teacher)
+        channels = zip(levels.student_channels, levels.teacher_channels)
+        side = self.adapter_kernel
+        for name, (ours, theirs) in zip(levels.names, channels):
+            self.adapters[_key(name)] = nn.Conv2d(ours, theirs, side, padding=side // 2)
+
+    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+        """``{"loss_feature_foreground": scalar, "loss_feature_background": scalar}`` from
+        ``features`` and ``agreement``."""
+        agreement = student.agreement
+        losses = []
+        for level, (name, stride) in enumerate(zip(agreement.names, agreement.strides)):
+            adapted = self.adapters[_key(name)](student.features[name])
+            ours, theirs = align_maps(adapted, stride, teacher.features[name], stride)
+            num_images, _, height, width = ours.shape
+            here = agreement.levels == level
+            masks = paint_boxes(
+                agreement.boxes[here],
+                agreement.image_index[here],
+                agreement.weights[level][here],
+                (num_images, height, width),
+                stride,
+            )
+            losses.append(torch.stack(weighted_feature_loss(ours, theirs, *masks)))
+        reduced = self.reduce_levels(torch.stack(losses), dim=0)
+        foreground, background = agreement.attenuation * reduced
+        return {
+            "loss_feature_foreground": self.foreground_weight * foreground,
+            "loss_feature_background": self.background_weight * background,
+        }
+
+
+@DISTILLATION_TERM_REGISTRY.register()
+class WeightedSoftLabelTerm(DistillationTerm):
+    """L_soft: classes as the teacher sees them, region by region weighed by r. Not attenuated.
+
+    The mean over a two-stage student's foreground proposals, or over a one-stage student's positive
+    anchors. An anchor's r is that of its own box with the class of the object that it was assigned
+    to. One-stage heads have a logit a class and no background: the released code takes the softmax
+    of the K logits ("softmax"); a KL of Bernoulli distributions ("binary") is not in it. (That code
+    multiplies logits that are ordered by level with weights that are ordered by image. Here each
+    anchor has its own weight.)
+    """
+
+    needs_agreement = True
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        one_stage: bool = False,
+        divergence: str = "softmax",
+        weighted: bool = True,
+        temperature: float = 2.0,
+        loss_weight: float = 1.0,
+    ):
+        """
+        Args:
+            one_stage: the student is a RetinaNet: anchors are compared, not regions.
+            divergence: "softmax" or "binary"; two-stage students always have "softmax".
+            weighted: by r, for which there must be prototypes.
+            temperature: of student and teacher; the loss is multiplied by its square.
+            loss_weight: of the term.
+
+        Raises:
+            ValueError: a temperature of 0 or less, or an unknown divergence.
+        """
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"{_KEY}.TEMPERATURE {temperature} must be above 0")
+        divergence = _choose("ONE_STAGE_DIVERGENCE", divergence, _DIVERGENCES)
+        self.divergence = divergence if one_stage else weighted_soft_labels
+        self.one_stage = self.needs_anchor_weights = one_stage
+        self.teacher_fields = frozenset(
+            {"features", "anchor_logits" if one_stage else "foreground_logits"}
+        )
+        self.needs_prototypes = weighted
+        self.temperature = temperature
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def from_config(cls, cfg):
+        node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
+        return {
+            "one_stage": _is_one_stage(cfg),
+            "divergence": node.ONE_STAGE_DIVERGENCE,
+            "weighted": node.WEIGHTED,
+            "temperature": node.TEMPERATURE,
+            "loss_weight": node.SOFT_LABEL_WEIGHT,
+        }
+
+    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+        if self.one_stage:
+            check_same_anchors(type(self).__name__, student, teacher)
+            return
+        check_has_regions(type(self).__name__, student, teacher)
+        if not (student.region_softmax and teacher.region_softmax):
+            raise ValueError(
+                "WeightedSoftLabelTerm compares softmax classes: set "
+                "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE to False"
+            )
+
+    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+        """``{"loss_weighted_soft": scalar}`` from ``agreement`` and the logits of regions or, of a
+        one-stage student, of anchors."""
+        if self.one_stage:
+            positive = student.anchor_labels == 1
+            logits = [flatten_levels(x.anchor_logits)[positive] for x in (student, teacher)]
+            weights = student.agreement.anchor_weights
+        else:
+            logits = [student.region_logits[student.foreground()], teacher.foreground_logits]
+            weights = student.agreement.assigned_weights()
+        loss = self.divergence(*logits, weights, self.temperature)
+        return {"loss_weighted_soft": self.loss_weight * _mean(loss)}
+
+
+def _is_one_stage(cfg) -> bool:
+    student = META_ARCH_REGISTRY.get(cfg.DISTILLATION.STUDENT_META_ARCH)
+    return isinstance(student, type) and issubclass(student, RetinaNet)
+
+
+def _choose(key: str, name: str, choices: dict[str, Callable]) -> Callable:
+    if name not in choices:
+        raise ValueError(f"{_KEY}.{key} {name!r} must be one of {sorted(choices)}")
+    return choices[name]
+
+
+def _key(name: str) -> str:
+    # A module's name has no dot.
+    return name.replace(".", "_")
+
+
+def _mean(losses: torch.Tensor) -> torch.Tensor:
+    # A sum and a division instead of a mean: that of no region is 0, its mean is NaN.
+    return losses.sum() / max(len(losses), 1)

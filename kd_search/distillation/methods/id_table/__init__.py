@@ -1,0 +1,1 @@
+"""Distillation by ID table (Munjal et al., BMVC 2019)."""

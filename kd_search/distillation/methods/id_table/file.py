@@ -1,0 +1,177 @@
+"""The pre-computed table of teacher embeddings on disk (Munjal et al., BMVC 2019)."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, Optional, Union
+
+import torch
+from pydantic import AfterValidator, ConfigDict, model_validator
+
+from kd_search.utils.files import (
+    atomic_write,
+    check_torch_archive,
+)
+from kd_search.utils.schema import (
+    Identifier,
+    Schema,
+    check_schema,
+    shown,
+)
+
+FORMAT = "kd_search.id_table"
+FORMAT_VERSION = 1
+
+
+class TableMismatchError(ValueError):
+    """A table that does not belong to the student it was given to."""
+
+
+def _matrix(value: Any) -> torch.Tensor:
+    if not _is_plain(value, torch.float32, 2) or not value.isfinite().all():
+        raise ValueError("is not a matrix of finite float32")
+    return value
+
+
+def _counts(value: Any) -> torch.Tensor:
+    if not _is_plain(value, torch.int64, 1) or (value < 0).any():
+        raise ValueError("is not a vector of int64, 0 or more")
+    return value
+
+
+def _is_plain(value: Any, dtype: torch.dtype, dim: int) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and (value.dtype, value.dim()) == (dtype, dim)
+    )
+
+
+class _TableFile(Schema):
+    model_config = ConfigDict(**{**Schema.model_config, "extra": "forbid"})
+
+    rows: Annotated[Any, AfterValidator(_matrix)]
+    counts: Annotated[Any, AfterValidator(_counts)]
+    unlabelled: Annotated[Any, AfterValidator(_matrix)]
+    person_ids: list[Identifier]
+    source: Literal["mean", "oim"]
+    dataset: str
+    teacher_sha256: str
+    teacher_config: str
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "_TableFile":
+        lengths = {len(self.rows), len(self.counts), len(self.person_ids)}
+        if len(lengths) > 1 or self.rows.shape[1] != self.unlabelled.shape[1]:
+            raise ValueError(
+                f"rows {tuple(self.rows.shape)}, counts {len(self.counts)}, unlabelled "
+                f"{tuple(self.unlabelled.shape)} and person_ids {len(self.person_ids)} do not agree"
+            )
+        return self
+
+
+@dataclass
+class IDTableFile:
+    """One table: what it holds, of whom, and who made it."""
+
+    #: (L, D) float32, unit length; zero where an identity had no box.
+    rows: torch.Tensor
+    #: (L,) int64: boxes behind each row; zeros for a copied table.
+    counts: torch.Tensor
+    #: (U, D) float32: embeddings of unlabelled boxes, for a queue that starts with them.
+    unlabelled: torch.Tensor
+    #: L original identities; row i belongs to ``person_ids[i]``.
+    person_ids: list = field(default_factory=list)
+    #: "mean" of ground-truth boxes, or "oim", a copy of the teacher's own table.
+    source: str = "mean"
+    #: Name of the training set.
+    dataset: str = ""
+    #: SHA-256 of the teacher's weights file.
+    teacher_sha256: str = ""
+    #: Full config of the teacher, as YAML.
+    teacher_config: str = ""
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.rows.shape[1]
+
+    def save(self, path: Union[str, os.PathLike]) -> None:
+        """Write the table; a reader sees the old file or the whole new one."""
+        with atomic_write(path) as f:
+            torch.save({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, f)
+
+    @classmethod
+    def load(cls, path: Union[str, os.PathLike]) -> "IDTableFile":
+        """Read a table.
+
+        Raises:
+            FileNotFoundError: naming the tool that writes tables.
+            ValueError: if the file is torn, no table of this format, or a field is wrong.
+        """
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"ID table {path} does not exist: write it with tools/build_id_table.py"
+            )
+        try:
+            check_torch_archive(path)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a torn file fails in whatever way its next byte says
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"ID table {path} is torn or not a table: {reason}") from error
+        known = content.pop("format", None) if isinstance(content, dict) else None
+        if not isinstance(known, str) or known != FORMAT:
+            raise ValueError(f"{path} is not an ID table: write one with tools/build_id_table.py")
+        version = content.pop("version", None)
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise ValueError(f"ID table {path} has version {shown(version)}, not {FORMAT_VERSION}")
+        check_schema(content, _TableFile, f"ID table {path}")
+        return cls(**content)
+
+    def check_fits(
+        self,
+        path: str,
+        *,
+        embedding_dim: int,
+        num_ids: Optional[int] = None,
+        person_ids: Optional[Sequence] = None,
+    ) -> None:
+        """Refuse a table that is not this student's.
+
+        Args:
+            path: named in the error.
+            embedding_dim: D of the student.
+            num_ids: L of the student, if known.
+            person_ids: original identities of the student's training set by row, if known.
+
+        Raises:
+            TableMismatchError: saying what differs.
+        """
+        if self.embedding_dim != embedding_dim:
+            raise TableMismatchError(
+                f"ID table {path} holds embeddings of {self.embedding_dim}, the student has "
+                f"MODEL.REID_HEAD.EMBEDDING_DIM {embedding_dim}"
+            )
+        rows = self.rows.shape[0]
+        if person_ids is not None:
+            num_ids = len(person_ids)
+        if num_ids is not None and rows != num_ids:
+            raise TableMismatchError(
+                f"ID table {path} has {rows} identities (of {self.dataset!r}), the student's "
+                f"training set has {num_ids}"
+            )
+        if person_ids is not None and list(self.person_ids) != list(person_ids):
+            row = next(i for i, (a, b) in enumerate(zip(self.person_ids, person_ids)) if a != b)
+            raise TableMismatchError(
+                f"ID table {path} orders identities differently: row {row} is person "
+                f"{self.person_ids[row]!r} there and {person_ids[row]!r} in the training set"
+            )
+
+
+def file_sha256(path: Union[str, os.PathLike]) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        for chunk in iter(lambda: f.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Views knowledge distillation (Porrello et al., ECCV 2020)."""

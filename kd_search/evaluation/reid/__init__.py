@@ -1,0 +1,1 @@
+"""Evaluation of re-identification of crops and tracklets."""

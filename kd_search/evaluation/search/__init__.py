@@ -1,0 +1,1 @@
+"""Evaluation of person search: protocols, galleries, detections files."""

@@ -1,0 +1,188 @@
+"""Finished evaluations, read back and compared."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Optional, Union, get_type_hints
+
+import numpy as np
+from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
+
+from kd_search.evaluation.confidence import (
+    PairedComparison,
+    compare_paired,
+)
+from kd_search.evaluation.search.predictions_io import RESULTS_FILE
+from kd_search.evaluation.search.protocol import Protocol
+from kd_search.utils.files import read_json
+from kd_search.utils.schema import (
+    CornerBox,
+    Count,
+    Identifier,
+    Percent,
+    Schema,
+    check_schema,
+)
+
+# What must be equal for two APs to mean the same.
+_SAME = ("dataset", "protocol")
+_SAME_OF_QUERY = ("image_id", "person_id", "bbox", "num_gt")
+
+
+class _Match(Schema):
+    image_id: Identifier
+    bbox: CornerBox
+    score: float
+    similarity: float
+    correct: bool
+
+
+class _Query(Schema):
+    query_id: int
+    image_id: Optional[Identifier] = None
+    person_id: Optional[int] = None
+    bbox: Optional[CornerBox] = None
+    AP: Optional[Percent]
+    first_hit_rank: Optional[Annotated[Count, Field(ge=1)]]
+    num_gt: Count
+    num_found: Count
+    matches: list[_Match]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "_Query":
+        if (self.AP is None) != (self.num_gt == 0):
+            raise ValueError(f"has AP {self.AP} and num_gt {self.num_gt}, which do not agree")
+        if (self.first_hit_rank is None) != (self.num_found == 0) or self.num_found > self.num_gt:
+            raise ValueError(
+                f"has first_hit_rank {self.first_hit_rank}, num_found {self.num_found} and num_gt "
+                f"{self.num_gt}, which do not agree"
+            )
+        return self
+
+
+_HINTS = get_type_hints(Protocol)
+_PROTOCOL = create_model(
+    "_PROTOCOL",
+    # A setting that this version does not know may change every number.
+    __config__=ConfigDict(**{**Schema.model_config, "extra": "forbid"}),
+    **{field.name: (_HINTS[field.name], field.default) for field in fields(Protocol)},
+)
+
+
+class _Results(Schema):
+    """What :func:`kd_search.evaluation.search.protocol.results_document` makes, and has made."""
+
+    dataset: Optional[str] = None
+    protocol: Optional[_PROTOCOL] = None
+    metrics: dict[str, dict[str, Optional[float]]] = {}
+    intervals: dict[str, Annotated[list[Percent], Field(min_length=2, max_length=2)]] = {}
+    queries: list[_Query]
+
+    @field_validator("protocol")
+    @classmethod
+    def _is_known(cls, value: Any) -> Any:
+        if value is not None:
+            Protocol(**value.model_dump())
+        return value
+
+    @field_validator("queries")
+    @classmethod
+    def _each_once(cls, queries: list[_Query]) -> list[_Query]:
+        seen = set()
+        for query in queries:
+            if query.query_id in seen:
+                raise ValueError(f"have query_id {query.query_id} twice")
+            seen.add(query.query_id)
+        return queries
+
+
+def load_results(path: Union[str, os.PathLike]) -> dict[str, Any]:
+    """Read ``person_search_results.json``, from its path or its folder.
+
+    Returns:
+        ``dataset``, ``protocol``, ``metrics`` and ``queries``, the list of per-query results, as
+        :func:`~kd_search.evaluation.search.protocol.rank_lists` gives it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is another file, was changed, or a field is wrong; one line that names it.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, RESULTS_FILE)
+    document = read_json(path, "file; run the evaluation first", sealed=True)
+    check_schema(document, _Results, path)
+    return document
+
+
+def compare_runs(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    *,
+    resamples: int = 10000,
+    seed: int = 0,
+    names: tuple[str, str] = ("A", "B"),
+) -> PairedComparison:
+    """Compare the APs (percent) of two runs, query by query.
+
+    Args:
+        a, b: of :func:`load_results`, or what :func:`results_document` makes.
+        names: of the runs, for messages.
+
+    Raises:
+        ValueError: the runs are of different data, protocol or queries, or no query of them has a
+            match in the gallery; one line that says what differs.
+    """
+    for key in _SAME:
+        if a.get(key) != b.get(key):
+            raise ValueError(
+                f"{key} differs: {names[0]} has {_difference(a, b, key)}; only runs of the same "
+                "test set and protocol can be compared"
+            )
+    rows_a, rows_b = ({row["query_id"]: row for row in run["queries"]} for run in (a, b))
+    if rows_a.keys() != rows_b.keys():
+        only = sorted(rows_a.keys() ^ rows_b.keys(), key=str)
+        raise ValueError(
+            f"{len(only)} queries are in one of the runs only (the first is {only[0]!r})"
+        )
+    for query, row in rows_a.items():
+        for key in _SAME_OF_QUERY:
+            if row.get(key) != rows_b[query].get(key):
+                raise ValueError(
+                    f"query {query!r}: {key} differs ({row.get(key)!r} and "
+                    f"{rows_b[query].get(key)!r}); are the annotations the same?"
+                )
+    counted = [query for query, row in rows_a.items() if row["AP"] is not None]
+    if not counted:
+        raise ValueError("no query has a match in the gallery: there is nothing to compare")
+    values = [np.array([rows[query]["AP"] for query in counted]) for rows in (rows_a, rows_b)]
+    return compare_paired(*values, resamples=resamples, seed=seed)
+
+
+def verdict(result: PairedComparison, names: tuple[str, str] = ("A", "B")) -> str:
+    """A sentence that says whether the difference could be chance."""
+    difference, p = result.difference, result.p_value
+    numbers = (
+        f"{difference.mean:+.2f} mAP (95 % interval {difference.low:+.2f} to "
+        f"{difference.high:+.2f}, p = {p:.4f}, {result.num_queries} queries)"
+    )
+    if not result.num_different:
+        return f"{names[0]} and {names[1]} have the same AP on all {result.num_queries} queries."
+    if p >= 0.05:
+        return (
+            f"The difference of {names[1]} and {names[0]}, {numbers}, could be chance: with the "
+            f"runs swapped at random per query, one as large comes up {100 * p:.1f} % of the time."
+        )
+    better, worse = (names[1], names[0]) if difference.mean > 0 else (names[0], names[1])
+    return (
+        f"{better} is better than {worse}: {names[1]} minus {names[0]} is {numbers}. It is hardly "
+        f"chance of the choice of queries: one as large would come up {100 * p:.2f} % of the time. "
+        "Whether another training run would show it, this does not say."
+    )
+
+
+def _difference(a: Mapping, b: Mapping, key: str) -> str:
+    one, other = a.get(key), b.get(key)
+    if isinstance(one, dict) and isinstance(other, dict):
+        name = next(n for n in {**one, **other} if one.get(n) != other.get(n))
+        return f"{name} {one.get(name)!r}, the other {other.get(name)!r}"
+    return f"{one!r}, the other {other!r}"

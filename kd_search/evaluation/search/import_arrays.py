@@ -1,0 +1,181 @@
+"""Other people's detections and embeddings: a folder of plain arrays, without pickles.
+
+For N detections in G images and Q queries, with embeddings of length D:
+
+=========================  ========  ==============================================================
+file                       shape     meaning
+=========================  ========  ==============================================================
+images.txt                 G lines   image ids or file names of the test set, UTF-8; images without
+                                     detections are listed too
+image_index.npy            (N,)      integer: line of images.txt, from 0, of each detection
+boxes.npy                  (N, 4)    absolute pixels of the original image
+scores.npy                 (N,)      confidence; higher is surer
+embeddings.npy             (N, D)
+query_embeddings.npy       (Q, D)    of the queries, in the order of query_ids.npy
+query_ids.npy              (Q,)      optional, integer; without it, the order of the set's query ids
+gt_image_index.npy,        (M,),     optional, all or none: the annotated boxes, embedded by the
+gt_boxes.npy,              (M, 4),   same model
+gt_embeddings.npy          (M, D)
+=========================  ========  ==============================================================
+
+Arrays are ``.npy`` files of numbers, of any real type. Nothing in them is executed: object arrays,
+which numpy stores as pickles, are refused.
+"""
+
+import os
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+
+from kd_search.evaluation.flat_arrays import (
+    check_floats,
+    check_integers,
+)
+from kd_search.evaluation.search.annotations import flatten_annotations
+from kd_search.evaluation.search.predictions import DetectionSet
+
+BOX_FORMATS = ("xyxy", "xywh")
+_GIVEN = ("gt_image_index", "gt_boxes", "gt_embeddings")
+
+
+def load_plain_arrays(
+    folder: Union[str, os.PathLike],
+    dataset_dicts: list[dict],
+    *,
+    box_format: str = "xyxy",
+    normalise: bool = False,
+) -> DetectionSet:
+    """Read a folder as the module describes it.
+
+    Args:
+        dataset_dicts: of the test set; images are found by id, by file name, or by file name
+            without folder or without folder and extension.
+        box_format: of :data:`BOX_FORMATS`.
+        normalise: divide embeddings by their length; otherwise other lengths than 1 are refused.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file cannot be read or does not fit; one line that names the file.
+    """
+    if box_format not in BOX_FORMATS:
+        raise ValueError(f"box_format {box_format!r}; use one of {', '.join(BOX_FORMATS)}")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of arrays")
+    image_ids = _image_ids(folder / "images.txt", dataset_dicts)
+    offsets, boxes, embeddings, order = _rows(folder, "", image_ids, box_format, normalise)
+    scores = _read(folder / "scores.npy")
+    _check(folder / "scores.npy", check_floats, scores, (len(order),))
+    queries = _embeddings(folder / "query_embeddings.npy", None, normalise)
+    given = {}
+    present = [(folder / f"{name}.npy").is_file() for name in _GIVEN]
+    if any(present):
+        parts = _rows(folder, "gt_", image_ids, box_format, normalise)
+        given = dict(zip(("gt_offsets", "gt_boxes", "gt_embeddings"), parts))
+    try:
+        return DetectionSet(
+            image_ids,
+            offsets,
+            boxes,
+            scores[order],
+            embeddings,
+            _query_ids(folder / "query_ids.npy", dataset_dicts, len(queries)),
+            queries,
+            **given,
+        )
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def _rows(folder: Path, prefix: str, image_ids: list, box_format: str, normalise: bool):
+    path = folder / f"{prefix}image_index.npy"
+    index = _check(path, check_integers, _read(path), (None,))
+    if len(index) and (index.min() < 0 or index.max() >= len(image_ids)):
+        row = int(np.flatnonzero((index < 0) | (index >= len(image_ids)))[0])
+        raise ValueError(
+            f"{path}: row {row} names image {index[row]}, but images.txt has {len(image_ids)} lines"
+        )
+    path = folder / f"{prefix}boxes.npy"
+    boxes = _check(path, check_floats, _read(path), (len(index), 4)).astype(np.float32)
+    if box_format == "xywh":
+        boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
+    if len(inverted):
+        raise ValueError(
+            f"{path}: {len(inverted)} of {len(boxes)} boxes end before they start (the first is "
+            f"row {inverted[0]}); is their format {box_format}?"
+        )
+    embeddings = _embeddings(folder / f"{prefix}embeddings.npy", len(index), normalise)
+    order = np.argsort(index, kind="stable")
+    offsets = np.searchsorted(index[order], np.arange(len(image_ids) + 1))
+    return offsets, boxes[order], embeddings[order], order
+
+
+def _embeddings(path: Path, count, normalise: bool) -> np.ndarray:
+    rows = _check(path, check_floats, _read(path), (count, None)).astype(np.float32)
+    length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    if normalise:
+        rows = (rows / np.where(length > 0, length, 1)).astype(np.float32)
+    elif len(rows) and (np.abs(length[length > 0] - 1) > 1e-2).any():
+        raise ValueError(
+            f"{path}: embeddings are not of unit length (from {length.min():.3g} to "
+            f"{length.max():.3g}); normalise them, or ask for it"
+        )
+    return rows
+
+
+def _query_ids(path: Path, dataset_dicts: list[dict], count: int) -> np.ndarray:
+    if path.is_file():
+        return _check(path, check_integers, _read(path), (count,))
+    ids = np.sort(flatten_annotations(dataset_dicts).query_ids)
+    if len(ids) != count:
+        raise ValueError(
+            f"{path.with_name('query_embeddings.npy')}: {count} rows, but the set has {len(ids)} "
+            "queries; say which they are in query_ids.npy"
+        )
+    return ids
+
+
+def _image_ids(path: Path, dataset_dicts: list[dict]) -> list:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8 text") from None
+    names: dict[str, set] = {}
+    for image in dataset_dicts:
+        file_name = str(image.get("file_name", "")).replace("\\", "/")
+        base = file_name.rpartition("/")[2]
+        for name in {str(image["image_id"]), file_name, base, base.rpartition(".")[0] or base}:
+            names.setdefault(name, set()).add(image["image_id"])
+    ids = []
+    for line, name in enumerate(text.splitlines(), 1):
+        found = names.get(name.strip().replace("\\", "/"), set())
+        if len(found) != 1:
+            problem = f"{len(found)} images" if found else "no image"
+            raise ValueError(f"{path}, line {line}: {problem} of the set named {name.strip()!r}")
+        ids.extend(found)
+    return ids
+
+
+def _read(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    # A torn or hostile file makes numpy raise errors of a dozen kinds.
+    try:
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive, not an array")
+        return array
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not an array of numbers in a .npy file ({reason})") from None
+
+
+def _check(path: Path, check, array: np.ndarray, shape: tuple) -> np.ndarray:
+    try:
+        return check(path.stem, array, shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

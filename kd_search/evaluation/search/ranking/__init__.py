@@ -1,0 +1,1 @@
+"""Ranking of gallery detections by similarity to queries."""

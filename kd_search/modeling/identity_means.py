@@ -1,0 +1,138 @@
+"""Mean embedding of each identity over a training set: the rows of an ID table."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Optional
+
+import torch
+from detectron2.utils import comm
+from torch import nn
+
+from kd_search.utils.comm import (
+    sum_over_ranks,
+    unwrap_model,
+)
+from kd_search.utils.eval_mode import evaluating
+from kd_search.utils.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+# Sums are kept as integers in units of 2^-40: their addition is exact, so the order of the boxes
+# and their split over ranks cannot change a bit. Components are at most 1, which leaves room for
+# 2^22 boxes of one identity.
+_UNIT = 2.0**40
+
+Embed = Callable[[list, list], torch.Tensor]
+
+
+class IdentityMeans(NamedTuple):
+    """Mean embeddings of a data set, the same on all ranks, on the CPU."""
+
+    #: (L, D) float32: normalize(mean_i normalize(x_i)); zeros for an identity without a box.
+    rows: torch.Tensor
+    #: (L,) int64: boxes behind each row.
+    counts: torch.Tensor
+    #: (U, D) float32, unit length: embeddings of unlabelled boxes, ordered by image id.
+    unlabelled: torch.Tensor
+
+
+@torch.no_grad()
+def compute_identity_means(
+    model: nn.Module,
+    data_loader: Iterable[list],
+    num_ids: int,
+    embed: Optional[Embed] = None,
+    *,
+    keep_unlabelled: bool = True,
+) -> IdentityMeans:
+    """Embed every ground-truth box of a data set and average by identity.
+
+    A collective call: each rank goes through its share of the images. The model works in
+    evaluation mode and gets all its modes back. Embeddings that are not finite are left out.
+
+    Args:
+        model: has ``embed(batch, boxes)``; a DDP wrap is looked through.
+        data_loader: batches of inputs with ``image``, ``image_id`` and ``instances`` with
+            ``gt_boxes`` (pixels of ``image``, XYXY) and ``gt_person_ids``, see
+            :func:`kd_search.data.build_person_search_table_loader`.
+        num_ids: L; identities are in [0, L), or -1.
+        embed: ``(batch, boxes) -> (n, D)`` in place of ``model.embed``.
+        keep_unlabelled: without it, ``unlabelled`` is (0, D).
+
+    Raises:
+        ValueError: an identity is out of range, or no rank has any box.
+    """
+    model = unwrap_model(model)
+    sums = _Sums(num_ids, keep_unlabelled)
+    progress = Progress(data_loader, "Embedding ground-truth boxes", logger)
+    with evaluating(model):
+        for batch in data_loader:
+            boxes = [x["instances"].gt_boxes.tensor for x in batch]
+            sums.add(batch, (embed or model.embed)(batch, boxes))
+            progress.step(len(batch))
+    logger.info("Embedded the boxes of %d images in %.1f s", progress.images, progress.seconds)
+    return sums.over_ranks(next(model.parameters()).device)
+
+
+class _Sums:
+    def __init__(self, num_ids: int, keep_unlabelled: bool):
+        self.num_ids = num_ids
+        self.keep_unlabelled = keep_unlabelled
+        self.counts = torch.zeros(num_ids, dtype=torch.int64)
+        self.sums: Optional[torch.Tensor] = None
+        self.unlabelled: list[tuple[str, torch.Tensor]] = []
+        self.num_dropped = 0
+
+    def add(self, batch: list[dict], embeddings: torch.Tensor) -> None:
+        embeddings = embeddings.detach().double().cpu()
+        sizes = [len(x["instances"]) for x in batch]
+        ids = torch.cat([x["instances"].gt_person_ids for x in batch]).cpu()
+        if len(ids) and int(ids.max()) >= self.num_ids:
+            raise ValueError(
+                f"identity {int(ids.max())} is not among the {self.num_ids} of the table"
+            )
+        embeddings = nn.functional.normalize(embeddings)
+        finite = torch.isfinite(embeddings).all(dim=1)
+        self.num_dropped += int((~finite).sum())
+        if self.sums is None:
+            self.sums = torch.zeros(self.num_ids, embeddings.shape[1], dtype=torch.int64)
+        known = finite & (ids >= 0)
+        self.sums.index_add_(0, ids[known], (embeddings[known] * _UNIT).round().to(torch.int64))
+        self.counts += torch.bincount(ids[known], minlength=self.num_ids)
+        if not self.keep_unlabelled:
+            return
+        parts = zip(batch, embeddings.split(sizes), (finite & (ids < 0)).split(sizes))
+        for x, part, chosen in parts:
+            if chosen.any():
+                self.unlabelled.append((str(x["image_id"]), part[chosen].float()))
+
+    def over_ranks(self, device: torch.device) -> IdentityMeans:
+        dims = comm.all_gather(0 if self.sums is None else self.sums.shape[1])
+        dim = max(dims)
+        if dim == 0:
+            raise ValueError("the data set has no box to compute ID table rows from")
+        if self.sums is None:
+            self.sums = torch.zeros(self.num_ids, dim, dtype=torch.int64)
+        sums = sum_over_ranks(self.sums.to(device)).cpu()
+        counts = sum_over_ranks(self.counts.to(device)).cpu()
+        parts = [part for rank in comm.all_gather(self.unlabelled) for part in rank]
+        parts.sort(key=lambda part: part[0])
+        unlabelled = torch.cat([torch.zeros(0, dim), *(part for _, part in parts)])
+        dropped = sum(comm.all_gather(self.num_dropped))
+        _report(counts, len(unlabelled), dropped)
+        return IdentityMeans(
+            nn.functional.normalize(sums.double() / _UNIT).float(), counts, unlabelled
+        )
+
+
+def _report(counts: torch.Tensor, num_unlabelled: int, num_dropped: int) -> None:
+    absent = (counts == 0).nonzero().flatten().tolist()
+    logger.info(
+        "Means of %d identities from %d boxes; %d unlabelled boxes",
+        *(len(counts) - len(absent), int(counts.sum()), num_unlabelled),
+    )
+    if absent:
+        shown = ", ".join(map(str, absent[:10])) + (", ..." if absent[10:] else "")
+        logger.warning("%d identities have no box and a row of zeros: %s", len(absent), shown)
+    if num_dropped:
+        logger.warning("%d embeddings were not finite and are left out", num_dropped)

@@ -1,0 +1,1 @@
+"""ROI heads of person search and of distillable detectors."""

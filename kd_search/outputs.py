@@ -1,51 +1,198 @@
-"""The few dataclasses that the rooms of kd_search hand to each other."""
+"""What networks hand to distillation terms: specifications and outputs, nested by part."""
 
+import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, ImageList, Instances
 
 
-@dataclass
-class Layout:
+class Part(enum.Enum):
+    """A tensor, or list of tensors, of :class:`ModelOutputs` that a term can require.
+
+    The value is the path of its field.
+    """
+
+    FEATURES = "features"
+    ANCHOR_LOGITS = "anchors.logits"
+    ANCHOR_DELTAS = "anchors.deltas"
+    REGION_LOGITS = "regions.logits"
+    #: The rows of ``regions.logits`` of foreground regions. A teacher that is required to give
+    #: these alone predicts no background region.
+    FOREGROUND_LOGITS = "regions.foreground_logits"
+    REGION_DELTAS = "regions.deltas"
+    EMBEDDINGS = "identities.embeddings"
+    IDENTITY_LOGITS = "identities.logits"
+    CROP_EMBEDDINGS = "crops.embeddings"
+    CROP_LOGITS = "crops.logits"
+
+
+ANCHOR_PARTS = frozenset({Part.ANCHOR_LOGITS, Part.ANCHOR_DELTAS})
+REGION_PARTS = frozenset({Part.REGION_LOGITS, Part.FOREGROUND_LOGITS, Part.REGION_DELTAS})
+IDENTITY_PARTS = frozenset({Part.EMBEDDINGS, Part.IDENTITY_LOGITS})
+CROP_PARTS = frozenset({Part.CROP_EMBEDDINGS, Part.CROP_LOGITS})
+
+
+def names_of(parts: frozenset[Part]) -> str:
+    """The paths of parts in a sentence, e.g. "features, regions.logits"."""
+    return ", ".join(sorted(part.value for part in parts))
+
+
+# ------------------------------------------------------------------------------- specifications
+
+
+@dataclass(frozen=True)
+class AnchorSpec:
+    """Anchors of an RPN or a RetinaNet."""
+
+    #: Anchors of one cell per level, each (A, 4), pixels around the cell's origin, XYXY.
+    cells: list[torch.Tensor]
+    #: Distance of the cells per level, pixels.
+    strides: list[int]
+    #: Position of the first anchor in its cell, as a fraction of the stride.
+    offset: float
+    #: Weights of the box transform that ``anchors.deltas`` are scaled with.
+    delta_weights: tuple[float, ...]
+    #: Whether anchors carry K class logits (RetinaNet) instead of one objectness logit (RPN).
+    dense_classes: bool = False
+
+
+@dataclass(frozen=True)
+class RegionSpec:
+    """The box head of a two-stage detector."""
+
+    #: Weights of the box transform that ``regions.deltas`` are scaled with.
+    delta_weights: tuple[float, ...]
+    #: Whether the classes and the background of a region share a softmax.
+    softmax: bool = True
+
+
+@dataclass(frozen=True)
+class IdentitySpec:
+    """A re-ID branch or network."""
+
+    #: D, length of an embedding.
+    embedding_dim: int
+    #: L, identities that the logits tell apart; 0 without logits.
+    num_identities: int = 0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
     """What is fixed about a network, known before its first batch.
 
-    Terms compare the layouts of student and teacher when they are built: adapters get their
-    channels from it, and networks that do not fit together are refused before training starts.
+    Terms compare the specifications of student and teacher when a Distiller is built: adapters get
+    their channels from it, and networks that do not fit together are refused before training.
     """
 
     #: Backbone features by name, with ``channels`` and ``stride``.
-    features: dict[str, ShapeSpec]
-    #: K, without background.
+    features: Mapping[str, ShapeSpec]
+    #: K, without background; 0 for a network that detects nothing.
     num_classes: int
+    #: The parts that the network can output, as a student and as a teacher.
+    parts: frozenset[Part] = frozenset({Part.FEATURES})
     #: Batches are padded to a multiple of it, in pixels; 0 for none.
     size_divisibility: int = 0
     #: Order of the channels that the network was trained with: "BGR" or "RGB".
     image_format: str = "BGR"
-    #: Anchors of one cell per level, each (A, 4), pixels around the cell's origin, XYXY.
-    anchor_cells: Optional[list[torch.Tensor]] = None
-    #: Distance of the cells per level, pixels.
-    anchor_strides: Optional[list[int]] = None
-    #: Position of the first anchor in its cell, as a fraction of the stride.
-    anchor_offset: float = 0.0
-    #: Whether anchors carry K class logits (RetinaNet) instead of one objectness logit (RPN).
-    dense_classes: bool = False
-    #: Weights of the box transforms that ``anchor_deltas`` and ``region_deltas`` are scaled with.
-    anchor_delta_weights: Optional[tuple[float, ...]] = None
-    region_delta_weights: Optional[tuple[float, ...]] = None
-    #: Whether the classes and the background of a region share a softmax.
-    region_softmax: bool = True
-    #: Length of the embeddings, and number of identities that ``identity_logits`` tell apart; 0 for
-    #: a network without them.
-    embedding_dim: int = 0
-    num_identities: int = 0
+    #: ``None`` for a network without.
+    anchors: Optional[AnchorSpec] = None
+    regions: Optional[RegionSpec] = None
+    identities: Optional[IdentitySpec] = None
+    #: Embeddings and logits of given crops.
+    crops: Optional[IdentitySpec] = None
 
 
-@dataclass
+# --------------------------------------------------------------------------------------- outputs
+
+
+@dataclass(frozen=True)
+class AnchorTargets:
+    """What the anchors of a student are trained to predict."""
+
+    #: (N, sum A_l) int8: 1 positive, 0 negative, -1 not sampled; the student's own sampling.
+    labels: torch.Tensor
+    #: (P, 4) deltas from the positive anchors to their boxes, image after image, in the scale of
+    #: ``AnchorOutputs.deltas``.
+    deltas: torch.Tensor
+    #: What the network's own anchor losses are divided by: sampled anchors of an RPN, positive ones
+    #: of RetinaNet, a running mean.
+    normalizer: float
+    #: (N, sum A_l) int64 class of every anchor, K for background; dense detectors only.
+    classes: Optional[torch.Tensor] = None
+
+
+@dataclass(frozen=True)
+class AnchorOutputs:
+    """Predictions for every anchor."""
+
+    #: Anchors per level, each (A_l, 4), absolute pixels of the padded input, XYXY.
+    boxes: list[torch.Tensor]
+    #: Objectness (or class) logits per level, each (N, A_l) or (N, A_l, K). ``None`` for a teacher
+    #: that was not required to give them, like the deltas.
+    logits: Optional[list[torch.Tensor]] = None
+    #: Box deltas per level, each (N, A_l, 4), in the scale of the anchor box transform.
+    deltas: Optional[list[torch.Tensor]] = None
+    #: Of a student.
+    targets: Optional[AnchorTargets] = None
+
+
+@dataclass(frozen=True)
+class RegionTargets:
+    """What the sampled regions of a student are trained to predict."""
+
+    #: (R,) int64 class of every region, K for background.
+    classes: torch.Tensor
+    #: (F, 4) deltas from the foreground regions to their boxes, in the scale of
+    #: ``RegionOutputs.deltas``.
+    deltas: torch.Tensor
+
+
+@dataclass(frozen=True)
+class RegionOutputs:
+    """Predictions for the regions that the student sampled; R of the batch, image after image."""
+
+    #: Per image ``proposal_boxes``, ``gt_classes``, ``gt_boxes`` and, in person search,
+    #: ``gt_person_ids``; absolute pixels of the network input, XYXY.
+    proposals: list[Instances]
+    #: (R, K + 1) class logits, background last as in Detectron2.
+    logits: Optional[torch.Tensor] = None
+    #: (R, 4) or (R, 4 K) box deltas, in the scale of the region box transform.
+    deltas: Optional[torch.Tensor] = None
+    #: (F, K + 1), see :attr:`Part.FOREGROUND_LOGITS`; of a teacher.
+    foreground_logits: Optional[torch.Tensor] = None
+    #: Of a student.
+    targets: Optional[RegionTargets] = None
+
+    def foreground(self, num_classes: int) -> torch.Tensor:
+        """(R,) bool: regions of a class, neither background nor ignored; of a student."""
+        assert self.targets is not None
+        return (self.targets.classes >= 0) & (self.targets.classes < num_classes)
+
+    def foreground_boxes(self, num_classes: int) -> list[Boxes]:
+        """Boxes of :meth:`foreground`, image by image; absolute pixels of the input, XYXY."""
+        chosen = self.foreground(num_classes).split([len(p) for p in self.proposals])
+        return [p.proposal_boxes[mask] for p, mask in zip(self.proposals, chosen)]
+
+
+@dataclass(frozen=True)
+class IdentityOutputs:
+    """Embeddings and identity logits of the foreground regions, or of the samples of a batch."""
+
+    #: (P, D), L2-normalised for regions.
+    embeddings: Optional[torch.Tensor] = None
+    #: (P,) int64 identity of each embedding: a row of the ID table, or -1 where unlabelled.
+    person_ids: Optional[torch.Tensor] = None
+    #: (P, L) logits over the labelled identities; ``None`` for a network without.
+    logits: Optional[torch.Tensor] = None
+
+
+@dataclass(frozen=True)
 class Crops:
-    """People that a student and a re-ID teacher both look at: boxes that one of them may shift."""
+    """Boxes of people that both a student and a re-ID teacher embed; G of the batch."""
 
     #: Per image (g_i, 4), pixels of the network's input, XYXY.
     boxes: list[torch.Tensor]
@@ -54,12 +201,12 @@ class Crops:
     #: (G,) bool: moved from where it was annotated.
     shifted: torch.Tensor
     #: The same boxes in pixels of the original images.
-    original_boxes: list[torch.Tensor]
-    #: Per image (g_i,) int64: number of the annotation that a box is exactly, -1 where it is none.
-    annotations: list[torch.Tensor]
+    original_boxes: list[torch.Tensor] = field(default_factory=list)
+    #: Per image (g_i,) int64: number of the annotation that a box equals, -1 where it equals none.
+    annotations: list[torch.Tensor] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Crops":
-        """A copy for a network there; what belongs to the original images stays where it is."""
+        """A copy on a device; what belongs to the original images stays where it is."""
         return replace(
             self,
             boxes=[boxes.to(device) for boxes in self.boxes],
@@ -68,111 +215,52 @@ class Crops:
         )
 
 
-@dataclass
-class Agreement:
-    """Regions of a batch beside the prototypes of their class: how far two networks agree on them.
+@dataclass(frozen=True)
+class CropOutputs:
+    """Embeddings and identity logits of crops."""
 
-    R regions, image after image; lists have an entry for every level. The lists of features and
-    prototypes are empty where no term compares with prototypes.
+    crops: Crops
+    #: (G, D), not necessarily of length one.
+    embeddings: Optional[torch.Tensor] = None
+    #: (G, L); ``None`` for a network without.
+    logits: Optional[torch.Tensor] = None
+
+
+@dataclass(frozen=True)
+class ModelOutputs:
+    """What a network computed for a batch; exchanged by students, teachers, companions and terms.
+
+    A network fills the parts that it has and leaves the others ``None``. Outputs are never changed:
+    a step that adds a part returns new outputs (:func:`dataclasses.replace`).
     """
 
-    #: (R, 4), pixels of the network's input, XYXY.
-    boxes: torch.Tensor
-    #: (R,) int64, the image of each region.
-    image_index: torch.Tensor
-    #: (R,) int64, in 0..K-1.
-    classes: torch.Tensor
-    #: (R,) int64, position in ``names``: the level that a region belongs to by its size.
-    levels: torch.Tensor
-    #: Feature maps that both networks have, finest first, and pixels of the input to a cell.
-    names: list[str]
-    strides: list[int]
-    #: (R,) r in 0..1, without gradient; ones where regions are not weighed.
-    weights: list[torch.Tensor]
-    #: (R, D_s) features of the regions, with gradient, and (R, D_t), without.
-    student: list[torch.Tensor] = field(default_factory=list)
-    teacher: list[torch.Tensor] = field(default_factory=list)
-    #: (P_l, D_s) and (P_l, D_t), those of all classes; P_l may be 0.
-    prototypes_student: list[torch.Tensor] = field(default_factory=list)
-    prototypes_teacher: list[torch.Tensor] = field(default_factory=list)
-    #: (P,) r of the positive anchors at the level of their own boxes, image after image; where a
-    #: term of a one-stage student asks for it.
-    anchor_weights: Optional[torch.Tensor] = None
-    #: What fading losses are multiplied by: 1 at the start of training.
-    attenuation: float = 1.0
-
-    def assigned_weights(self) -> torch.Tensor:
-        """(R,) r of every region at the level that it belongs to."""
-        return torch.stack(self.weights).gather(0, self.levels[None])[0]
-
-
-@dataclass
-class Knowledge:
-    """What a network knows about a batch; the common language of students, teachers and terms.
-
-    A meta-architecture fills what it has and leaves the rest ``None``. R is the number of regions
-    of the whole batch (image after image), K the number of classes, D the embedding size.
-    """
-
-    #: Normalised, padded input batch that everything below was computed from.
+    #: Normalised, padded input batch.
     images: Optional[ImageList] = None
     #: Backbone features by name, each (N, C, H, W).
     features: Optional[dict[str, torch.Tensor]] = None
-    #: Anchors per level, each (A_l, 4), absolute pixels of the padded input, XYXY.
-    anchors: Optional[list[torch.Tensor]] = None
-    #: Objectness (or class) logits per level, each (N, A_l) or (N, A_l, K).
-    anchor_logits: Optional[list[torch.Tensor]] = None
-    #: Box deltas per level, each (N, A_l, 4), in the scale of the anchor box transform.
-    anchor_deltas: Optional[list[torch.Tensor]] = None
-    #: (N, sum A_l) int8: 1 positive, 0 negative, -1 not sampled; the student's own sampling.
-    anchor_labels: Optional[torch.Tensor] = None
-    #: (N, sum A_l) int64 class of every anchor, K for background; dense detectors only.
-    anchor_classes: Optional[torch.Tensor] = None
-    #: (P, 4) deltas from the positive anchors to their boxes, image after image, in the scale of
-    #: ``anchor_deltas``.
-    anchor_delta_targets: Optional[torch.Tensor] = None
-    #: What the network's own anchor losses are divided by: sampled anchors of an RPN, positive ones
-    #: of RetinaNet, a running mean.
-    anchor_normalizer: Optional[float] = None
-    #: Sampled regions per image with ``proposal_boxes``, ``gt_classes``, ``gt_boxes`` and
-    #: ``gt_person_ids``; absolute pixels of the network input, XYXY.
-    proposals: Optional[list[Instances]] = None
-    #: (R, K + 1) class logits of the regions, background last as in Detectron2.
-    region_logits: Optional[torch.Tensor] = None
-    #: (F, K + 1) the rows of ``region_logits`` of the foreground regions: of a teacher that nobody
-    #: asked about the others.
-    foreground_logits: Optional[torch.Tensor] = None
-    #: (R, 4) or (R, 4 K) box deltas, in the scale of the region box transform.
-    region_deltas: Optional[torch.Tensor] = None
-    #: (R,) int64 class of every region, K for background.
-    region_classes: Optional[torch.Tensor] = None
-    #: (F, 4) deltas from the foreground regions to their boxes, in the scale of
-    #: ``region_deltas``.
-    region_delta_targets: Optional[torch.Tensor] = None
-    #: (P, D) L2-normalised embeddings of the foreground regions.
-    embeddings: Optional[torch.Tensor] = None
-    #: (P,) int64 identity of each embedding: a row of the ID table, or -1 where unlabelled.
-    person_ids: Optional[torch.Tensor] = None
-    #: (P, L) identity logits over the rows of the ID table.
-    identity_logits: Optional[torch.Tensor] = None
-    #: People that a re-ID teacher was asked about; G of them.
-    crops: Optional[Crops] = None
-    #: (G, D) embeddings of the crops, not necessarily of length one.
-    crop_embeddings: Optional[torch.Tensor] = None
-    #: (G, L) identity logits of the crops.
-    crop_identity_logits: Optional[torch.Tensor] = None
-    #: What was annotated, per image with ``gt_boxes``, ``gt_classes`` and, in person search,
-    #: ``gt_person_ids``; absolute pixels of the network input, XYXY.
+    anchors: Optional[AnchorOutputs] = None
+    regions: Optional[RegionOutputs] = None
+    identities: Optional[IdentityOutputs] = None
+    crops: Optional[CropOutputs] = None
+    #: The annotations of the batch, per image with ``gt_boxes``, ``gt_classes`` and, in person
+    #: search, ``gt_person_ids``; absolute pixels of the network input, XYXY. Of a student.
     annotated: Optional[list[Instances]] = None
-    #: The student's regions beside prototypes; in the student's knowledge, once the teacher spoke.
-    agreement: Optional[Agreement] = None
+    #: What companions add for their terms, by name of the companion.
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
-    def foreground(self) -> torch.Tensor:
-        """(R,) bool: which regions of a student are of a class, neither background nor ignored."""
-        num_classes = self.region_logits.shape[1] - 1
-        return (self.region_classes >= 0) & (self.region_classes < num_classes)
+    def get(self, part: Part) -> Any:
+        """The tensor, or list of tensors, of a part.
 
-    def foreground_boxes(self) -> list[Boxes]:
-        """Boxes of :meth:`foreground`, image by image; absolute pixels of the input, XYXY."""
-        chosen = self.foreground().split([len(p) for p in self.proposals])
-        return [p.proposal_boxes[mask] for p, mask in zip(self.proposals, chosen)]
+        Raises:
+            ValueError: the part is missing.
+        """
+        value: Any = self
+        for name in part.value.split("."):
+            value = None if value is None else getattr(value, name)
+        if value is None:
+            raise ValueError(f"the outputs have no {part.value}")
+        return value
+
+    def with_extra(self, name: str, value: Any) -> "ModelOutputs":
+        """The same outputs with one more entry of ``extras``."""
+        return replace(self, extras={**self.extras, name: value})

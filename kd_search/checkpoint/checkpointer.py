@@ -33,11 +33,11 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
     """Saves and loads models in Detectron2's format, the same on Detectron2 0.5 and main.
 
     - A checkpoint holds ``model``, what else the checkpointer was given (``optimizer``, ...), and
-      plain types only. Of a :class:`Distiller`, ``model`` is the student and the distillation terms
-      are apart in ``terms``, so that the result loads into a plain config; prototypes, where it has
-      any, are in ``prototypes``; the teacher is not kept.
+      plain types only. A model with ``checkpoint_parts()``, such as a :class:`Distiller`, says what
+      is ``model`` and what is stored beside it: the student, so that the result loads into a plain
+      config, its terms in ``terms``, and companions by their keys.
     - Files are written to a temporary file and renamed: a reader sees the old or the whole new one.
-    - :meth:`resume_or_load` falls back from a checkpoint that is torn or gone to the one before.
+    - :meth:`resume_or_load` falls back from a checkpoint that is corrupt or gone to the one before.
     - What is read is checked before any of it is applied, see :mod:`kd_search.checkpoint.schema`.
     - ``.pth`` and ``.pyth`` files are read with ``weights_only``. ``.pkl`` files may hold arrays
       and plain containers; others are refused, unless ``trust_pickle``.
@@ -65,13 +65,9 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         """
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        student = getattr(model, "student", None)
-        if isinstance(student, nn.Module):
-            for name in ("terms", "prototypes"):
-                part = getattr(model, name, None)
-                if isinstance(part, nn.Module):
-                    checkpointables[name] = part
-            model = student
+        if hasattr(model, "checkpoint_parts"):
+            model, parts = model.checkpoint_parts()
+            checkpointables.update(parts)
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.trust_pickle = trust_pickle
         self.max_to_keep = max_to_keep
@@ -143,7 +139,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is torn, refused, or no checkpoint.
+            ValueError: the file is corrupt, refused, or no checkpoint.
         """
         if not path:
             logger.info("No weights given: the model keeps its random initial weights")
@@ -233,13 +229,13 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         except pickle.UnpicklingError as error:
             asked = re.search(r"GLOBAL (\S+)", str(error))
             if asked is None:
-                raise ValueError(f"{filename} is torn or no checkpoint") from error
+                raise ValueError(f"{filename} is corrupt or no checkpoint") from error
             raise ValueError(
                 f"{filename} is refused: it asks for {asked[1]}, and only tensors and plain types "
                 "are read from checkpoints"
             ) from None
-        except Exception as error:  # a torn file fails in whatever way its next byte says
-            raise ValueError(f"{filename} is torn or no checkpoint: {error}") from error
+        except Exception as error:  # a corrupt file can fail in any way
+            raise ValueError(f"{filename} is corrupt or no checkpoint: {error}") from error
         if not isinstance(loaded, dict):
             raise ValueError(f"{filename} holds a {type(loaded).__name__} and no weights by name")
         if filename.endswith(".pyth"):
@@ -295,7 +291,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         self._log_incompatible_keys(incompatible)
         for name in names:
             if name not in checkpoint:
-                logger.warning("%s holds no %s: it starts anew", path, name)
+                logger.warning("%s holds no %s: it starts from its initial state", path, name)
                 continue
             try:
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))

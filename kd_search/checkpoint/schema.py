@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 import numpy as np
 import torch
 from detectron2.solver import LRMultiplier
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
 from torch import nn
 
 from kd_search.utils.schema import (
@@ -129,8 +129,6 @@ class _Whole(Schema):
     scheduler: _Scheduler = None
     trainer: _Trainer = None
     grad_scaler: _GradScaler = None
-    terms: Weights = None
-    prototypes: Weights = None
 
 
 def check_model(checkpoint: Mapping[str, Any], path: str) -> None:
@@ -163,7 +161,9 @@ def check_parts(
     found = {name: checkpoint[name] for name in (*parts, *more) if name in checkpoint}
     if isinstance(found.get("grad_scaler"), dict) and not found["grad_scaler"]:
         del found["grad_scaler"]  # of a scaler that is switched off
-    check_schema(found, _Whole, path)
+    modules = [name for name in found if isinstance(parts.get(name), nn.Module)]
+    whole = create_model("_Parts", __base__=_Whole, **dict.fromkeys(modules, (Weights, None)))
+    check_schema(found, whole, path)
     iteration = found.get("iteration")
     for name, state in found.items():
         part, where = parts.get(name), f"{path}: {name}"

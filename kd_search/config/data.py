@@ -24,6 +24,9 @@ def _add_input(cfg: CfgNode) -> None:
     # Images with more pixels than this are refused from their header, before decoding, as a guard
     # against decompression bombs. (kd_search)
     cfg.INPUT.MAX_IMAGE_PIXELS = 50_000_000
+    # Give training batches the image before any transform as well, for companions that need it; the
+    # trainer sets it where one does. (kd_search)
+    cfg.INPUT.WITH_ORIGINAL_IMAGE = False
 
 
 def _add_datasets(cfg: CfgNode) -> None:

@@ -63,7 +63,6 @@ _RANGES: tuple[tuple[Callable[[float], bool], str, tuple[str, ...]], ...] = (
             "MODEL.OIM.REFRESH_PERIOD",
             "MODEL.REID_HEAD.NUM_CONV",
             "MODEL.REID_NETWORK.NUM_IDS",
-            "DISTILLATION.ID_TABLE.REFRESH_PERIOD",
             "TEST.EVAL_PERIOD",
             "TEST.PERSON_SEARCH.BOOTSTRAP",
         ),

@@ -1,73 +1,85 @@
-"""What a teacher says, put in its student's terms: channels, classes and delta scales."""
+"""A teacher's outputs in its student's channels, classes and delta scales."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 
 from kd_search.distillation.class_map import ClassMap
+from kd_search.distillation.protocols import Batch
 from kd_search.outputs import (
-    Knowledge,
-    Layout,
+    AnchorOutputs,
+    AnchorSpec,
+    ModelOutputs,
+    ModelSpec,
+    RegionOutputs,
+    RegionSpec,
 )
 
 
-class Translation:
-    """Between a student and a teacher that were configured apart."""
+class TeacherOutputAligner:
+    """Aligns a teacher with a student that was configured apart."""
 
-    def __init__(self, student: Layout, teacher: Layout, class_map: Sequence[Sequence[int]] = ()):
+    def __init__(
+        self, student: ModelSpec, teacher: ModelSpec, class_map: Sequence[Sequence[int]] = ()
+    ):
         """
         Args:
-            student: layout of the student.
-            teacher: layout of the teacher.
+            student: specification of the student.
+            teacher: that of the teacher.
             class_map: see :class:`ClassMap`.
 
         Raises:
             ValueError: as :class:`ClassMap`.
         """
         self.classes = ClassMap(class_map, teacher.num_classes, student.num_classes)
-        self.flips_channels = student.image_format != teacher.image_format
-        if {student.image_format, teacher.image_format} - {"BGR", "RGB"}:
-            # Other formats have no channels that could be put in order.
-            self.flips_channels = False
-        self.dense_classes = teacher.dense_classes
-        self.anchor_scale = _scale(student.anchor_delta_weights, teacher.anchor_delta_weights)
-        self.region_scale = _scale(student.region_delta_weights, teacher.region_delta_weights)
+        formats = {student.image_format, teacher.image_format}
+        # Formats other than these two have no channels that could be put in order.
+        self.flips_channels = formats == {"BGR", "RGB"}
+        self.dense_classes = teacher.anchors is not None and teacher.anchors.dense_classes
+        self.anchor_scale = _scale(student.anchors, teacher.anchors)
+        self.region_scale = _scale(student.regions, teacher.regions)
 
-    def inputs(self, batched_inputs: list[dict]) -> list[dict]:
-        """The student's batch as the teacher was trained to see it."""
+    def inputs(self, batched_inputs: Batch) -> Batch:
+        """The student's batch in the teacher's order of channels."""
         if not self.flips_channels:
             return batched_inputs
         return [{**x, "image": x["image"].flip(0)} for x in batched_inputs]
 
-    def knowledge(self, teacher: Knowledge) -> Knowledge:
-        """The teacher's knowledge with the student's classes and delta scales."""
-        changes = {}
-        if teacher.anchor_logits is not None and self.dense_classes:
-            changes["anchor_logits"] = [
-                self.classes.sigmoid_logits(x) for x in teacher.anchor_logits
-            ]
-        if teacher.anchor_deltas is not None:
-            changes["anchor_deltas"] = [
-                _scaled(x, self.anchor_scale) for x in teacher.anchor_deltas
-            ]
-        if teacher.region_logits is not None:
-            changes["region_logits"] = self.classes.softmax_logits(teacher.region_logits)
-        if teacher.foreground_logits is not None:
-            changes["foreground_logits"] = self.classes.softmax_logits(teacher.foreground_logits)
-        if teacher.region_deltas is not None:
-            deltas = self.classes.deltas(teacher.region_deltas, teacher.region_logits)
-            changes["region_deltas"] = _scaled(deltas, self.region_scale)
-        return replace(teacher, **changes)
+    def align(self, teacher: ModelOutputs) -> ModelOutputs:
+        """The teacher's outputs in the student's classes and delta scales."""
+        return replace(
+            teacher,
+            anchors=None if teacher.anchors is None else self._anchors(teacher.anchors),
+            regions=None if teacher.regions is None else self._regions(teacher.regions),
+        )
+
+    def _anchors(self, anchors: AnchorOutputs) -> AnchorOutputs:
+        logits, deltas = anchors.logits, anchors.deltas
+        if logits is not None and self.dense_classes:
+            logits = [self.classes.sigmoid_logits(x) for x in logits]
+        if deltas is not None:
+            deltas = [_scaled(x, self.anchor_scale) for x in deltas]
+        return replace(anchors, logits=logits, deltas=deltas)
+
+    def _regions(self, regions: RegionOutputs) -> RegionOutputs:
+        logits, deltas, foreground = regions.logits, regions.deltas, regions.foreground_logits
+        if deltas is not None and logits is not None:
+            deltas = _scaled(self.classes.deltas(deltas, logits), self.region_scale)
+        if logits is not None:
+            logits = self.classes.softmax_logits(logits)
+        if foreground is not None:
+            foreground = self.classes.softmax_logits(foreground)
+        return replace(regions, logits=logits, deltas=deltas, foreground_logits=foreground)
 
 
 def _scale(
-    student: Optional[tuple[float, ...]], teacher: Optional[tuple[float, ...]]
+    student: Union[AnchorSpec, RegionSpec, None], teacher: Union[AnchorSpec, RegionSpec, None]
 ) -> Optional[list[float]]:
-    if student is None or teacher is None or tuple(student) == tuple(teacher):
+    if student is None or teacher is None or student.delta_weights == teacher.delta_weights:
         return None
-    return [ours / theirs for ours, theirs in zip(student, teacher)]
+    return [ours / theirs for ours, theirs in zip(student.delta_weights, teacher.delta_weights)]
 
 
 def _scaled(deltas: torch.Tensor, scale: Optional[list[float]]) -> torch.Tensor:

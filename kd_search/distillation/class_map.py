@@ -1,4 +1,6 @@
-"""A teacher that knows other classes than its student."""
+"""Classes of a teacher mapped to those of its student."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -6,10 +8,10 @@ import torch
 
 
 class ClassMap:
-    """Turns what a teacher says of its classes into what it says of the student's.
+    """Maps logits and deltas of a teacher's classes to those of its student.
 
     Several classes of the teacher may become one of the student. Those that become none count as
-    background: for the student there is nothing there.
+    background.
     """
 
     def __init__(self, pairs: Sequence[Sequence[int]], num_teacher: int, num_student: int):
@@ -27,7 +29,7 @@ class ClassMap:
         key = "DISTILLATION.TEACHER.CLASS_MAP"
         if not pairs and num_teacher != num_student:
             raise ValueError(
-                f"the teacher knows {num_teacher} classes, the student {num_student}: set {key} to "
+                f"the teacher has {num_teacher} classes, the student {num_student}: set {key} to "
                 "pairs [teacher class, student class]"
             )
         pairs = [tuple(pair) for pair in pairs] or [(c, c) for c in range(num_student)]
@@ -52,7 +54,7 @@ class ClassMap:
             raise ValueError(
                 f"{key} gives no class of the teacher to class {without[0]} of the student"
             )
-        #: Classes of the teacher that the student does not know.
+        #: Classes of the teacher that the student does not have.
         self.background = [c for c in range(num_teacher) if c not in taken]
         self.num_teacher = num_teacher
         self.is_identity = num_teacher == num_student and all(

@@ -46,7 +46,7 @@ def init_from_teacher(
 
 
 def _names_by_module(names: Mapping[str, str]) -> str:
-    """A line for each module: what was filled, and from where if that is called otherwise.
+    """A line for each module: what was filled, and from where if that has another name.
 
     Args:
         names: name of each parameter or buffer to that of its source.
@@ -110,8 +110,8 @@ def copy_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, torch.Tens
     return values
 
 
-def start_anew(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
+def reinitialize(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
     """Put values of :func:`copy_layers` back, and log them by name."""
     model.load_state_dict(values, strict=False)
     if values:
-        logger.info("Initialised anew:\n%s", _names_by_module({name: name for name in values}))
+        logger.info("Reinitialised:\n%s", _names_by_module({name: name for name in values}))

@@ -1,62 +1,78 @@
-"""What student and teacher know of the people of all ranks."""
+"""Outputs of student and teacher for the people of all ranks."""
 
-from collections.abc import Iterable
 from typing import Optional
 
-from kd_search.outputs import (
-    Crops,
-    Knowledge,
-)
+from kd_search.outputs import CROP_PARTS, IDENTITY_PARTS, CropOutputs, Crops, ModelOutputs, Part
+from kd_search.outputs import IdentityOutputs as Identities
 from kd_search.utils.collectives import join_rows
 
-#: Fields with a row for each person, those of the same people together.
-_PEOPLE = (
-    ("crops", "crop_embeddings", "crop_identity_logits"),
-    ("embeddings", "person_ids", "identity_logits"),
-)
-#: What a term may name as its ``joint_fields``.
-JOINABLE_FIELDS = frozenset().union(*_PEOPLE)
+#: What a term may name as its ``joint_parts``.
+JOINABLE_PARTS = IDENTITY_PARTS | CROP_PARTS
 
 
-def join_knowledge(
-    student: Knowledge, teacher: Optional[Knowledge], fields: Iterable[str]
-) -> tuple[Knowledge, Optional[Knowledge]]:
-    """Return the named fields for the joint batch, rank after rank; a collective call.
+def join_outputs(
+    student: ModelOutputs, teacher: Optional[ModelOutputs], parts: frozenset[Part]
+) -> tuple[ModelOutputs, Optional[ModelOutputs]]:
+    """The named parts of the joint batch, rank after rank; a collective call.
 
     Gradients as :func:`~kd_search.utils.collectives.join_rows`.
 
     Args:
         student, teacher: of this rank's batch.
-        fields: of ``JOINABLE_FIELDS``; what is ``None`` stays so, on all ranks alike. Of
-            ``crops`` there are ``person_ids`` and ``shifted`` in the result, no boxes.
+        parts: of ``JOINABLE_PARTS``; what is ``None`` stays so, on all ranks alike. Identities come
+            with them: ``identities.person_ids`` and ``crops.crops``, without boxes.
 
     Returns:
-        two :class:`Knowledge` with these fields alone.
+        two :class:`ModelOutputs` with these parts alone.
 
     Raises:
-        FloatingPointError: a field is not finite, here or elsewhere.
+        FloatingPointError: a part is not finite, here or elsewhere.
     """
-    fields = set(fields)
-    own = [k for k in (student, teacher) if k is not None]
-    joint = [Knowledge() for _ in own]
-    for names in _PEOPLE:
-        names = [name for name in names if name in fields]
-        places = [
-            (number, name)
-            for number, known in enumerate(own)
-            for name in names
-            if name != "crops" and getattr(known, name) is not None
-        ]
-        tensors = [getattr(own[number], name) for number, name in places]
-        if "crops" in names:
-            tensors += [student.crops.person_ids, student.crops.shifted]
-        if not tensors:
-            continue
-        joined = join_rows(*tensors)
-        for (number, name), tensor in zip(places, joined):
-            setattr(joint[number], name, tensor)
-        if "crops" in names:
-            crops = Crops([], joined[-2], joined[-1], [], [])
-            for known in joint:
-                known.crops = crops
+    own = [outputs for outputs in (student, teacher) if outputs is not None]
+    joint = [ModelOutputs() for _ in own]
+    if parts & IDENTITY_PARTS:
+        joint = _join_identities(own, parts)
+    if parts & CROP_PARTS:
+        crops = _join_crops(own, parts)
+        joint = [ModelOutputs(identities=a.identities, crops=c) for a, c in zip(joint, crops)]
     return joint[0], joint[1] if teacher is not None else None
+
+
+def _join_identities(own: list[ModelOutputs], parts: frozenset[Part]) -> list[ModelOutputs]:
+    rows = [outputs.identities or Identities() for outputs in own]
+    columns = [
+        (
+            x.embeddings if Part.EMBEDDINGS in parts else None,
+            x.person_ids,
+            x.logits if Part.IDENTITY_LOGITS in parts else None,
+        )
+        for x in rows
+    ]
+    return [ModelOutputs(identities=Identities(*joined)) for joined in _join(columns)]
+
+
+def _join_crops(own: list[ModelOutputs], parts: frozenset[Part]) -> list[Optional[CropOutputs]]:
+    rows = [outputs.crops for outputs in own]
+    columns = [
+        (None,) * 4
+        if x is None
+        else (
+            x.crops.person_ids,
+            x.crops.shifted,
+            x.embeddings if Part.CROP_EMBEDDINGS in parts else None,
+            x.logits if Part.CROP_LOGITS in parts else None,
+        )
+        for x in rows
+    ]
+    joined = _join(columns)
+    return [
+        None if ids is None else CropOutputs(Crops([], ids, shifted), embeddings, logits)
+        for ids, shifted, embeddings, logits in joined
+    ]
+
+
+def _join(columns: list[tuple]) -> list[tuple]:
+    """Join what is not ``None`` in one call, so that rows stay together."""
+    tensors = [x for row in columns for x in row if x is not None]
+    joined = iter(join_rows(*tensors) if tensors else ())
+    return [tuple(None if x is None else next(joined) for x in row) for row in columns]

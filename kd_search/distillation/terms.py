@@ -1,35 +1,46 @@
-"""Distillation terms: their base class, their registry, and how they are built."""
+"""Distillation terms: base class, registry and construction."""
 
-from typing import Optional
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import nn
 
-from kd_search.outputs import Knowledge, Layout
+from kd_search.distillation.protocols import Term, check_protocol
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
+
+DISTILLATION_TERM_REGISTRY = Registry("DISTILLATION_TERM")
+DISTILLATION_TERM_REGISTRY.__doc__ = """
+Distillation terms: modules that compare the outputs of student and teacher.
+
+A registered class has the attributes and methods of :class:`DistillationTerm`, usually by being a
+subclass, and is called as ``cls(cfg)``. Trainable parameters and buffers of a term are optimized
+with the student and saved in checkpoints under ``terms``, apart from the student's weights. Terms
+are independent of each other: any subset is one list in ``DISTILLATION.TERMS``.
+"""
 
 
 class DistillationTerm(nn.Module):
-    """Compares what student and teacher know of a batch.
+    """A loss between the outputs of student and teacher.
 
-    Only :meth:`forward` has to be written; see docs/adding_a_term.md.
+    A subclass writes :meth:`forward` and declares which parts it reads. See
+    docs/adding_a_method.md.
     """
 
-    #: Fields of :class:`Knowledge` that a teacher must fill; empty where no teacher has to run.
-    teacher_fields: frozenset[str] = frozenset()
-    #: Fields of which the loss needs the people of all ranks (``JOINABLE_FIELDS``). Where there are
-    #: any, :meth:`forward` gets the joint batch, and these fields only.
-    joint_fields: frozenset[str] = frozenset()
-    #: Whether :meth:`forward` reads ``student.agreement``, regions beside prototypes; a teacher
-    #: must then fill ``features``.
-    needs_agreement: bool = False
-    #: Length of the embeddings of given boxes that it asks a live teacher for between steps; 0 for
-    #: none. Such a teacher need not run in a step.
-    teacher_embedding_dim: int = 0
-    #: Whether it needs the prototypes themselves, or weights that come from them.
-    needs_prototypes: bool = False
-    #: Whether it reads ``student.agreement.anchor_weights``; the student is then a dense detector.
-    needs_anchor_weights: bool = False
+    #: Parts of the student's outputs that :meth:`forward` reads.
+    student_parts: frozenset[Part] = frozenset()
+    #: Parts of the teacher's outputs that it reads; a teacher runs in every step if any term has
+    #: any that no companion provides.
+    teacher_parts: frozenset[Part] = frozenset()
+    #: Parts whose rows the loss needs of the people of all ranks: of ``identities`` and ``crops``.
+    #: Where there are any, :meth:`forward` gets the joint batch, and these parts only.
+    joint_parts: frozenset[Part] = frozenset()
+    #: Names from ``COMPANION_REGISTRY``: what has to run beside the student.
+    companions: Sequence[str] = ()
+    #: Whether a teacher is built even if no step reads its outputs, for :meth:`hooks`.
+    needs_teacher: bool = False
     #: Share of the training that is done, from 0 on: iteration / ``SOLVER.MAX_ITER``. Set before
     #: every step, see :meth:`Distiller.set_progress`.
     progress: float = 0.0
@@ -51,18 +62,20 @@ class DistillationTerm(nn.Module):
         """
         return start if end is None else start + (end - start) * min(self.progress, 1.0)
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
-        """Called once, before the first batch: make adapters, refuse networks that do not fit.
+    def setup(self, student: ModelSpec, teacher: Optional[ModelSpec]) -> None:
+        """Make adapters, and refuse networks that do not fit; called once, before the first batch.
 
         Args:
-            student: layout of the student.
-            teacher: layout of the teacher, in the student's terms; ``None`` where none runs.
+            student: specification of the student.
+            teacher: that of the teacher, with what companions provide; ``None`` without either.
 
         Raises:
             ValueError: one line that says what does not fit and which key to change.
         """
 
-    def forward(self, student: Knowledge, teacher: Optional[Knowledge]) -> dict[str, torch.Tensor]:
+    def forward(
+        self, student: ModelOutputs, teacher: Optional[ModelOutputs]
+    ) -> dict[str, torch.Tensor]:
         """Losses by name, each a scalar with a graph.
 
         Args:
@@ -71,46 +84,46 @@ class DistillationTerm(nn.Module):
         """
         raise NotImplementedError
 
+    def hooks(self, trainer: Any) -> list[Any]:
+        """Hooks of the term; they run after the step and before its checkpoint is written.
+
+        Args:
+            trainer: a :class:`~kd_search.engine.PersonSearchTrainer` that is being built.
+        """
+        return []
+
 
 def end_of_schedule(value: float) -> Optional[float]:
-    """What a config key of the end of :meth:`DistillationTerm.scheduled` says; -1 is a constant."""
+    """The ``end`` of :meth:`DistillationTerm.scheduled` from a config key; -1 is a constant."""
     return None if value == -1 else value
 
 
-DISTILLATION_TERM_REGISTRY = Registry("DISTILLATION_TERM")
-DISTILLATION_TERM_REGISTRY.__doc__ = """
-Distillation terms: modules that compare what student and teacher know.
-
-A registered class is a :class:`DistillationTerm`, called as ``cls(cfg)``. It has
-
-* ``teacher_fields``: a frozenset of names of fields of :class:`kd_search.outputs.Knowledge`
-  that a teacher must fill; empty where no teacher has to run;
-* ``teacher_embedding_dim``: length of the embeddings that it asks a live teacher for between steps;
-  0 for none;
-* ``connect(student, teacher)``: called once with the two networks' ``Layout``;
-* ``needs_agreement``: whether it reads ``student.agreement``, regions beside prototypes;
-* ``hard_loss_factors``: factors on the student's own losses, by name;
-* ``forward(student, teacher)``: takes the student's ``Knowledge`` and the teacher's (``None`` when
-  no term asks for any), and returns ``{"loss_...": scalar}``.
-
-Trainable parts and buffers of a term are saved in checkpoints under ``terms``, apart from the
-student's weights. Terms know nothing of each other: any subset is one list in
-``DISTILLATION.TERMS``.
-"""
-
-
-def build_terms(cfg) -> nn.ModuleDict:
+def build_terms(cfg: CfgNode) -> nn.ModuleDict:
     """Build every term named in ``DISTILLATION.TERMS``, in order.
 
     Raises:
-        ValueError: for an unknown or repeated name.
+        ValueError: for an unknown or repeated name, or a class that is no term.
     """
     terms = nn.ModuleDict()
     known = sorted(name for name, _ in DISTILLATION_TERM_REGISTRY)
     for name in cfg.DISTILLATION.TERMS:
         if name not in known:
-            raise ValueError(f"DISTILLATION.TERMS: {name!r} is none of {known}")
+            raise ValueError(
+                f"DISTILLATION.TERMS: {name!r} is none of {known}; a term of another package is "
+                "registered by importing it (--import MODULE)"
+            )
         if name in terms:
             raise ValueError(f"DISTILLATION.TERMS names {name!r} twice")
         terms[name] = DISTILLATION_TERM_REGISTRY.get(name)(cfg)
+    check_terms(terms)
     return terms
+
+
+def check_terms(terms: nn.ModuleDict) -> None:
+    """Check that every module is a term.
+
+    Raises:
+        ValueError: as :func:`check_protocol`.
+    """
+    for term in terms.values():
+        check_protocol(term, Term, "a term", "DISTILLATION.TERMS")

@@ -1,12 +1,7 @@
 from kd_search.checkpoint import PersonSearchCheckpointer
-from kd_search.distillation.methods.global_knowledge.generation import (
-    PrototypeGeneration,
-    PrototypeHook,
-)
-from kd_search.engine.defaults import build_config, setup
+from kd_search.engine.defaults import argument_parser, build_config, setup
 from kd_search.engine.hooks import (
     IDTableAgreementHook,
-    IDTableRefreshHook,
     IDTableStatisticsHook,
     build_hooks,
 )
@@ -16,6 +11,7 @@ from kd_search.engine.train_step import TrainStep
 from kd_search.engine.trainer import PersonSearchTrainer
 from kd_search.modeling.identity_means import (
     IdentityMeans,
+    IDTableRefreshHook,
     compute_identity_means,
 )
 
@@ -27,9 +23,8 @@ __all__ = [
     "LossGradient",
     "PersonSearchCheckpointer",
     "PersonSearchTrainer",
-    "PrototypeGeneration",
-    "PrototypeHook",
     "TrainStep",
+    "argument_parser",
     "build_config",
     "build_hooks",
     "compute_identity_means",

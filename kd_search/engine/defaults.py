@@ -5,18 +5,19 @@ import difflib
 import logging
 import os
 import re
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from typing import Optional
 
 import torch
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.engine import default_setup
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from kd_search.config import add_kd_search_config
+from kd_search.config import get_cfg, import_modules
 from kd_search.config.ranges import check_ranges
 from kd_search.data import get_id_map, register_person_search_coco
 from kd_search.data.person_search.mot import (
@@ -26,14 +27,14 @@ from kd_search.data.person_search.mot import (
 )
 from kd_search.data.person_search.register import SplitFiles, locate_split
 from kd_search.data.reid import get_reid_id_map, register_named_crops
-from kd_search.engine.network_kind import (
-    check_kind,
+from kd_search.engine.parallel import hold_together
+from kd_search.engine.task import (
     check_num_classes,
+    check_task,
     has_id_branch,
     is_reid_network,
-    train_kind,
+    train_task,
 )
-from kd_search.engine.parallel import hold_together
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def setup(args: Namespace) -> CfgNode:
         FileNotFoundError, ValueError: see :func:`build_config`.
         FolderInUseError, OSError: a folder of the run is in use, or cannot be written.
     """
+    import_modules(getattr(args, "imports", ()))
     cfg = build_config(args.config_file, args.opts or (), eval_only=args.eval_only)
     if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
         raise ValueError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume")
@@ -60,6 +62,26 @@ def setup(args: Namespace) -> CfgNode:
     for message in messages:
         logger.warning(message)
     return cfg
+
+
+def argument_parser(epilog: Optional[str] = None) -> ArgumentParser:
+    """Detectron2's ``default_argument_parser`` with ``--import MODULE``."""
+    parser = default_argument_parser(epilog)
+    add_import_argument(parser)
+    return parser
+
+
+def add_import_argument(parser: ArgumentParser) -> None:
+    """Add ``--import MODULE``, for :func:`kd_search.config.import_modules` as ``args.imports``."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module that registers terms, networks, data sets or config keys; may be "
+        "given several times",
+    )
 
 
 def run_folders(cfg: CfgNode, *, eval_only: bool) -> list[str]:
@@ -96,7 +118,6 @@ def build_config(
             is wrong.
     """
     cfg = get_cfg()
-    add_kd_search_config(cfg)
     if config_file:
         _merge_file(cfg, config_file)
     _merge_opts(cfg, list(opts))
@@ -108,7 +129,7 @@ def build_config(
         cfg.MODEL.DEVICE = "cpu"
     if eval_only and cfg.MODEL.META_ARCHITECTURE == "Distiller":
         cfg.MODEL.META_ARCHITECTURE = cfg.DISTILLATION.STUDENT_META_ARCH
-    _check_kinds(cfg, eval_only)
+    _check_tasks(cfg, eval_only)
     if cfg.MODEL.OIM.NUM_IDS == 0 and has_id_branch(cfg):
         cfg.MODEL.OIM.NUM_IDS = _count_identities(cfg, "MODEL.OIM.NUM_IDS", eval_only)
     if cfg.MODEL.REID_NETWORK.NUM_IDS == 0 and is_reid_network(cfg):
@@ -193,12 +214,12 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _check_kinds(cfg: CfgNode, eval_only: bool) -> None:
+def _check_tasks(cfg: CfgNode, eval_only: bool) -> None:
     if not eval_only:
         # Scripts may register theirs later.
-        train_kind([name for name in cfg.DATASETS.TRAIN if name in DatasetCatalog.list()])
-        check_kind(cfg, cfg.DATASETS.TRAIN)
-    check_kind(cfg, cfg.DATASETS.TEST)
+        train_task([name for name in cfg.DATASETS.TRAIN if name in DatasetCatalog.list()])
+        check_task(cfg, cfg.DATASETS.TRAIN)
+    check_task(cfg, cfg.DATASETS.TEST)
 
 
 def _check_classes(cfg: CfgNode, eval_only: bool) -> None:

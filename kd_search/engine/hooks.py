@@ -4,24 +4,21 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Optional
 
-import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
-from torch import nn
 
 from kd_search.data.person_search.loader import (
     build_person_search_table_loader,
-    build_person_search_views_loader,
 )
 from kd_search.distillation import Distiller
-from kd_search.distillation.methods.global_knowledge.generation import PrototypeHook
-from kd_search.engine.network_kind import best_metric
 from kd_search.engine.parallel import id_tables
+from kd_search.engine.task import best_metric
 from kd_search.engine.writers import ProgressHook, ResultsHook
 from kd_search.modeling.id_table import IDTable
 from kd_search.modeling.identity_means import (
     IdentityMeans,
+    IDTableRefreshHook,
     compute_identity_means,
 )
 from kd_search.utils.comm import unwrap_model
@@ -46,10 +43,16 @@ def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase
     cfg = trainer.cfg
     tables = id_tables(trainer.model)
     labelled = {_label(name): table for name, table in tables.items()}
+    model = unwrap_model(trainer.model)
+    distiller = model if isinstance(model, Distiller) else None
     # What comes before the timer is not counted as time of a step.
-    result = [*_distillation(trainer), hooks.IterationTimer(), hooks.LRScheduler()]
-    result.append(_precise_bn(trainer))
-    result += _refresh_hooks(trainer, tables)
+    result: list[Optional[HookBase]] = []
+    if distiller is not None:
+        result = [DistillationProgressHook(distiller), *distiller.companion_hooks(trainer)]
+    result += [hooks.IterationTimer(), hooks.LRScheduler(), _precise_bn(trainer)]
+    result += _own_refresh_hooks(trainer, tables)
+    if distiller is not None:
+        result += distiller.term_hooks(trainer)
     if comm.get_world_size() > 1:
         result.append(IDTableAgreementHook(tables, _COMPARE_EVERY))
     evaluation = [hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate)]
@@ -67,16 +70,6 @@ def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase
     return [*result, *evaluation, MissedEvaluationHook(cfg.TEST.EVAL_PERIOD, evaluation)]
 
 
-def _distillation(trainer) -> list[HookBase]:
-    distiller = unwrap_model(trainer.model)
-    if not isinstance(distiller, Distiller):
-        return []
-    result: list[HookBase] = [DistillationProgressHook(distiller)]
-    if distiller.prototypes is not None:
-        result.append(PrototypeHook(trainer.cfg, distiller))
-    return result
-
-
 def _precise_bn(trainer) -> Optional[HookBase]:
     cfg = trainer.cfg
     if not (cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(trainer.model)):
@@ -90,40 +83,19 @@ def _precise_bn(trainer) -> Optional[HookBase]:
     return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, trainer.model, loader, num_iter)
 
 
-def _refresh_hooks(trainer, tables: dict[str, IDTable]) -> list[HookBase]:
-    """The student's own table becomes means of its embeddings, a term's what the term says."""
+def _own_refresh_hooks(trainer, tables: dict[str, IDTable]) -> list[HookBase]:
+    """The student's own table becomes means of its embeddings (``MODEL.OIM.REFRESH_PERIOD``)."""
     cfg = trainer.cfg
-    model = unwrap_model(trainer.model)
+    own = {_label(n): table for n, table in tables.items() if not n.startswith(_TERMS)}
+    if not own or cfg.MODEL.OIM.REFRESH_PERIOD <= 0:
+        return []
 
     def student_means(num_ids: int) -> IdentityMeans:
         loader = build_person_search_table_loader(cfg, cfg.DATASETS.TRAIN)
+        model = unwrap_model(trainer.model)
         return compute_identity_means(model, loader, num_ids, keep_unlabelled=False)
 
-    def teacher_means(num_ids: int) -> IdentityMeans:
-        teacher = model.teacher
-        loader = build_person_search_views_loader(
-            cfg, cfg.DATASETS.TRAIN, seed=trainer.seed, draw=trainer.iter
-        )
-        return compute_identity_means(
-            teacher.model, loader, num_ids, teacher.embed, keep_unlabelled=False
-        )
-
-    def hook_of(term: nn.Module, table: dict[str, IDTable]) -> HookBase:
-        def build_rows(num_ids: int) -> IdentityMeans:
-            means = (teacher_means if term.refresh.asks_teacher else student_means)(num_ids)
-            rows, counts = term.refresh(means.rows, means.counts)
-            return means._replace(rows=rows, counts=counts)
-
-        return IDTableRefreshHook(cfg.DISTILLATION.ID_TABLE.REFRESH_PERIOD, table, build_rows)
-
-    own = {_label(n): table for n, table in tables.items() if not n.startswith(_TERMS)}
-    result = []
-    if own and cfg.MODEL.OIM.REFRESH_PERIOD > 0:
-        result.append(IDTableRefreshHook(cfg.MODEL.OIM.REFRESH_PERIOD, own, student_means))
-    for name, term in getattr(model, "terms", {}).items():
-        if getattr(term, "refresh", None) is not None:
-            result.append(hook_of(term, {_label(f"{_TERMS}{name}"): term.table}))
-    return result
+    return [IDTableRefreshHook(cfg.MODEL.OIM.REFRESH_PERIOD, own, student_means)]
 
 
 def _best_checkpointer(trainer) -> Optional[HookBase]:
@@ -151,7 +123,7 @@ def _label(name: str) -> str:
 
 
 class DistillationProgressHook(HookBase):
-    """Tells terms before each step how far the training is: weights of theirs may move with it."""
+    """Tells terms and companions before each step which share of the training is done."""
 
     def __init__(self, distiller: Distiller):
         self._distiller = distiller
@@ -191,67 +163,6 @@ class MissedEvaluationHook(HookBase):
         for hook in self._users:
             hook.after_step()
         trainer.iter = trainer.storage.iter = start
-
-
-class IDTableRefreshHook(HookBase):
-    """Recomputes ID tables from ground-truth boxes every so many iterations.
-
-    A table that follows the student embedding by embedding lags behind it; the student's own jumps
-    to where the student is now. A distilled one becomes what its term makes of a teacher's or the
-    student's means (``DISTILLATION.ID_TABLE.REFRESH_SOURCE``). The queue stays. Rows of identities
-    without a box stay too. How far the rows moved, as cosine distance, goes to
-    ``<label>/moved_mean`` and ``<label>/moved_max``.
-    """
-
-    def __init__(
-        self,
-        period: int,
-        tables: dict[str, IDTable],
-        build_rows: Callable[[int], IdentityMeans],
-    ):
-        """
-        Args:
-            period: iterations between two refreshes.
-            tables: label to table.
-            build_rows: number of identities to their means; called by all ranks together.
-        """
-        self._period = period
-        self._tables = tables
-        self._build_rows = build_rows
-
-    def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self._period:
-            return
-        means: dict[int, IdentityMeans] = {}
-        for label, table in self._tables.items():
-            if table.num_ids not in means:
-                means[table.num_ids] = self._build_rows(table.num_ids)
-            mean, largest = refresh_rows(table, means[table.num_ids])
-            self.trainer.storage.put_scalar(f"{label}/moved_mean", mean, smoothing_hint=False)
-            self.trainer.storage.put_scalar(f"{label}/moved_max", largest, smoothing_hint=False)
-            logger.info(
-                "Refreshed %s at iteration %d: rows moved by %.4f on average, %.4f at most",
-                *(label, self.trainer.iter, mean, largest),
-            )
-
-
-@torch.no_grad()
-def refresh_rows(table: IDTable, means: IdentityMeans) -> tuple[float, float]:
-    """Put means into a table where there are any.
-
-    Returns:
-        mean and largest cosine distance that a row moved by, among rows that were not empty.
-    """
-    old = table.rows.to("cpu", copy=True)
-    seen = means.counts > 0
-    table.load_rows(torch.where(seen[:, None], means.rows, old).to(table.rows.device))
-    compared = seen & old.any(dim=1)
-    if not compared.any():
-        return 0.0, 0.0
-    cosine = (old[compared].double() * means.rows[compared].double()).sum(dim=1)
-    # Rounding takes an unmoved row a little past 1.
-    moved = (1 - cosine).clamp(min=0)
-    return float(moved.mean()), float(moved.max())
 
 
 class IDTableStatisticsHook(HookBase):

@@ -16,7 +16,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-import kd_search.distillation  # noqa: F401  registers what configs name
 from kd_search.checkpoint import PersonSearchCheckpointer
 from kd_search.data.detection.loader import (
     build_plain_detection_test_loader,
@@ -31,7 +30,6 @@ from kd_search.engine.defaults import run_folders
 from kd_search.engine.hooks import build_hooks
 from kd_search.engine.launch import is_bad_input
 from kd_search.engine.loss_normalizers import read_loss_normalizers, write_loss_normalizers
-from kd_search.engine.network_kind import check_kind, check_num_classes, searches, train_kind
 from kd_search.engine.parallel import (
     hold_together,
     wrap_model,
@@ -39,6 +37,7 @@ from kd_search.engine.parallel import (
 from kd_search.engine.seeding import draw_seed, seed_everything
 from kd_search.engine.signals import StopSignals, interrupts_blocked, stop_error
 from kd_search.engine.solver import build_optimizer
+from kd_search.engine.task import check_num_classes, check_task, is_search_task, train_task
 from kd_search.engine.train_step import TrainStep
 from kd_search.engine.writers import build_writers, cut_metrics
 from kd_search.evaluation import PersonSearchEvaluator
@@ -124,6 +123,11 @@ class PersonSearchTrainer(DefaultTrainer):
             stop_requests=self._signals.requests,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        if getattr(model, "needs_original_images", False) and not cfg.INPUT.WITH_ORIGINAL_IMAGE:
+            self.cfg = cfg.clone()
+            self.cfg.defrost()
+            self.cfg.INPUT.WITH_ORIGINAL_IMAGE = True
+            self.cfg.freeze()
         self.checkpointer = self._build_checkpointer()
         self._data_loader = None
         self._data_iterator = None
@@ -356,11 +360,11 @@ class PersonSearchTrainer(DefaultTrainer):
             FileNotFoundError, ValueError: a set is missing or broken, sets of several kinds are
                 mixed, or the sets are not of the kind, or the classes, of the network.
         """
-        kind = train_kind(cfg.DATASETS.TRAIN)
-        check_kind(cfg, cfg.DATASETS.TRAIN)
-        if kind == "reid":
+        task = train_task(cfg.DATASETS.TRAIN)
+        check_task(cfg, cfg.DATASETS.TRAIN)
+        if task == "reid":
             return build_reid_train_loader(cfg, start_iter=start_iter)
-        if kind == "person_search":
+        if task == "person_search":
             return build_person_search_train_loader(cfg, start_iter=start_iter)
         loader = build_seeded_detection_train_loader(cfg, start_iter=start_iter)
         check_num_classes(cfg, cfg.DATASETS.TRAIN)
@@ -370,10 +374,10 @@ class PersonSearchTrainer(DefaultTrainer):
     def build_test_loader(cls, cfg, dataset_name: str):
         """Every image of a test set once, with its queries where people are searched; of a re-ID
         set every query and gallery sample."""
-        check_kind(cfg, [dataset_name])
+        check_task(cfg, [dataset_name])
         if is_reid(dataset_name):
             return build_reid_test_loader(cfg, dataset_name)
-        if searches(cfg, dataset_name):
+        if is_search_task(cfg, dataset_name):
             return build_person_search_test_loader(cfg, dataset_name)
         loader = build_plain_detection_test_loader(cfg, dataset_name)
         check_num_classes(cfg, [dataset_name])
@@ -389,6 +393,6 @@ class PersonSearchTrainer(DefaultTrainer):
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if is_reid(dataset_name):
             return ReIDEvaluator(cfg, dataset_name, output_dir=output_dir)
-        if searches(cfg, dataset_name):
+        if is_search_task(cfg, dataset_name):
             return PersonSearchEvaluator(cfg, dataset_name, output_dir=output_dir)
         return build_detection_evaluator(dataset_name, output_dir)

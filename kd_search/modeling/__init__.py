@@ -6,7 +6,7 @@ from kd_search.modeling.backbones import (
     build_width_resnet_fpn_backbone,
     build_width_retinanet_resnet_fpn_backbone,
 )
-from kd_search.modeling.distillable import as_distillable
+from kd_search.modeling.distillable import FeatureNetwork, as_distillable, build_distillable
 from kd_search.modeling.id_table import IDTable
 from kd_search.modeling.meta_arch import (
     DistillableRCNN,
@@ -38,6 +38,7 @@ __all__ = [
     "DistillableRes5ROIHeads",
     "DistillableRetinaNet",
     "EmbeddingHead",
+    "FeatureNetwork",
     "IDTable",
     "PersonSearchRCNN",
     "PersonSearchROIHeads",
@@ -45,6 +46,7 @@ __all__ = [
     "ReIDBranch",
     "ReIDNetwork",
     "as_distillable",
+    "build_distillable",
     "build_bam_resnet_backbone",
     "build_densenet121_backbone",
     "build_mobilenet_v2_backbone",

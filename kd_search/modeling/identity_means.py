@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Optional
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from kd_search.modeling.id_table import IDTable
 from kd_search.utils.comm import (
     sum_over_ranks,
     unwrap_model,
@@ -136,3 +138,63 @@ def _report(counts: torch.Tensor, num_unlabelled: int, num_dropped: int) -> None
         logger.warning("%d identities have no box and a row of zeros: %s", len(absent), shown)
     if num_dropped:
         logger.warning("%d embeddings were not finite and are left out", num_dropped)
+
+
+class IDTableRefreshHook(HookBase):
+    """Recomputes ID tables from ground-truth boxes every so many iterations.
+
+    A table that follows the student embedding by embedding lags behind it; this hook replaces its
+    rows by those of ``build_rows``. The queue stays, and so do rows of identities without a box.
+    How far the rows moved, as cosine distance, goes to ``<label>/moved_mean`` and
+    ``<label>/moved_max``.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        tables: dict[str, IDTable],
+        build_rows: Callable[[int], IdentityMeans],
+    ):
+        """
+        Args:
+            period: iterations between two refreshes.
+            tables: label to table.
+            build_rows: number of identities to their means; called by all ranks together.
+        """
+        self._period = period
+        self._tables = tables
+        self._build_rows = build_rows
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self._period:
+            return
+        means: dict[int, IdentityMeans] = {}
+        for label, table in self._tables.items():
+            if table.num_ids not in means:
+                means[table.num_ids] = self._build_rows(table.num_ids)
+            mean, largest = refresh_rows(table, means[table.num_ids])
+            self.trainer.storage.put_scalar(f"{label}/moved_mean", mean, smoothing_hint=False)
+            self.trainer.storage.put_scalar(f"{label}/moved_max", largest, smoothing_hint=False)
+            logger.info(
+                "Refreshed %s at iteration %d: rows moved by %.4f on average, %.4f at most",
+                *(label, self.trainer.iter, mean, largest),
+            )
+
+
+@torch.no_grad()
+def refresh_rows(table: IDTable, means: IdentityMeans) -> tuple[float, float]:
+    """Put means into a table where there are any.
+
+    Returns:
+        mean and largest cosine distance that a row moved by, among rows that were not empty.
+    """
+    old = table.rows.to("cpu", copy=True)
+    seen = means.counts > 0
+    table.load_rows(torch.where(seen[:, None], means.rows, old).to(table.rows.device))
+    compared = seen & old.any(dim=1)
+    if not compared.any():
+        return 0.0, 0.0
+    cosine = (old[compared].double() * means.rows[compared].double()).sum(dim=1)
+    # Rounding takes an unmoved row a little past 1.
+    moved = (1 - cosine).clamp(min=0)
+    return float(moved.mean()), float(moved.max())

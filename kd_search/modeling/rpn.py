@@ -1,6 +1,5 @@
-"""Detectron2's RPN, able to say what it thought of every anchor."""
+"""Detectron2's RPN, able to output its predictions for every anchor."""
 
-from dataclasses import dataclass
 from typing import Optional
 
 import torch
@@ -8,44 +7,39 @@ from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, ImageList, Instances
 
+from kd_search.outputs import AnchorOutputs, AnchorSpec, AnchorTargets
 
-@dataclass
-class AnchorKnowledge:
-    """The ``anchor_*`` fields of :class:`kd_search.outputs.Knowledge`."""
 
-    anchors: list[torch.Tensor]
-    logits: list[torch.Tensor]
-    deltas: list[torch.Tensor]
-    labels: Optional[torch.Tensor] = None
-    delta_targets: Optional[torch.Tensor] = None
-    normalizer: Optional[float] = None
+def anchor_spec(network, *, dense_classes: bool = False) -> AnchorSpec:
+    """Anchors of an RPN or a RetinaNet; tensors are copies on the CPU."""
+    generator = network.anchor_generator
+    return AnchorSpec(
+        cells=[cells.detach().cpu().clone() for cells in generator.cell_anchors],
+        strides=[int(stride) for stride in generator.strides],
+        offset=float(generator.offset),
+        delta_weights=tuple(network.box2box_transform.weights),
+        dense_classes=dense_classes,
+    )
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class DistillableRPN(RPN):
-    """RPN that hands out its logits, deltas and sampled labels. Weights and results are RPN's."""
+    """RPN that returns its logits, deltas and sampled labels. Weights and results are RPN's."""
 
-    _knowledge: Optional[AnchorKnowledge] = None
-
-    def layout(self) -> dict:
-        """The ``anchor_*`` fields of :class:`kd_search.outputs.Layout`."""
-        generator = self.anchor_generator
-        return {
-            "anchor_cells": [cells.detach().cpu().clone() for cells in generator.cell_anchors],
-            "anchor_strides": [int(stride) for stride in generator.strides],
-            "anchor_offset": float(generator.offset),
-            "anchor_delta_weights": tuple(self.box2box_transform.weights),
-        }
+    #: Filled by :meth:`losses` while :meth:`forward_train` runs. Kept longer, it would hold the
+    #: graph of the step.
+    _recorded: Optional[list[AnchorOutputs]] = None
 
     def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
-        self._knowledge = AnchorKnowledge(
-            anchors=[a.tensor for a in anchors],
-            logits=pred_objectness_logits,
-            deltas=pred_anchor_deltas,
-            labels=torch.stack(gt_labels),
-            delta_targets=self._delta_targets(anchors, gt_labels, gt_boxes),
-            normalizer=float(self.batch_size_per_image * len(gt_labels)),
-        )
+        if self._recorded is not None:
+            targets = AnchorTargets(
+                labels=torch.stack(gt_labels),
+                deltas=self._delta_targets(anchors, gt_labels, gt_boxes),
+                normalizer=float(self.batch_size_per_image * len(gt_labels)),
+            )
+            boxes = [a.tensor for a in anchors]
+            outputs = AnchorOutputs(boxes, pred_objectness_logits, pred_anchor_deltas, targets)
+            self._recorded.append(outputs)
         return super().losses(
             anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes
         )
@@ -61,21 +55,23 @@ class DistillableRPN(RPN):
 
     def forward_train(
         self, images: ImageList, features: dict[str, torch.Tensor], targets: list[Instances]
-    ) -> tuple[list[Instances], dict[str, torch.Tensor], AnchorKnowledge]:
-        """As ``forward`` in training mode, with the knowledge about the anchors as well."""
-        proposals, losses = self(images, features, targets)
-        # Held by the caller from here on: kept, the whole graph would outlive the step.
-        knowledge, self._knowledge = self._knowledge, None
-        return proposals, losses, knowledge
+    ) -> tuple[list[Instances], dict[str, torch.Tensor], AnchorOutputs]:
+        """As ``forward`` in training mode, with the outputs for the anchors as well."""
+        self._recorded = []
+        try:
+            proposals, losses = self(images, features, targets)
+            return proposals, losses, self._recorded[0]
+        finally:
+            self._recorded = None
 
     @torch.no_grad()
-    def judge(self, features: dict[str, torch.Tensor]) -> AnchorKnowledge:
-        """Logits and deltas of every anchor, without proposals and their NMS: a teacher's part."""
+    def predict_anchors(self, features: dict[str, torch.Tensor]) -> AnchorOutputs:
+        """Logits and deltas of every anchor, without proposals and their NMS; for teachers."""
         maps = [features[name] for name in self.in_features]
         logits, deltas = self.rpn_head(maps)
         box_dim = self.anchor_generator.box_dim
-        return AnchorKnowledge(
-            anchors=[a.tensor for a in self.anchor_generator(maps)],
+        return AnchorOutputs(
+            boxes=[a.tensor for a in self.anchor_generator(maps)],
             logits=[x.permute(0, 2, 3, 1).flatten(1) for x in logits],
             deltas=[
                 x.unflatten(1, (-1, box_dim)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in deltas

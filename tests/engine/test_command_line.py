@@ -184,7 +184,7 @@ def setup_of(folder, *flags):
 @pytest.fixture
 def calm(identities, monkeypatch):
     """Without what is not asked about here, and with all folders free afterwards."""
-    for name in ("_check_kinds", "_check_classes", "setup_logger", "default_setup"):
+    for name in ("_check_tasks", "_check_classes", "setup_logger", "default_setup"):
         monkeypatch.setattr(f"kd_search.engine.defaults.{name}", lambda *_, **__: None)
     yield
     folder_lock._release_all()

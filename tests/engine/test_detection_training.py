@@ -11,7 +11,7 @@ from detectron2.modeling.meta_arch import retinanet
 
 from kd_search.data.detection.kitti import register_kitti
 from kd_search.engine import PersonSearchTrainer, build_config, setup
-from kd_search.engine.network_kind import best_metric, has_id_branch
+from kd_search.engine.task import best_metric, has_id_branch
 from tests.engine.toy import everything
 
 REPO = Path(__file__).resolve().parents[2]

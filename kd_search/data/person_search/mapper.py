@@ -95,7 +95,7 @@ class PersonSearchDatasetMapper:
             "with_instances": with_instances,
             # For the rows of the table with annotated boxes; in one pass with detection.
             "with_annotated_boxes": cfg.TEST.PERSON_SEARCH.EMBED_GT_BOXES and not with_gt_boxes,
-            "with_original": is_train and bool(cfg.DISTILLATION.REID_TEACHER.CONFIG_FILE),
+            "with_original": is_train and cfg.INPUT.WITH_ORIGINAL_IMAGE,
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:

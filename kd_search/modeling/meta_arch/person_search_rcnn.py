@@ -1,6 +1,5 @@
 """Faster R-CNN that also says who it found."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Optional
 
@@ -11,9 +10,14 @@ from detectron2.structures import Boxes, Instances
 from kd_search.modeling.id_table import IDTable
 from kd_search.modeling.meta_arch.rcnn import DistillableRCNN
 from kd_search.outputs import (
+    IDENTITY_PARTS,
+    CropOutputs,
     Crops,
-    Knowledge,
-    Layout,
+    IdentityOutputs,
+    IdentitySpec,
+    ModelOutputs,
+    ModelSpec,
+    Part,
 )
 
 
@@ -30,52 +34,49 @@ class PersonSearchRCNN(DistillableRCNN):
         """The network's own identity table, or ``None`` where it trains without OIM."""
         return self.roi_heads.reid.id_table
 
-    def layout(self) -> Layout:
-        reid = self.roi_heads.reid
-        return replace(
-            super().layout(),
-            embedding_dim=reid.head.embedding_dim,
-            num_identities=reid.num_identities,
-        )
+    def spec(self) -> ModelSpec:
+        """As :meth:`DistillableRCNN.spec`, with identities and crops."""
+        reid, spec = self.roi_heads.reid, super().spec()
+        identities = IdentitySpec(reid.head.embedding_dim, reid.num_identities)
+        parts = {Part.EMBEDDINGS, Part.CROP_EMBEDDINGS}
+        if reid.num_identities:
+            parts |= {Part.IDENTITY_LOGITS, Part.CROP_LOGITS}
+        return replace(spec, parts=spec.parts | parts, identities=identities, crops=identities)
 
     def forward_train(
         self, batched_inputs: list[dict]
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        """As :meth:`DistillableRCNN.forward_train`, with ``identity_logits`` if it has any."""
-        losses, knowledge = super().forward_train(batched_inputs)
-        knowledge.identity_logits = self.roi_heads.reid.identity_logits(knowledge.embeddings)
-        return losses, knowledge
+    ) -> tuple[dict[str, torch.Tensor], ModelOutputs]:
+        """As :meth:`DistillableRCNN.forward_train`, with ``identities.logits`` if it has any."""
+        losses, outputs = super().forward_train(batched_inputs)
+        logits = self.roi_heads.reid.identity_logits(outputs.identities.embeddings)
+        return losses, replace(outputs, identities=replace(outputs.identities, logits=logits))
 
-    def judge_crops(self, knowledge: Knowledge, crops: Crops) -> None:
-        """Add what this network thinks of given people to what it knows of a batch.
+    def embed_crops(self, outputs: ModelOutputs, crops: Crops) -> CropOutputs:
+        """Embeddings and, if the network has any, identity logits of given boxes.
 
         Args:
-            knowledge: of the batch, with ``features``; ``crops``, ``crop_embeddings`` and, if it
-                has any, ``crop_identity_logits`` are filled.
+            outputs: of the batch, with ``features``.
             crops: boxes per image of the batch.
         """
         boxes = [Boxes(b.to(self.device)) for b in crops.boxes]
-        knowledge.crops = crops
-        knowledge.crop_embeddings = self.roi_heads.embed(knowledge.features, boxes)
-        knowledge.crop_identity_logits = self.roi_heads.reid.identity_logits(
-            knowledge.crop_embeddings
-        )
+        embeddings = self.roi_heads.embed(outputs.features, boxes)
+        return CropOutputs(crops, embeddings, self.roi_heads.reid.identity_logits(embeddings))
 
     @torch.no_grad()
-    def judge_regions(
-        self, knowledge: Knowledge, student: Knowledge, fields: Iterable[str]
-    ) -> None:
-        """As :meth:`DistillableRCNN.judge_regions`, with ``embeddings`` and ``identity_logits``."""
-        fields = set(fields)
-        super().judge_regions(knowledge, student, fields)
-        if fields & {"embeddings", "identity_logits"}:
-            boxes = student.foreground_boxes()
-            knowledge.embeddings = self.roi_heads.embed(knowledge.features, boxes)
-            knowledge.person_ids = student.person_ids
-            if "identity_logits" in fields:
-                knowledge.identity_logits = self.roi_heads.reid.identity_logits(
-                    knowledge.embeddings
-                )
+    def forward_regions(
+        self, outputs: ModelOutputs, student: ModelOutputs, parts: frozenset[Part]
+    ) -> ModelOutputs:
+        """As :meth:`DistillableRCNN.forward_regions`, with ``identities``."""
+        outputs = super().forward_regions(outputs, student, parts)
+        if not parts & IDENTITY_PARTS:
+            return outputs
+        sampled, logits = student.regions, None
+        boxes = sampled.foreground_boxes(sampled.logits.shape[1] - 1)
+        embeddings = self.roi_heads.embed(outputs.features, boxes)
+        if Part.IDENTITY_LOGITS in parts:
+            logits = self.roi_heads.reid.identity_logits(embeddings)
+        identities = IdentityOutputs(embeddings, student.identities.person_ids, logits)
+        return replace(outputs, identities=identities)
 
     def inference(
         self,

@@ -1,26 +1,33 @@
 """Faster R-CNN as a student and as a teacher."""
 
-from collections.abc import Iterable
-from functools import partial
+from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.utils.events import get_event_storage
 
-from kd_search.modeling.rpn import DistillableRPN
+from kd_search.modeling.roi_heads.distillable import DistillableHeads
+from kd_search.modeling.rpn import DistillableRPN, anchor_spec
 from kd_search.outputs import (
-    Knowledge,
-    Layout,
+    ANCHOR_PARTS,
+    REGION_PARTS,
+    ModelOutputs,
+    ModelSpec,
+    Part,
+    RegionOutputs,
+    RegionSpec,
 )
 
 
 @META_ARCH_REGISTRY.register()
 class DistillableRCNN(GeneralizedRCNN):
-    """Detectron2's GeneralizedRCNN; as a student :meth:`forward_train`, as a teacher
-    :meth:`observe` and :meth:`judge_regions`. Weights and results are GeneralizedRCNN's.
+    """GeneralizedRCNN that can be a student and a teacher. Weights and results are unchanged.
 
-    Its proposal generator is a :class:`DistillableRPN`, its ROI heads are distillable ones: see
-    :func:`kd_search.modeling.as_distillable`.
+    It outputs features always, anchors with a :class:`DistillableRPN` and regions with
+    :class:`DistillableHeads`; other proposal generators and ROI heads, such as Detectron2's
+    ``CascadeROIHeads``, run as they are. See :func:`kd_search.modeling.as_distillable`.
     """
 
     def forward(self, batched_inputs: list[dict]):
@@ -29,30 +36,35 @@ class DistillableRCNN(GeneralizedRCNN):
             return self.inference(batched_inputs)
         return self.forward_train(batched_inputs)[0]
 
-    def layout(self) -> Layout:
+    def spec(self) -> ModelSpec:
         """Feature maps, classes, anchors and delta scales of this network."""
-        anchors = {}
+        parts, anchors, regions = {Part.FEATURES}, None, None
         if isinstance(self.proposal_generator, DistillableRPN):
-            anchors = self.proposal_generator.layout()
-        predictor = self.roi_heads.box_predictor
-        return Layout(
+            parts |= ANCHOR_PARTS
+            anchors = anchor_spec(self.proposal_generator)
+        if isinstance(self.roi_heads, DistillableHeads):
+            parts |= REGION_PARTS
+            predictor = self.roi_heads.box_predictor
+            weights = tuple(predictor.box2box_transform.weights)
+            regions = RegionSpec(weights, predictor.has_softmax)
+        return ModelSpec(
             features=self.backbone.output_shape(),
             num_classes=self.roi_heads.num_classes,
+            parts=frozenset(parts),
             size_divisibility=self.backbone.size_divisibility,
             image_format=self.input_format or "BGR",
-            region_delta_weights=tuple(predictor.box2box_transform.weights),
-            region_softmax=predictor.has_softmax,
-            **anchors,
+            anchors=anchors,
+            regions=regions,
         )
 
     def forward_train(
         self, batched_inputs: list[dict]
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        """Losses of a training batch and what the network knows of it."""
+    ) -> tuple[dict[str, torch.Tensor], ModelOutputs]:
+        """Losses and outputs of a training batch."""
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
         features = self.backbone(images.tensor)
-        anchors = None
+        anchors = regions = identities = None
         if isinstance(self.proposal_generator, DistillableRPN):
             proposals, losses, anchors = self.proposal_generator.forward_train(
                 images, features, targets
@@ -61,60 +73,61 @@ class DistillableRCNN(GeneralizedRCNN):
             proposals, losses = self.proposal_generator(images, features, targets)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, proposals)
-        region_losses, knowledge = self.roi_heads.forward_train(features, proposals, targets)
-        knowledge.images = images
-        knowledge.features = features
-        knowledge.annotated = targets
-        if anchors is not None:
-            knowledge.anchors = anchors.anchors
-            knowledge.anchor_logits = anchors.logits
-            knowledge.anchor_deltas = anchors.deltas
-            knowledge.anchor_labels = anchors.labels
-            knowledge.anchor_delta_targets = anchors.delta_targets
-            knowledge.anchor_normalizer = anchors.normalizer
-        return {**losses, **region_losses}, knowledge
+        if isinstance(self.roi_heads, DistillableHeads):
+            region_losses, regions, identities = self.roi_heads.forward_train(
+                features, proposals, targets
+            )
+        else:
+            _, region_losses = self.roi_heads(images, features, proposals, targets)
+        outputs = ModelOutputs(images, features, anchors, regions, identities, annotated=targets)
+        return {**losses, **region_losses}, outputs
 
     @torch.no_grad()
-    def observe(self, batched_inputs: list[dict], fields: Iterable[str]) -> Knowledge:
-        """What this network, as a teacher, thinks of a batch; nothing is proposed.
+    def forward_teacher(self, batched_inputs: list[dict], parts: frozenset[Part]) -> ModelOutputs:
+        """Outputs of this network as a teacher; nothing is proposed.
 
         Args:
             batched_inputs: the student's batch.
-            fields: names of the fields of :class:`Knowledge` to fill; the rest is not computed, and
-                those of regions are left to :meth:`judge_regions`.
+            parts: what to compute; regions are left to :meth:`forward_regions`.
 
         Returns:
-            knowledge without gradient.
+            outputs without gradient.
         """
-        fields = set(fields)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        knowledge = Knowledge(images=images, features=features)
-        if fields & {"anchor_logits", "anchor_deltas"}:
-            anchors = self.proposal_generator.judge(features)
-            knowledge.anchors = anchors.anchors
-            knowledge.anchor_logits = anchors.logits
-            knowledge.anchor_deltas = anchors.deltas
-        return knowledge
+        anchors = None
+        if parts & ANCHOR_PARTS:
+            anchors = self.proposal_generator.predict_anchors(features)
+        return ModelOutputs(images, features, anchors)
 
     @torch.no_grad()
-    def judge_regions(
-        self, knowledge: Knowledge, student: Knowledge, fields: Iterable[str]
-    ) -> None:
-        """Add what this network, as a teacher, thinks of the student's regions.
+    def forward_regions(
+        self, outputs: ModelOutputs, student: ModelOutputs, parts: frozenset[Part]
+    ) -> ModelOutputs:
+        """Predictions of this network, as a teacher, for the student's regions.
 
         Args:
-            knowledge: of :meth:`observe`, of the same batch.
-            student: the student's knowledge; its ``proposals`` are judged.
-            fields: names of the fields to fill, as of :meth:`observe`.
+            outputs: of :meth:`forward_teacher`, of the same batch.
+            student: of the same batch; its ``regions.proposals`` are used.
+            parts: what to compute.
+
+        Returns:
+            ``outputs`` with ``regions``, in this network's classes; as they are where no part of
+            regions is required.
         """
-        fields = set(fields)
-        knowledge.proposals = student.proposals
-        judge = partial(self.roi_heads.judge, knowledge.features)
-        if fields & {"region_logits", "region_deltas"}:
-            boxes = [p.proposal_boxes for p in student.proposals]
-            knowledge.region_logits, knowledge.region_deltas = judge(boxes)
-            if "foreground_logits" in fields:
-                knowledge.foreground_logits = knowledge.region_logits[student.foreground()]
-        elif "foreground_logits" in fields:
-            knowledge.foreground_logits, _ = judge(student.foreground_boxes())
+        if not parts & REGION_PARTS:
+            return outputs
+        sampled, features = student.regions, outputs.features
+        # Regions are those of the student's classes: the logits of the student have K + 1 columns.
+        num_classes = sampled.logits.shape[1] - 1
+        logits = deltas = foreground = None
+        if parts & {Part.REGION_LOGITS, Part.REGION_DELTAS}:
+            boxes = [p.proposal_boxes for p in sampled.proposals]
+            logits, deltas = self.roi_heads.predict_boxes(features, boxes)
+            if Part.FOREGROUND_LOGITS in parts:
+                foreground = logits[sampled.foreground(num_classes)]
+        else:
+            boxes = sampled.foreground_boxes(num_classes)
+            foreground, _ = self.roi_heads.predict_boxes(features, boxes)
+        regions = RegionOutputs(sampled.proposals, logits, deltas, foreground)
+        return replace(outputs, regions=regions)

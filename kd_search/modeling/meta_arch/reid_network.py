@@ -1,6 +1,6 @@
-"""Re-identification of crops and tracklets: the network that DKD and VKD learn from and distil."""
+"""Re-identification of crops and tracklets."""
 
-from collections.abc import Iterable
+from __future__ import annotations
 
 import torch
 from detectron2.config import configurable
@@ -10,8 +10,12 @@ from torch.nn import functional as F
 
 from kd_search.losses import batch_hard_triplet
 from kd_search.outputs import (
-    Knowledge,
-    Layout,
+    IDENTITY_PARTS,
+    IdentityOutputs,
+    IdentitySpec,
+    ModelOutputs,
+    ModelSpec,
+    Part,
 )
 from kd_search.utils.collectives import join_rows
 
@@ -120,14 +124,16 @@ class ReIDNetwork(nn.Module):
     def num_ids(self) -> int:
         return self.classifier.out_features
 
-    def layout(self) -> Layout:
+    def spec(self) -> ModelSpec:
         """Feature maps, size of an embedding and number of identities."""
-        return Layout(
+        identities = IdentitySpec(self.classifier.in_features, self.num_ids)
+        return ModelSpec(
             features=self.backbone.output_shape(),
             num_classes=0,
+            parts=IDENTITY_PARTS,
             image_format=self.input_format,
-            embedding_dim=self.classifier.in_features,
-            num_identities=self.num_ids,
+            identities=identities,
+            crops=identities,
         )
 
     def forward(self, batched_inputs: list[dict]):
@@ -145,23 +151,23 @@ class ReIDNetwork(nn.Module):
 
     def forward_train(
         self, batched_inputs: list[dict]
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        """Losses of a training batch and what the network knows of it.
+    ) -> tuple[dict[str, torch.Tensor], ModelOutputs]:
+        """Losses and outputs of a training batch.
 
         Returns:
             ``loss_reid_cls`` and ``loss_reid_triplet``, means over labelled samples and over those
             with a triplet, of all ranks where ``gather_over_ranks`` is on; of this rank's batch
-            ``embeddings`` (B, D) before the neck, ``identity_logits`` (B, L) and ``person_ids``
+            ``identities``: embeddings (B, D) before the neck, logits (B, L) and ``person_ids``
             (B,).
         """
         ids = torch.tensor([x["person_id"] for x in batched_inputs], device=self.device)
-        features, logits = self._judge(self._drawn_views(self._frames(batched_inputs)))
-        judged = (features, logits, ids)
+        features, logits = self._predict(self._drawn_views(self._frames(batched_inputs)))
+        predicted = (features, logits, ids)
         # Without gradients nothing is trained, and the other ranks may not be here.
         if self.gather_over_ranks and torch.is_grad_enabled():
-            judged = join_rows(*judged)
-        losses = self.losses(*judged)
-        return losses, Knowledge(embeddings=features, identity_logits=logits, person_ids=ids)
+            predicted = join_rows(*predicted)
+        losses = self.losses(*predicted)
+        return losses, ModelOutputs(identities=IdentityOutputs(features, ids, logits))
 
     def losses(
         self, features: torch.Tensor, logits: torch.Tensor, person_ids: torch.Tensor
@@ -183,15 +189,15 @@ class ReIDNetwork(nn.Module):
         return losses
 
     @torch.no_grad()
-    def observe(self, batched_inputs: list[dict], fields: Iterable[str]) -> Knowledge:
-        """What this network, as a teacher, thinks of a batch of sets.
+    def forward_teacher(self, batched_inputs: list[dict], parts: frozenset[Part]) -> ModelOutputs:
+        """Outputs of this network as a teacher of a batch of sets.
 
         Args:
-            batched_inputs: as :meth:`forward`; all frames are looked at.
-            fields: unused: features and logits cost one pass.
+            batched_inputs: as :meth:`forward`; all frames are used.
+            parts: unused: features and logits cost one pass.
         """
-        features, logits = self._judge(self._frames(batched_inputs))
-        return Knowledge(embeddings=features, identity_logits=logits)
+        features, logits = self._predict(self._frames(batched_inputs))
+        return ModelOutputs(identities=IdentityOutputs(features, logits=logits))
 
     def crop_features(self, crops: torch.Tensor) -> torch.Tensor:
         """Features of single crops before the neck: all that has to be kept of them.
@@ -212,7 +218,7 @@ class ReIDNetwork(nn.Module):
         images = (crops.float() - self.pixel_mean) / self.pixel_std
         return self.backbone(images)[self.feature].float()
 
-    def judge_features(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def classify(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(P, D) features of crops to their (P, D) test embeddings and (P, L) identity logits."""
         if len(features) == 0:
             return features, features.new_zeros((0, self.num_ids))
@@ -225,7 +231,7 @@ class ReIDNetwork(nn.Module):
     def _test_embedding(self, features: torch.Tensor) -> torch.Tensor:
         return self.neck(features) if self.test_embedding == "after" else features
 
-    def _judge(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _predict(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, T, 3, H, W) to features before the neck (B, D) and logits (B, L)."""
         pooled = self._pooled(frames)
         batch, length = pooled.shape[:2]

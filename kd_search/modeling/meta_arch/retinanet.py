@@ -1,6 +1,6 @@
-"""RetinaNet that can be distilled and can teach."""
+"""RetinaNet as a student and as a teacher."""
 
-from collections.abc import Iterable
+from __future__ import annotations
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
@@ -11,21 +11,22 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss
 from torch.nn.functional import one_hot
 
+from kd_search.modeling.rpn import anchor_spec
 from kd_search.outputs import (
-    Knowledge,
-    Layout,
+    ANCHOR_PARTS,
+    AnchorOutputs,
+    AnchorTargets,
+    ModelOutputs,
+    ModelSpec,
+    Part,
 )
-
-#: Fields of :class:`Knowledge` that RetinaNet can fill as a teacher.
-TEACHER_FIELDS = frozenset({"images", "features", "anchors", "anchor_logits", "anchor_deltas"})
 
 
 @META_ARCH_REGISTRY.register()
 class DistillableRetinaNet(RetinaNet):
-    """Detectron2's RetinaNet, able to say what it thought of every anchor.
+    """RetinaNet that can be a student and a teacher.
 
     Weights, losses and detections are RetinaNet's, the losses with the same bits in every process.
-    As a student it offers :meth:`forward_train`, as a teacher :meth:`observe`.
     """
 
     def forward(self, batched_inputs: list[dict]):
@@ -43,8 +44,8 @@ class DistillableRetinaNet(RetinaNet):
 
     def forward_train(
         self, batched_inputs: list[dict]
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        """Losses of a training batch and what the network knows of it.
+    ) -> tuple[dict[str, torch.Tensor], ModelOutputs]:
+        """Losses and outputs of a training batch.
 
         The losses are divided by a running mean of the number of positive anchors, which every
         call moves: call it once a step.
@@ -53,8 +54,8 @@ class DistillableRetinaNet(RetinaNet):
             batched_inputs: see :meth:`forward`.
 
         Returns:
-            ``loss_cls`` and ``loss_box_reg``, and knowledge about images, features and anchors.
-            An anchor between the two IoU thresholds is ignored: its label and class are -1.
+            ``loss_cls`` and ``loss_box_reg``, and images, features and anchors. An anchor between
+            the two IoU thresholds is ignored: its label and class are -1.
         """
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
@@ -68,18 +69,18 @@ class DistillableRetinaNet(RetinaNet):
         losses = self.losses(anchors, logits, classes, deltas, gt_boxes)
         if self.vis_period > 0:
             self._visualize_now_and_then(batched_inputs, images, maps, anchors, predictions)
-        knowledge = Knowledge(
-            images=images,
-            features=features,
+        outputs = ModelOutputs(
+            images,
+            features,
+            AnchorOutputs(
+                boxes=[a.tensor for a in anchors],
+                logits=logits,
+                deltas=deltas,
+                targets=self._targets(anchors, torch.stack(classes), gt_boxes),
+            ),
             annotated=targets,
-            anchors=[a.tensor for a in anchors],
-            anchor_logits=logits,
-            anchor_deltas=deltas,
-            anchor_classes=torch.stack(classes),
-            anchor_normalizer=float(self.loss_normalizer),
         )
-        self._add_targets(knowledge, gt_boxes)
-        return losses, knowledge
+        return losses, outputs
 
     def losses(
         self,
@@ -138,82 +139,69 @@ class DistillableRetinaNet(RetinaNet):
         }
 
     @torch.no_grad()
-    def observe(self, batched_inputs: list[dict], fields: Iterable[str]) -> Knowledge:
-        """What this network, as a teacher, thinks of a batch.
+    def forward_teacher(self, batched_inputs: list[dict], parts: frozenset[Part]) -> ModelOutputs:
+        """Outputs of this network as a teacher.
 
         Args:
             batched_inputs: the student's batch.
-            fields: names from :data:`TEACHER_FIELDS`; the rest is neither computed nor kept.
+            parts: what to compute.
 
         Returns:
-            knowledge without gradient.
-
-        Raises:
-            ValueError: if asked for what a network without regions cannot know.
+            outputs without gradient.
         """
-        fields = set(fields)
-        if fields - TEACHER_FIELDS:
-            raise ValueError(
-                f"{type(self).__name__} cannot teach {sorted(fields - TEACHER_FIELDS)}, only "
-                f"{sorted(TEACHER_FIELDS)}: drop the terms of DISTILLATION.TERMS that ask for it"
-            )
-        knowledge = Knowledge(images=self.preprocess_image(batched_inputs))
-        if not fields - {"images"}:
-            return knowledge
-        features = self.backbone(knowledge.images.tensor)
-        if "features" in fields:
-            knowledge.features = features
-        if fields & {"anchors", "anchor_logits", "anchor_deltas"}:
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        anchors = None
+        if parts & ANCHOR_PARTS:
             maps = [features[name] for name in self.head_in_features]
-            knowledge.anchors = [a.tensor for a in self.anchor_generator(maps)]
-            logits, deltas = self._judge(maps, fields)
-            if "anchor_logits" in fields:
-                knowledge.anchor_logits = [_per_anchor(x, self.num_classes) for x in logits]
-            if "anchor_deltas" in fields:
-                knowledge.anchor_deltas = [_per_anchor(x, 4) for x in deltas]
-        return knowledge
+            boxes = [a.tensor for a in self.anchor_generator(maps)]
+            logits, deltas = self._head_outputs(maps, parts)
+            anchors = AnchorOutputs(
+                boxes,
+                None if logits is None else [_per_anchor(x, self.num_classes) for x in logits],
+                None if deltas is None else [_per_anchor(x, 4) for x in deltas],
+            )
+        return ModelOutputs(images, features, anchors)
 
-    def layout(self) -> Layout:
-        """What is fixed about this network; tensors are copies on the CPU."""
-        generator = self.anchor_generator
-        return Layout(
+    def spec(self) -> ModelSpec:
+        """Feature maps, classes and anchors of this network."""
+        return ModelSpec(
             features=self.backbone.output_shape(),
             num_classes=self.num_classes,
+            parts=frozenset({Part.FEATURES}) | ANCHOR_PARTS,
             size_divisibility=self.backbone.size_divisibility,
             image_format=self.input_format,
-            anchor_cells=[cells.detach().cpu().clone() for cells in generator.cell_anchors],
-            anchor_strides=[int(stride) for stride in generator.strides],
-            anchor_offset=float(generator.offset),
-            dense_classes=True,
-            anchor_delta_weights=tuple(self.box2box_transform.weights),
+            anchors=anchor_spec(self, dense_classes=True),
         )
 
-    def _judge(self, maps: list[torch.Tensor], fields: set[str]):
-        """Logits and deltas of the head, ``None`` for a half that nobody asks for."""
-        if not fields & {"anchor_logits", "anchor_deltas"}:
-            return None, None
+    def _head_outputs(self, maps: list[torch.Tensor], parts: frozenset[Part]):
+        """Logits and deltas of the head, ``None`` for a half that is not required."""
         head = self.head
-        if type(head) is not RetinaNetHead or {"anchor_logits", "anchor_deltas"} <= fields:
-            return head(maps)
+        if type(head) is not RetinaNetHead or parts >= ANCHOR_PARTS:
+            logits, deltas = head(maps)
+            return (
+                logits if Part.ANCHOR_LOGITS in parts else None,
+                deltas if Part.ANCHOR_DELTAS in parts else None,
+            )
         # The two halves share no layer, and each is as large as a backbone.
-        if "anchor_logits" in fields:
+        if Part.ANCHOR_LOGITS in parts:
             return [head.cls_score(head.cls_subnet(x)) for x in maps], None
         return None, [head.bbox_pred(head.bbox_subnet(x)) for x in maps]
 
-    def _add_targets(self, knowledge: Knowledge, gt_boxes: list[torch.Tensor]) -> None:
-        """Fill labels and delta targets from the classes; ``gt_boxes`` N times (sum A_l, 4)."""
-        classes = knowledge.anchor_classes
+    def _targets(
+        self, anchors: list[Boxes], classes: torch.Tensor, gt_boxes: list[torch.Tensor]
+    ) -> AnchorTargets:
+        """Labels and delta targets from (N, sum A_l) classes; ``gt_boxes`` N times (sum A_l, 4)."""
         positive = (classes >= 0) & (classes < self.num_classes)
         labels = torch.zeros_like(classes, dtype=torch.int8)
         labels[positive] = 1
         labels[classes < 0] = -1
-        anchors = torch.cat(knowledge.anchors)
+        boxes = torch.cat([a.tensor for a in anchors])
         deltas = [
-            self.box2box_transform.get_deltas(anchors[chosen], boxes[chosen])
-            for chosen, boxes in zip(positive, gt_boxes)
+            self.box2box_transform.get_deltas(boxes[chosen], wanted[chosen])
+            for chosen, wanted in zip(positive, gt_boxes)
         ]
-        knowledge.anchor_labels = labels
-        knowledge.anchor_delta_targets = torch.cat(deltas)
+        return AnchorTargets(labels, torch.cat(deltas), float(self.loss_normalizer), classes)
 
     @torch.no_grad()
     def _visualize_now_and_then(

@@ -1,4 +1,4 @@
-"""Detectron2's ROI heads, able to say what they thought of every region and to judge given ones."""
+"""Detectron2's ROI heads, able to output their predictions for sampled and for given regions."""
 
 from typing import Optional
 
@@ -16,14 +16,16 @@ from torch import nn
 
 from kd_search.modeling.backbones.resnet import resnet_stage, stage_channels
 from kd_search.modeling.roi_heads.box_predictor import distillable_predictor
-from kd_search.outputs import Knowledge
+from kd_search.outputs import IdentityOutputs, RegionOutputs, RegionTargets
+
+TrainOutputs = tuple[dict[str, torch.Tensor], RegionOutputs, Optional[IdentityOutputs]]
 
 
 class DistillableHeads:
-    """What distillable ROI heads have in common; mixed in before ROI heads of Detectron2.
+    """Base of distillable ROI heads; mixed in before ROI heads of Detectron2.
 
-    The class that it is mixed into offers ``forward_train(features, proposals, targets)`` and
-    ``judge(features, boxes)``, and a :class:`DistillableBoxPredictor` as ``box_predictor``.
+    The class that it is mixed into has a :class:`DistillableBoxPredictor` as ``box_predictor`` and
+    implements :meth:`_region_features` and :meth:`_predict`.
     """
 
     def forward(
@@ -36,20 +38,56 @@ class DistillableHeads:
         """As Detectron2's: (proposals, losses) in training, (detections, {}) otherwise."""
         if not self.training:
             return super().forward(images, features, proposals, targets)
-        losses, knowledge = self.forward_train(features, proposals, targets)
-        return knowledge.proposals, losses
+        losses, regions, _ = self.forward_train(features, proposals, targets)
+        return regions.proposals, losses
 
-    def _box_losses_and_knowledge(
-        self, proposals: list[Instances], logits: torch.Tensor, deltas: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        classes, targets = self.box_predictor.targets(proposals)
-        return self.box_predictor.losses((logits, deltas), proposals), Knowledge(
-            proposals=proposals,
-            region_logits=logits,
-            region_deltas=deltas,
-            region_classes=classes,
-            region_delta_targets=targets,
-        )
+    def forward_train(
+        self,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances],
+    ) -> TrainOutputs:
+        """Sample regions and predict their classes and boxes.
+
+        Returns:
+            losses: ``loss_cls``, ``loss_box_reg``, and those of masks, keypoints and identities
+                where the heads have them.
+            regions: complete, but for ``foreground_logits``.
+            identities: ``None`` without a re-ID branch.
+        """
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        pooled = self._region_features(features, [p.proposal_boxes for p in proposals])
+        logits, deltas = self._predict(pooled)
+        wanted = RegionTargets(*self.box_predictor.targets(proposals))
+        regions = RegionOutputs(proposals, logits, deltas, targets=wanted)
+        losses = self.box_predictor.losses((logits, deltas), proposals)
+        more, identities = self._other_losses(features, proposals, pooled)
+        return {**losses, **more}, regions, identities
+
+    def predict_boxes(
+        self, features: dict[str, torch.Tensor], boxes: list[Boxes]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class logits (R, K + 1) and box deltas (R, 4 K) of given regions, image after image."""
+        return self._predict(self._region_features(features, boxes))
+
+    def _region_features(
+        self, features: dict[str, torch.Tensor], boxes: list[Boxes]
+    ) -> torch.Tensor:
+        """(R, C, H, W) features of regions, as the box head and other heads share them."""
+        raise NotImplementedError
+
+    def _predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and deltas of :meth:`_region_features`."""
+        raise NotImplementedError
+
+    def _other_losses(
+        self,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        pooled: torch.Tensor,
+    ) -> tuple[dict[str, torch.Tensor], Optional[IdentityOutputs]]:
+        """Losses beside those of classes and boxes, and identities where there are any."""
+        return {}, None
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -63,7 +101,7 @@ class DistillableROIHeads(DistillableHeads, StandardROIHeads):
             kwargs: as ``StandardROIHeads``.
 
         Raises:
-            ValueError: heads that train on predicted boxes, which a teacher has not judged.
+            ValueError: heads that train on predicted boxes, which a teacher has not seen.
         """
         super().__init__(**kwargs)
         if self.train_on_pred_boxes:
@@ -79,31 +117,15 @@ class DistillableROIHeads(DistillableHeads, StandardROIHeads):
         ret["box_predictor"] = distillable_predictor(ret["box_predictor"], cfg, shape)
         return ret
 
-    def forward_train(
-        self,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
-        targets: list[Instances],
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        """Sample regions, judge them, and return the losses with what was found.
+    def _region_features(self, features, boxes):
+        return self.box_pooler([features[name] for name in self.box_in_features], boxes)
 
-        Returns:
-            losses: ``loss_cls``, ``loss_box_reg``, and those of masks and keypoints if they are on.
-            knowledge: ``proposals`` and the ``region_*`` fields.
-        """
-        proposals = self.label_and_sample_proposals(proposals, targets)
-        logits, deltas = self.judge(features, [p.proposal_boxes for p in proposals])
-        losses, knowledge = self._box_losses_and_knowledge(proposals, logits, deltas)
-        losses.update(self._forward_mask(features, proposals))
-        losses.update(self._forward_keypoint(features, proposals))
-        return losses, knowledge
-
-    def judge(
-        self, features: dict[str, torch.Tensor], boxes: list[Boxes]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class logits (R, K + 1) and box deltas (R, 4 K) of given regions, image after image."""
-        pooled = self.box_pooler([features[name] for name in self.box_in_features], boxes)
+    def _predict(self, pooled):
         return self.box_predictor(self.box_head(pooled))
+
+    def _other_losses(self, features, proposals, pooled):
+        losses = self._forward_mask(features, proposals)
+        return {**losses, **self._forward_keypoint(features, proposals)}, None
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -125,27 +147,15 @@ class DistillableRes5ROIHeads(DistillableHeads, Res5ROIHeads):
             return super()._build_res5_block(cfg)
         return nn.Sequential(*resnet_stage(cfg, 5)), stage_channels(cfg, 5)
 
-    def forward_train(
-        self,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
-        targets: list[Instances],
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        """As :meth:`DistillableROIHeads.forward_train`; masks share res5 with the boxes."""
-        proposals = self.label_and_sample_proposals(proposals, targets)
-        regions = self._regions(features, [p.proposal_boxes for p in proposals])
-        logits, deltas = self.box_predictor(regions.mean(dim=[2, 3]))
-        losses, knowledge = self._box_losses_and_knowledge(proposals, logits, deltas)
-        if self.mask_on:
-            foreground, masks = select_foreground_proposals(proposals, self.num_classes)
-            losses.update(self.mask_head(regions[torch.cat(masks)], foreground))
-        return losses, knowledge
-
-    def judge(
-        self, features: dict[str, torch.Tensor], boxes: list[Boxes]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class logits (R, K + 1) and box deltas (R, 4 K) of given regions, image after image."""
-        return self.box_predictor(self._regions(features, boxes).mean(dim=[2, 3]))
-
-    def _regions(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
+    def _region_features(self, features, boxes):
         return self._shared_roi_transform([features[name] for name in self.in_features], boxes)
+
+    def _predict(self, pooled):
+        return self.box_predictor(pooled.mean(dim=[2, 3]))
+
+    def _other_losses(self, features, proposals, pooled):
+        if not self.mask_on:
+            return {}, None
+        # Masks share res5 with the boxes.
+        foreground, masks = select_foreground_proposals(proposals, self.num_classes)
+        return self.mask_head(pooled[torch.cat(masks)], foreground), None

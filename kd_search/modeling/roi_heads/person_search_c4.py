@@ -6,15 +6,13 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import select_foreground_proposals
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 from torch import nn
 
 from kd_search.modeling.backbones.resnet import stage_channels
 from kd_search.modeling.roi_heads.distillable import DistillableRes5ROIHeads
 from kd_search.modeling.roi_heads.person_search import PersonSearchHeads
 from kd_search.modeling.roi_heads.reid_branch import ReIDBranch
-from kd_search.outputs import Knowledge
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -48,26 +46,15 @@ class PersonSearchRes5ROIHeads(PersonSearchHeads, DistillableRes5ROIHeads):
             ret["reid_res5"] = cls._build_res5_block(cfg)[0]
         return ret
 
-    def forward_train(
-        self,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
-        targets: list[Instances],
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        """As :meth:`PersonSearchROIHeads.forward_train`; a shared res5 runs once for both."""
-        proposals = self.label_and_sample_proposals(proposals, targets)
-        regions = self._regions(features, [p.proposal_boxes for p in proposals])
-        logits, deltas = self.box_predictor(regions.mean(dim=[2, 3]))
-        foreground, masks = select_foreground_proposals(proposals, self.num_classes)
+    def _embed_foreground(self, features, foreground, masks, pooled):
         if self.reid_res5 is None:
-            embeddings = self.reid(regions[torch.cat(masks)])
-        else:
-            embeddings = self.embed(features, [p.proposal_boxes for p in foreground])
-        return self._losses_and_knowledge(proposals, logits, deltas, foreground, embeddings)
+            # A shared res5 runs once for both.
+            return self.reid(pooled[torch.cat(masks)])
+        return self.embed(features, [p.proposal_boxes for p in foreground])
 
     def embed(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
         """Embeddings (R, D) of given boxes, absolute pixels of the network input, XYXY."""
         if self.reid_res5 is None:
-            return self.reid(self._regions(features, boxes))
+            return self.reid(self._region_features(features, boxes))
         pooled = self.pooler([features[name] for name in self.in_features], boxes)
         return self.reid(self.reid_res5(pooled))

@@ -4,14 +4,12 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import select_foreground_proposals
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 
 from kd_search.modeling.roi_heads.distillable import DistillableROIHeads
 from kd_search.modeling.roi_heads.person_search import PersonSearchHeads
 from kd_search.modeling.roi_heads.poolers import RectangularROIPooler
 from kd_search.modeling.roi_heads.reid_branch import ReIDBranch
-from kd_search.outputs import Knowledge
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -63,23 +61,8 @@ class PersonSearchROIHeads(PersonSearchHeads, DistillableROIHeads):
         ret["reid"] = ReIDBranch(cfg, shape)
         return ret
 
-    def forward_train(
-        self,
-        features: dict[str, torch.Tensor],
-        proposals: list[Instances],
-        targets: list[Instances],
-    ) -> tuple[dict[str, torch.Tensor], Knowledge]:
-        """Sample regions, judge them, and return the losses with what was found.
-
-        Returns:
-            losses: ``loss_cls``, ``loss_box_reg``, ``loss_oim``.
-            knowledge: ``proposals``, the ``region_*`` fields, ``embeddings`` and ``person_ids``.
-        """
-        proposals = self.label_and_sample_proposals(proposals, targets)
-        logits, deltas = self.judge(features, [p.proposal_boxes for p in proposals])
-        foreground, _ = select_foreground_proposals(proposals, self.num_classes)
-        embeddings = self.embed(features, [p.proposal_boxes for p in foreground])
-        return self._losses_and_knowledge(proposals, logits, deltas, foreground, embeddings)
+    def _embed_foreground(self, features, foreground, masks, pooled):
+        return self.embed(features, [p.proposal_boxes for p in foreground])
 
     def embed(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
         """Embeddings (R, D) of given boxes, absolute pixels of the network input, XYXY."""

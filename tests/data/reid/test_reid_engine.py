@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog
 from kd_search.data import register_person_search_coco
 from kd_search.data.reid import register_market1501_split
 from kd_search.engine import PersonSearchTrainer, build_config
-from kd_search.engine.network_kind import best_metric, train_kind
+from kd_search.engine.task import best_metric, train_task
 
 TINY = [
     *("MODEL.META_ARCHITECTURE", "ReIDNetwork", "MODEL.DEVICE", "cpu"),
@@ -70,7 +70,7 @@ def test_a_missing_training_set_stops_training_but_not_evaluation(market, regist
 
 
 def test_kinds_do_not_mix(market, people):
-    assert train_kind(["market_train"]) == "reid" and train_kind(["people"]) == "person_search"
+    assert train_task(["market_train"]) == "reid" and train_task(["people"]) == "person_search"
     both = [*market, "DATASETS.TRAIN", "('market_train', 'people')"]
     with pytest.raises(ValueError, match=r"mixes re-ID sets .market_train. with .*people"):
         build_config("", both)

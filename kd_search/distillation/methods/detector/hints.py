@@ -1,6 +1,6 @@
 """Feature maps taught by hints through an adaptation layer (Chen et al., NIPS 2017)."""
 
-from typing import Optional, Union
+from typing import Union
 
 import torch
 from detectron2.config import configurable
@@ -8,10 +8,7 @@ from torch import nn
 
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
 from kd_search.losses import align_maps, hint_loss
-from kd_search.outputs import (
-    Knowledge,
-    Layout,
-)
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 NORMS = ("l2", "l1")
 
@@ -25,7 +22,7 @@ class HintTerm(DistillationTerm):
     with the student and stay here: neither its weights nor an exported model hold them.
     """
 
-    teacher_fields = frozenset({"features"})
+    student_parts = teacher_parts = frozenset({Part.FEATURES})
 
     @configurable
     def __init__(
@@ -67,7 +64,7 @@ class HintTerm(DistillationTerm):
             "loss_weight": node.LOSS_WEIGHT,
         }
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         if not self.pairs:
             common = [name for name in student.features if name in teacher.features]
             self.pairs = [(name, name) for name in common]
@@ -78,8 +75,8 @@ class HintTerm(DistillationTerm):
             )
         for pair in self.pairs:
             ours, theirs = (
-                _shape(side, layout, name)
-                for side, layout, name in zip(("student", "teacher"), (student, teacher), pair)
+                _shape(side, spec, name)
+                for side, spec, name in zip(("student", "teacher"), (student, teacher), pair)
             )
             self.strides[pair] = (ours.stride, theirs.stride)
             if self.adaptation:
@@ -90,7 +87,7 @@ class HintTerm(DistillationTerm):
                     f"of the teacher {theirs.channels}: set DISTILLATION.HINT.ADAPTATION to True"
                 )
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
         """``{"loss_hint": scalar}`` from ``features``."""
         losses = []
         for pair in self.pairs:
@@ -118,13 +115,13 @@ def _key(pair: tuple[str, str]) -> str:
     return "_".join(pair).replace(".", "_")
 
 
-def _names(layout: Layout) -> str:
-    return f"[{', '.join(layout.features)}]"
+def _names(spec: ModelSpec) -> str:
+    return f"[{', '.join(spec.features)}]"
 
 
-def _shape(side: str, layout: Layout, name: str):
-    if name not in layout.features:
+def _shape(side: str, spec: ModelSpec, name: str):
+    if name not in spec.features:
         raise ValueError(
-            f"DISTILLATION.HINT.FEATURES: the {side} has no {name!r}, it has {_names(layout)}"
+            f"DISTILLATION.HINT.FEATURES: the {side} has no {name!r}, it has {_names(spec)}"
         )
-    return layout.features[name]
+    return spec.features[name]

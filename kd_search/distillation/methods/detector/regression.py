@@ -16,10 +16,7 @@ from kd_search.distillation.terms import (
     end_of_schedule,
 )
 from kd_search.losses import bounded_regression, teacher_l2
-from kd_search.outputs import (
-    Knowledge,
-    Layout,
-)
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 KINDS = ("bounded", "l2")
 
@@ -84,7 +81,7 @@ class RegressionTerm(DistillationTerm):
 class RegionRegressionTerm(RegressionTerm):
     """Bounded regression of the foreground regions, divided by the number of all regions."""
 
-    teacher_fields = frozenset({"region_deltas"})
+    student_parts = teacher_parts = frozenset({Part.REGION_DELTAS})
 
     @configurable
     def __init__(self, **kwargs):
@@ -105,18 +102,18 @@ class RegionRegressionTerm(RegressionTerm):
             "loss_weight_end": end_of_schedule(node.REGION_LOSS_WEIGHT_END),
         }
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         check_has_regions(type(self).__name__, student, teacher)
         self.num_classes = student.num_classes
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_region_bounded": scalar}`` from ``region_deltas``."""
-        classes = student.region_classes
-        foreground = (classes >= 0) & (classes < self.num_classes)
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_region_bounded": scalar}`` from ``regions.deltas``."""
+        classes = student.regions.targets.classes
+        foreground = student.regions.foreground(self.num_classes)
         loss = self.loss(
-            _deltas_of_classes(student.region_deltas[foreground], classes[foreground]),
-            _deltas_of_classes(teacher.region_deltas[foreground], classes[foreground]),
-            student.region_delta_targets,
+            _deltas_of_classes(student.regions.deltas[foreground], classes[foreground]),
+            _deltas_of_classes(teacher.regions.deltas[foreground], classes[foreground]),
+            student.regions.targets.deltas,
         )
         return {"loss_region_bounded": self.nu * loss / max(len(classes), 1)}
 
@@ -125,7 +122,7 @@ class RegionRegressionTerm(RegressionTerm):
 class AnchorRegressionTerm(RegressionTerm):
     """Bounded regression of the positive anchors, divided by what the own loss is divided by."""
 
-    teacher_fields = frozenset({"anchor_deltas"})
+    student_parts = teacher_parts = frozenset({Part.ANCHOR_DELTAS})
 
     @configurable
     def __init__(self, **kwargs):
@@ -145,18 +142,18 @@ class AnchorRegressionTerm(RegressionTerm):
             "loss_weight_end": end_of_schedule(node.ANCHOR_LOSS_WEIGHT_END),
         }
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         check_same_anchors(type(self).__name__, student, teacher)
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_anchor_bounded": scalar}`` from ``anchor_deltas`` and the student's labels."""
-        positive = student.anchor_labels == 1
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_anchor_bounded": scalar}`` from ``anchors.deltas`` and the student's labels."""
+        positive = student.anchors.targets.labels == 1
         loss = self.loss(
-            flatten_levels(student.anchor_deltas)[positive],
-            flatten_levels(teacher.anchor_deltas)[positive],
-            student.anchor_delta_targets,
+            flatten_levels(student.anchors.deltas)[positive],
+            flatten_levels(teacher.anchors.deltas)[positive],
+            student.anchors.targets.deltas,
         )
-        return {"loss_anchor_bounded": self.nu * loss / student.anchor_normalizer}
+        return {"loss_anchor_bounded": self.nu * loss / student.anchors.targets.normalizer}
 
 
 def _deltas_of_classes(deltas: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

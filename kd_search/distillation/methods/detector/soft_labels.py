@@ -5,21 +5,14 @@ from typing import Optional
 import torch
 from detectron2.config import configurable
 
-from kd_search.distillation.anchors import (
-    check_has_regions,
-    check_same_anchors,
-    flatten_levels,
-)
+from kd_search.distillation.anchors import check_same_anchors, check_softmax, flatten_levels
 from kd_search.distillation.terms import (
     DISTILLATION_TERM_REGISTRY,
     DistillationTerm,
     end_of_schedule,
 )
 from kd_search.losses import soft_binary_cross_entropy, soft_cross_entropy
-from kd_search.outputs import (
-    Knowledge,
-    Layout,
-)
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 
 class SoftLabelTerm(DistillationTerm):
@@ -87,7 +80,7 @@ class SoftLabelTerm(DistillationTerm):
 class RegionClassTerm(SoftLabelTerm):
     """Soft cross-entropy of every sampled region; L_soft is the mean over regions."""
 
-    teacher_fields = frozenset({"region_logits"})
+    student_parts = teacher_parts = frozenset({Part.REGION_LOGITS})
 
     @configurable
     def __init__(self, **kwargs):
@@ -106,22 +99,17 @@ class RegionClassTerm(SoftLabelTerm):
     def hard_loss_factors(self) -> dict[str, float]:
         return {"loss_cls": self.mu}
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
-        check_has_regions(type(self).__name__, student, teacher)
-        if not (student.region_softmax and teacher.region_softmax):
-            raise ValueError(
-                "RegionClassTerm compares softmax classes: set "
-                "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE to False"
-            )
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
+        check_softmax(type(self).__name__, student, teacher)
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_region_soft": scalar}`` from ``region_logits``."""
-        logits = student.region_logits
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_region_soft": scalar}`` from ``regions.logits``."""
+        logits = student.regions.logits
         weights = logits.new_full(
             (logits.shape[1],), float(self.object_weight), dtype=torch.float32
         )
         weights[-1] = self.background_weight
-        loss = soft_cross_entropy(logits, teacher.region_logits, weights, self.temperature)
+        loss = soft_cross_entropy(logits, teacher.regions.logits, weights, self.temperature)
         return {"loss_region_soft": self.soft_weight * loss.sum() / max(len(loss), 1)}
 
 
@@ -134,7 +122,7 @@ class AnchorClassTerm(SoftLabelTerm):
     weighted by |p_teacher - p_student|^gamma so that the many easy anchors do not drown the rest.
     """
 
-    teacher_fields = frozenset({"anchor_logits"})
+    student_parts = teacher_parts = frozenset({Part.ANCHOR_LOGITS})
 
     @configurable
     def __init__(self, *, focal_gamma: float = 2.0, **kwargs):
@@ -160,19 +148,21 @@ class AnchorClassTerm(SoftLabelTerm):
     def hard_loss_factors(self) -> dict[str, float]:
         return {"loss_cls" if self.dense_classes else "loss_rpn_cls": self.mu}
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         check_same_anchors(type(self).__name__, student, teacher)
-        self.dense_classes = student.dense_classes
+        self.dense_classes = student.anchors.dense_classes
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_anchor_soft": scalar}`` from ``anchor_logits`` and the student's labels."""
-        sampled = student.anchor_labels >= 0
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_anchor_soft": scalar}`` from ``anchors.logits`` and the student's labels."""
+        sampled = student.anchors.targets.labels >= 0
         loss = soft_binary_cross_entropy(
-            flatten_levels(student.anchor_logits)[sampled],
-            flatten_levels(teacher.anchor_logits)[sampled],
+            flatten_levels(student.anchors.logits)[sampled],
+            flatten_levels(teacher.anchors.logits)[sampled],
             object_weight=self.object_weight,
             background_weight=self.background_weight,
             temperature=self.temperature,
             focal_gamma=self.focal_gamma if self.dense_classes else 0.0,
         )
-        return {"loss_anchor_soft": self.soft_weight * loss.sum() / student.anchor_normalizer}
+        return {
+            "loss_anchor_soft": self.soft_weight * loss.sum() / student.anchors.targets.normalizer
+        }

@@ -1,1 +1,10 @@
 """Diverse knowledge distillation (Zhang et al., AAAI 2021)."""
+
+from kd_search.distillation.methods.dkd import config  # registers the keys
+from kd_search.distillation.methods.dkd.crops import CropSampler, cut_crops
+from kd_search.distillation.methods.dkd.reid_teacher import ReIDTeacher
+from kd_search.distillation.methods.dkd.terms import (
+    IdentityProbabilityTerm,
+    PairRelationTerm,
+    TripletRelationTerm,
+)

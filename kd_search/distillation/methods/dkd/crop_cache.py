@@ -1,4 +1,4 @@
-"""What a re-ID teacher says of the annotated people, computed once and read in every epoch."""
+"""A re-ID teacher's features of the annotated people, computed once and read in every epoch."""
 
 import hashlib
 import json
@@ -15,11 +15,7 @@ from kd_search.data import get_person_search_dicts
 from kd_search.data.io.image import read_image
 from kd_search.data.person_search.mapper import absolute_boxes
 from kd_search.distillation.methods.dkd.crops import cut_crops
-from kd_search.distillation.methods.id_table.file import file_sha256
-from kd_search.utils.files import (
-    atomic_write,
-    write_json,
-)
+from kd_search.utils.files import atomic_write, file_sha256, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +59,8 @@ def cached_features(cfg, teacher, teacher_cfg, weights_sha256: str) -> CropCache
     """The cache in ``DISTILLATION.REID_TEACHER.CACHE_DIR``, made first where there is none.
 
     A cache belongs to one teacher (weights and config), one training set (names and sizes of
-    files, boxes) and one way to cut crops; under any other it is not found. A torn or changed file
-    is made anew.
+    files, boxes) and one way to cut crops; under any other it is not found. A corrupt or changed
+    file is computed again.
 
     Args:
         cfg: the student's config.
@@ -94,7 +90,7 @@ def _key(teacher, teacher_cfg, weights: str, image_format: str, dicts: list[dict
     settings = {
         "version": FORMAT_VERSION,
         "weights": weights,
-        # Where it runs and where its files lie says nothing of what it computes.
+        # Device and place of the weights do not change what it computes.
         "network": {**teacher_cfg.MODEL, "DEVICE": "", "WEIGHTS": ""},
         "size": list(teacher.input_size),
         "mirror": teacher.mirror,
@@ -146,7 +142,11 @@ def _build(folder, key, teacher, dicts, image_format, max_pixels) -> None:
     if os.path.exists(index):
         os.remove(index)
     count = sum(len(record["annotations"]) for record in dicts)
-    shape = (count, 1 + teacher.mirror, teacher.model.layout().embedding_dim)
+    shape = (
+        count,
+        1 + teacher.mirror,
+        teacher.features(torch.zeros(0, 3, *teacher.input_size)).shape[1],
+    )
     header = {"shape": shape, "fortran_order": False, "descr": "<f4"}
     with atomic_write(path) as file:
         np.lib.format.write_array_header_1_0(file, header)

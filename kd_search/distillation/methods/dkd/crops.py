@@ -1,4 +1,4 @@
-"""Which people a re-ID teacher is asked about, and where they are in the original images."""
+"""Boxes of people that student and re-ID teacher embed, and their places in the original images."""
 
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -34,13 +34,12 @@ class CropSampler:
     def __call__(self, batched_inputs: list[dict]) -> Crops:
         """
         Args:
-            batched_inputs: training samples of a mapper ``with_original``.
+            batched_inputs: training samples with ``original_image`` and ``to_original``.
 
         Returns:
             all boxes of an image where they were annotated, then all of them shifted.
         """
-        crops = Crops([], torch.zeros(0), torch.zeros(0), [], [])
-        ids, shifted = [], []
+        boxes, original_boxes, annotations, ids, shifted = [], [], [], [], []
         for x in batched_inputs:
             people = x["instances"]
             given, matrix = people.gt_boxes.tensor, x["to_original"]
@@ -54,14 +53,13 @@ class CropSampler:
                 copies.append(self._shift(given, people.image_size, matrix))
                 originals.append(_to_original(copies[1], matrix))
                 places.append(torch.full_like(places[0], -1))
-            crops.boxes.append(torch.cat(copies))
-            crops.original_boxes.append(torch.cat(originals))
-            crops.annotations.append(torch.cat(places))
+            boxes.append(torch.cat(copies))
+            original_boxes.append(torch.cat(originals))
+            annotations.append(torch.cat(places))
             for number in range(len(copies)):
                 ids.append(people.gt_person_ids)
                 shifted.append(torch.full((len(given),), number > 0))
-        crops.person_ids, crops.shifted = torch.cat(ids), torch.cat(shifted)
-        return crops
+        return Crops(boxes, torch.cat(ids), torch.cat(shifted), original_boxes, annotations)
 
     def _shift(
         self, boxes: torch.Tensor, image_size: tuple[int, int], to_original: torch.Tensor

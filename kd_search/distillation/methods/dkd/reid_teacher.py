@@ -1,63 +1,144 @@
-"""A frozen re-ID network that looks at people cut from the original images."""
+"""A frozen re-ID network that embeds people cut from the original images (DKD, AAAI 2021)."""
 
-import dataclasses
-from typing import Optional
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Optional
 
 import torch
+from detectron2.config import CfgNode, configurable
 from torch import nn
 
-from kd_search.distillation.methods.dkd.crop_cache import (
-    CropCache,
-    cached_features,
-)
-from kd_search.distillation.methods.dkd.crops import (
-    cut_crops,
-    is_mirrored,
-)
-from kd_search.distillation.methods.id_table.file import file_sha256
-from kd_search.distillation.teacher import build_network, load_teacher, read_teacher_config
-from kd_search.outputs import (
-    Crops,
-    Knowledge,
-)
+from kd_search.distillation.companions import COMPANION_REGISTRY, Companion
+from kd_search.distillation.methods.dkd.crop_cache import CropCache, cached_features
+from kd_search.distillation.methods.dkd.crops import CropSampler, cut_crops, is_mirrored
+from kd_search.distillation.protocols import Batch, CropTeacher, check_protocol
+from kd_search.distillation.teacher import load_teacher, read_teacher_config
+from kd_search.modeling import build_distillable
+from kd_search.outputs import CROP_PARTS, CropOutputs, Crops, ModelOutputs, ModelSpec
+from kd_search.utils.files import file_sha256
 
-#: Fields of :class:`Knowledge` that a re-ID teacher fills.
-CROP_FIELDS = frozenset({"crop_embeddings", "crop_identity_logits"})
+_KEY = "DISTILLATION.REID_TEACHER"
 
 
-class ReIDTeacher:
-    """Owns a re-ID network that never trains; as :class:`Teacher`, no module on purpose."""
+@COMPANION_REGISTRY.register()
+class ReIDTeacher(Companion):
+    """Owns a re-ID network that never trains, and chooses the crops that it embeds.
 
+    Student and teacher both get ``crops``: the student pools the boxes from its feature maps, the
+    teacher cuts them from the original images.
+    """
+
+    provides = CROP_PARTS
+    needs_original_images = True
+
+    @configurable
     def __init__(
         self,
         model: nn.Module,
         *,
         input_size: tuple[int, int],
+        sampler: Optional[CropSampler] = None,
         flips_channels: bool = False,
         mirror: bool = True,
         cache: Optional[CropCache] = None,
     ):
         """
         Args:
-            model: with ``crop_features(crops)``, ``judge_features(features)``, which returns
-                embeddings and identity logits, and ``layout()``.
+            model: a :class:`~kd_search.distillation.protocols.CropTeacher`.
             input_size: (H, W) of its crops.
+            sampler: chooses the crops; by default the annotated boxes as they are.
             flips_channels: it was trained on the other order of channels than the student.
             mirror: show it mirrored crops where the student's image is mirrored.
             cache: features of the annotated people; others are computed.
+
+        Raises:
+            ValueError: the network lacks a method.
         """
-        self.model = model.eval().requires_grad_(False)
+        super().__init__()
+        check_protocol(model, CropTeacher, "a re-ID teacher", f"{_KEY}.CONFIG_FILE")
+        # In a list, so that it is no submodule: it stays out of checkpoints and optimizer.
+        self._frozen: list[Any] = [model.eval().requires_grad_(False)]
         self.input_size = input_size
+        self.sampler = sampler or CropSampler(
+            shifts=False, input_size=input_size, padding=0.0, limit=0.0
+        )
         self.flips_channels = flips_channels
         self.mirror = mirror
         self.cache = cache
 
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, student: ModelSpec, teacher: Optional[ModelSpec] = None
+    ) -> dict[str, Any]:
+        node = cfg.DISTILLATION.REID_TEACHER
+        if not node.CONFIG_FILE:
+            raise ValueError(
+                f"{_KEY}.CONFIG_FILE is empty, but the terms need a re-ID teacher: train one with "
+                "tools/train_net.py and name its config"
+            )
+        teacher_cfg = read_teacher_config(cfg, node)
+        if teacher_cfg.MODEL.REID_NETWORK.NUM_IDS == 0:
+            teacher_cfg.MODEL.REID_NETWORK.NUM_IDS = cfg.MODEL.OIM.NUM_IDS
+        model = build_distillable(teacher_cfg)
+        check_protocol(model, CropTeacher, "a re-ID teacher", f"{_KEY}.CONFIG_FILE")
+        weights = load_teacher(model, cfg, node, teacher_cfg, _KEY)
+        size = tuple(teacher_cfg.REID_DATA.SIZE)
+        sia = cfg.DISTILLATION.SIA
+        arguments = {
+            "model": model,
+            "input_size": size,
+            "sampler": CropSampler(
+                shifts=sia.FEATURE_LEVEL, input_size=size, padding=sia.PADDING, limit=sia.LIMIT
+            ),
+            "flips_channels": model.spec().image_format != student.image_format,  # type: ignore[operator]  # checked above
+            "mirror": node.MIRROR_CROPS,
+        }
+        if node.CACHE_DIR:
+            built = cls(**arguments)
+            sha256 = file_sha256(weights)
+            arguments["cache"] = cached_features(cfg, built, teacher_cfg, sha256)
+        return arguments
+
+    @property
+    def model(self) -> Any:
+        """The frozen network."""
+        return self._frozen[0]
+
+    def frozen_networks(self) -> Sequence[nn.Module]:
+        return self._frozen
+
+    def extend_spec(self, teacher: Optional[ModelSpec]) -> ModelSpec:
+        own: ModelSpec = self.model.spec()
+        spec = teacher or ModelSpec(features={}, num_classes=0, parts=frozenset())
+        return replace(spec, crops=own.crops, parts=spec.parts | CROP_PARTS)
+
+    def before_student(self, batched_inputs: Batch) -> CropOutputs:
+        if batched_inputs and "original_image" not in batched_inputs[0]:
+            raise ValueError(
+                "the batch has no original_image, which ReIDTeacher cuts its crops from: set "
+                "INPUT.WITH_ORIGINAL_IMAGE to True"
+            )
+        # The student samples the regions that it would sample without a teacher.
+        with torch.random.fork_rng(devices=[]):
+            crops = self.sampler(batched_inputs)
+        return self.embed_crops(batched_inputs, crops.to(self.model.device))
+
+    def after_student(
+        self,
+        network: Any,
+        student: ModelOutputs,
+        teacher: Optional[ModelOutputs],
+        early: CropOutputs,
+    ) -> tuple[ModelOutputs, ModelOutputs]:
+        student = replace(student, crops=network.embed_crops(student, early.crops))
+        return student, replace(teacher or ModelOutputs(), crops=early)
+
     @torch.no_grad()
-    def observe(self, batched_inputs: list[dict], crops: Crops) -> Knowledge:
-        """The teacher's knowledge of the people of a batch, without gradient.
+    def embed_crops(self, batched_inputs: Batch, crops: Crops) -> CropOutputs:
+        """Embeddings and identity logits of people of a batch, without gradient.
 
         Args:
-            batched_inputs: of a mapper ``with_original``.
+            batched_inputs: with ``original_image``, see ``INPUT.WITH_ORIGINAL_IMAGE``.
             crops: of the batch.
         """
         cut, cached, where = [], [], []
@@ -77,56 +158,12 @@ class ReIDTeacher:
         features[~known] = computed
         if cached:
             features[known] = torch.cat(cached).to(features)
-        embeddings, logits = self.model.judge_features(features)
-        return Knowledge(crops=crops, crop_embeddings=embeddings, crop_identity_logits=logits)
+        return CropOutputs(crops, *self.model.classify(features))
 
     @torch.no_grad()
     def features(self, crops: torch.Tensor) -> torch.Tensor:
         """(P, D) features of (P, 3, H, W) crops with the student's order of channels."""
         if self.flips_channels:
             crops = crops.flip(1)
-        return self.model.crop_features(crops.to(self.model.device))
-
-
-def build_reid_teacher(cfg, student_format: str) -> ReIDTeacher:
-    """Build the re-ID network of ``DISTILLATION.REID_TEACHER`` and load its weights.
-
-    Args:
-        cfg: the student's config.
-        student_format: order of the channels of the student's images.
-
-    Raises:
-        ValueError: no config file or weights are named, or the network does not embed crops.
-    """
-    node = cfg.DISTILLATION.REID_TEACHER
-    if not node.CONFIG_FILE:
-        raise ValueError(
-            "DISTILLATION.REID_TEACHER.CONFIG_FILE is empty, but the terms ask a re-ID teacher: "
-            "train one with tools/train_net.py and name its config"
-        )
-    teacher_cfg = read_teacher_config(cfg, node)
-    if teacher_cfg.MODEL.REID_NETWORK.NUM_IDS == 0:
-        teacher_cfg.MODEL.REID_NETWORK.NUM_IDS = cfg.MODEL.OIM.NUM_IDS
-    model = build_network(teacher_cfg, node.CONFIG_FILE, "judge_features")
-    weights = load_teacher(model, cfg, node, teacher_cfg, "DISTILLATION.REID_TEACHER")
-    teacher = ReIDTeacher(
-        model,
-        input_size=tuple(teacher_cfg.REID_DATA.SIZE),
-        flips_channels=model.layout().image_format != student_format,
-        mirror=node.MIRROR_CROPS,
-    )
-    if node.CACHE_DIR:
-        teacher.cache = cached_features(cfg, teacher, teacher_cfg, file_sha256(weights))
-    return teacher
-
-
-def merge(detector: Optional[Knowledge], reid: Optional[Knowledge]) -> Optional[Knowledge]:
-    """What both teachers know; either may be absent."""
-    if detector is None or reid is None:
-        return reid if detector is None else detector
-    return dataclasses.replace(
-        detector,
-        crops=reid.crops,
-        crop_embeddings=reid.crop_embeddings,
-        crop_identity_logits=reid.crop_identity_logits,
-    )
+        features: torch.Tensor = self.model.crop_features(crops.to(self.model.device))
+        return features

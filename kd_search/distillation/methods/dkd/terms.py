@@ -1,7 +1,5 @@
 """Diverse knowledge of an external re-ID network (Zhang et al., AAAI 2021)."""
 
-from typing import Optional
-
 import torch
 from detectron2.config import configurable
 from torch import nn
@@ -9,10 +7,7 @@ from torch.nn import functional as F
 
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
 from kd_search.losses import identity_kl, pairwise_relation_loss, triplet_relation_loss
-from kd_search.outputs import (
-    Knowledge,
-    Layout,
-)
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 
 @DISTILLATION_TERM_REGISTRY.register()
@@ -23,8 +18,8 @@ class IdentityProbabilityTerm(DistillationTerm):
     terms of the paper's sum have the weight of one.
     """
 
-    teacher_fields = frozenset({"crop_identity_logits"})
-    joint_fields = frozenset({"crops", "crop_identity_logits"})
+    student_parts = teacher_parts = joint_parts = frozenset({Part.CROP_LOGITS})
+    companions = ("ReIDTeacher",)
 
     @configurable
     def __init__(
@@ -54,26 +49,22 @@ class IdentityProbabilityTerm(DistillationTerm):
             "loss_weight": node.PROBABILITY_WEIGHT,
         }
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
-        if student.num_identities == 0:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
+        ours, theirs = (spec.crops.num_identities for spec in (student, teacher))
+        if ours != theirs:
             raise ValueError(
-                "IdentityProbabilityTerm needs a student with identity logits: set "
-                "MODEL.REID_HEAD.CLASSIFIER or MODEL.OIM.ENABLED to True"
-            )
-        if student.num_identities != teacher.num_identities:
-            raise ValueError(
-                f"IdentityProbabilityTerm: the re-ID teacher tells {teacher.num_identities} "
-                f"identities apart, the student {student.num_identities}: train the teacher on the "
-                "crops of the student's training set"
+                f"IdentityProbabilityTerm: the re-ID teacher tells {theirs} identities apart, the "
+                f"student {ours}: train the teacher on the crops of the student's training set"
             )
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_probability": scalar}`` from ``crop_identity_logits``."""
-        labelled = student.crops.person_ids >= 0
-        count = (labelled & ~student.crops.shifted).sum().clamp(min=1)
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_probability": scalar}`` from ``crops.logits``."""
+        crops = student.crops.crops
+        labelled = crops.person_ids >= 0
+        count = (labelled & ~crops.shifted).sum().clamp(min=1)
         loss = identity_kl(
-            student.crop_identity_logits[labelled],
-            teacher.crop_identity_logits[labelled],
+            student.crops.logits[labelled],
+            teacher.crops.logits[labelled],
             temperature=self.temperature,
             direction=self.direction,
         )
@@ -89,8 +80,8 @@ class PairRelationTerm(DistillationTerm):
     make up for.
     """
 
-    teacher_fields = frozenset({"crop_embeddings"})
-    joint_fields = frozenset({"crop_embeddings"})
+    student_parts = teacher_parts = joint_parts = frozenset({Part.CROP_EMBEDDINGS})
+    companions = ("ReIDTeacher",)
 
     @configurable
     def __init__(self, *, normalize: bool = True, loss_weight: float = 1.0):
@@ -108,9 +99,9 @@ class PairRelationTerm(DistillationTerm):
         node = cfg.DISTILLATION.DKD
         return {"normalize": node.NORMALIZE_PAIRS, "loss_weight": node.PAIR_WEIGHT}
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_pair_relation": scalar}`` from ``crop_embeddings``."""
-        ours, theirs = student.crop_embeddings, teacher.crop_embeddings
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_pair_relation": scalar}`` from ``crops.embeddings``."""
+        ours, theirs = student.crops.embeddings, teacher.crops.embeddings
         if self.normalize:
             ours, theirs = (F.normalize(x.float(), dim=1) for x in (ours, theirs))
         loss = pairwise_relation_loss(ours, theirs)
@@ -125,8 +116,8 @@ class TripletRelationTerm(DistillationTerm):
     same for every teacher.
     """
 
-    teacher_fields = frozenset({"crop_embeddings"})
-    joint_fields = frozenset({"crops", "crop_embeddings"})
+    student_parts = teacher_parts = joint_parts = frozenset({Part.CROP_EMBEDDINGS})
+    companions = ("ReIDTeacher",)
 
     @configurable
     def __init__(
@@ -161,8 +152,8 @@ class TripletRelationTerm(DistillationTerm):
             "loss_weight": node.TRIPLET_WEIGHT,
         }
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
-        ours, theirs = student.embedding_dim, teacher.embedding_dim
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
+        ours, theirs = (spec.crops.embedding_dim for spec in (student, teacher))
         if self.projects:
             self.projection = nn.Linear(ours, theirs, bias=False)
         elif ours != theirs:
@@ -171,12 +162,12 @@ class TripletRelationTerm(DistillationTerm):
                 f"re-ID teacher {theirs}: set DISTILLATION.DKD.PROJECTION to True"
             )
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_triplet_relation": scalar}``, the mean over crops, from ``crop_embeddings``."""
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_triplet_relation": scalar}``, the mean over crops, from ``crops.embeddings``."""
         loss = triplet_relation_loss(
-            F.normalize(self.projection(student.crop_embeddings).float(), dim=1),
-            F.normalize(teacher.crop_embeddings.float(), dim=1),
-            student.crops.person_ids,
+            F.normalize(self.projection(student.crops.embeddings).float(), dim=1),
+            F.normalize(teacher.crops.embeddings.float(), dim=1),
+            student.crops.crops.person_ids,
             margin=self.margin,
             literal=self.literal,
         )

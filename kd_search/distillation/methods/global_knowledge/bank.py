@@ -1,31 +1,31 @@
-"""Prototypes of a training: where they are kept, and how a batch compares with them."""
+"""Prototypes of a training: their buffers, and the comparison of a batch with them."""
 
 from collections.abc import Sequence
-from typing import Optional
+from dataclasses import replace
+from typing import Any, Optional
 
 import torch
-from torch import nn
+from detectron2.config import CfgNode, configurable
 
+from kd_search.distillation.companions import COMPANION_REGISTRY, Companion
 from kd_search.distillation.methods.global_knowledge.levels import shared_levels
+from kd_search.distillation.methods.global_knowledge.match import PROTOTYPE_BANK, PrototypeMatch
 from kd_search.distillation.methods.global_knowledge.region_features import (
     assign_levels,
     pool_regions,
     regions_of,
 )
 from kd_search.losses import agreement_weights, attenuation
-from kd_search.outputs import (
-    Agreement,
-    Knowledge,
-    Layout,
-)
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 _KEY = "DISTILLATION.GLOBAL_KNOWLEDGE"
 GROUPS = ("class", "identity")
-#: Group of a person whose cluster nobody knows: any of the class.
+#: Group of a person whose cluster is unknown: any of the class.
 ANY = -1
 
 
-class PrototypeBank(nn.Module):
+@COMPANION_REGISTRY.register()
+class PrototypeBank(Companion):
     """The prototypes of every group of instances at every level, in both networks' features.
 
     Tang et al., "Distilling Object Detectors With Global Knowledge", ECCV 2022. A group is a class,
@@ -43,6 +43,10 @@ class PrototypeBank(nn.Module):
         attenuation: handed to the terms with every batch; :meth:`set_progress` moves it.
     """
 
+    student_parts = teacher_parts = frozenset({Part.FEATURES})
+    checkpoint_key = "prototypes"
+
+    @configurable
     def __init__(
         self,
         names: Sequence[str],
@@ -192,19 +196,68 @@ class PrototypeBank(nn.Module):
         students, teachers = getattr(self, f"student_{level}"), getattr(self, f"teacher_{level}")
         return students[filled], teachers[filled], groups[filled]
 
-    def compare(self, student: Knowledge, teacher: Knowledge) -> Agreement:
-        """Regions of a batch beside the prototypes.
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, student: ModelSpec, teacher: Optional[ModelSpec]
+    ) -> dict[str, Any]:
+        """An empty bank for two networks, as ``DISTILLATION.GLOBAL_KNOWLEDGE`` says.
+
+        Raises:
+            ValueError: as :func:`shared_levels` and :class:`PrototypeBank`, or an unknown
+                ``GROUPS``.
+        """
+        node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
+        if node.GROUPS not in GROUPS:
+            raise ValueError(f"{_KEY}.GROUPS {node.GROUPS!r} must be one of {GROUPS}")
+        by_identity = node.GROUPS == "identity"
+        if by_identity and node.CLUSTERS < 1:
+            raise ValueError(f"{_KEY}.CLUSTERS {node.CLUSTERS} must be 1 or more")
+        assert teacher is not None  # the terms require features of one
+        levels = shared_levels(node.FEATURES, student, teacher)
+        return {
+            "names": levels.names,
+            "strides": levels.strides,
+            "student_dims": levels.student_channels,
+            "teacher_dims": levels.teacher_channels,
+            "num_classes": student.num_classes,
+            "per_class": node.PER_CLASS,
+            "num_identities": cfg.MODEL.OIM.NUM_IDS if by_identity else 0,
+            "clusters": node.CLUSTERS if by_identity else 0,
+            "weighted": node.WEIGHTED,
+            "samples": node.SAMPLES,
+            "finest_scale": node.FINEST_SCALE,
+            "fades": node.ATTENUATION,
+        }
+
+    def setup(self, terms: Sequence[Any]) -> None:
+        self.in_use = any(term.needs_prototypes for term in terms)
+        self.weighs_anchors = any(term.needs_anchor_weights for term in terms)
+
+    def after_student(
+        self, network: Any, student: ModelOutputs, teacher: Optional[ModelOutputs], early: Any
+    ) -> tuple[ModelOutputs, Optional[ModelOutputs]]:
+        assert teacher is not None
+        return student.with_extra(PROTOTYPE_BANK, self.compare(student, teacher)), teacher
+
+    def hooks(self, trainer: Any, distiller: Any) -> list[Any]:
+        # That module imports this one.
+        from kd_search.distillation.methods.global_knowledge.generation import PrototypeHook
+
+        return [PrototypeHook(trainer.cfg, distiller)]
+
+    def compare(self, student: ModelOutputs, teacher: ModelOutputs) -> PrototypeMatch:
+        """Regions of a batch with the prototypes.
 
         Args:
             student: of this batch, with ``features`` and what :func:`regions_of` needs; where
-                ``weighs_anchors``, with ``anchors``, ``anchor_labels`` and ``anchor_classes``.
+                ``weighs_anchors``, with ``anchors`` of a dense detector.
             teacher: of the same batch, with ``features``.
 
         Returns:
             where ``in_use`` is False, regions and weights of 1 alone.
         """
         boxes, image_index, classes, person_ids = regions_of(student, self.num_classes)
-        agreement = Agreement(
+        match = PrototypeMatch(
             boxes=boxes,
             image_index=image_index,
             classes=classes,
@@ -212,35 +265,41 @@ class PrototypeBank(nn.Module):
             names=self.names,
             strides=self.strides,
             weights=[boxes.new_ones(len(boxes), dtype=torch.float32)] * self.num_levels,
+            anchor_weights=self._anchor_weights(student, teacher) if self.weighs_anchors else None,
             attenuation=self.attenuation,
         )
-        if self.weighs_anchors:
-            agreement.anchor_weights = self._anchor_weights(student, teacher)
         if not self.in_use:
-            return agreement
-        agreement.student = self._pool(student, boxes, image_index)
+            return match
+        ours = self._pool(student, boxes, image_index)
         with torch.no_grad():
-            agreement.teacher = self._pool(teacher, boxes, image_index)
+            theirs = self._pool(teacher, boxes, image_index)
         levels = [self.prototypes(level) for level in range(self.num_levels)]
-        agreement.prototypes_student = [level[0] for level in levels]
-        agreement.prototypes_teacher = [level[1] for level in levels]
+        weights = match.weights
         if self.weighted:
             groups = self.groups_of(classes, person_ids)
-            agreement.weights = [
-                self._weights(ours, theirs, groups, *level)
-                for ours, theirs, level in zip(agreement.student, agreement.teacher, levels)
+            weights = [
+                self._weights(*features, groups, *level)
+                for *features, level in zip(ours, theirs, levels)
             ]
-        return agreement
+        return replace(
+            match,
+            student=ours,
+            teacher=theirs,
+            prototypes_student=[level[0] for level in levels],
+            prototypes_teacher=[level[1] for level in levels],
+            weights=weights,
+        )
 
     @torch.no_grad()
-    def _anchor_weights(self, student: Knowledge, teacher: Knowledge) -> torch.Tensor:
+    def _anchor_weights(self, student: ModelOutputs, teacher: ModelOutputs) -> torch.Tensor:
         """(P,) r of the boxes of the positive anchors, each at the level that it belongs to."""
-        image_index, anchor_index = (student.anchor_labels == 1).nonzero(as_tuple=True)
-        boxes = torch.cat(student.anchors)[anchor_index]
+        anchors, targets = student.anchors, student.anchors.targets
+        image_index, anchor_index = (targets.labels == 1).nonzero(as_tuple=True)
+        boxes = torch.cat(anchors.boxes)[anchor_index]
         weights = boxes.new_ones(len(boxes), dtype=torch.float32)
         if not (self.in_use and self.weighted):
             return weights
-        groups = self.groups_of(student.anchor_classes[image_index, anchor_index])
+        groups = self.groups_of(targets.classes[image_index, anchor_index])
         levels = assign_levels(boxes, self.num_levels, self.finest_scale)
         for level, (name, stride) in enumerate(zip(self.names, self.strides)):
             here = (levels == level).nonzero()[:, 0]
@@ -249,8 +308,8 @@ class PrototypeBank(nn.Module):
             weights[here] = self._weights(ours, theirs, groups[here], *self.prototypes(level))
         return weights
 
-    def _pool(self, knowledge: Knowledge, boxes, image_index) -> list[torch.Tensor]:
-        maps = [knowledge.features[name] for name in self.names]
+    def _pool(self, outputs: ModelOutputs, boxes, image_index) -> list[torch.Tensor]:
+        maps = [outputs.features[name] for name in self.names]
         return pool_regions(maps, self.strides, boxes, image_index, self.samples)
 
     def _weights(
@@ -265,31 +324,6 @@ class PrototypeBank(nn.Module):
             student, teacher, torch.zeros_like(groups), *pairs, torch.zeros_like(prototype_groups)
         )
         return torch.where(groups == ANY, anywhere, weights)
-
-
-def build_prototype_bank(cfg, student: Layout, teacher: Layout) -> PrototypeBank:
-    """An empty bank for two networks, as ``DISTILLATION.GLOBAL_KNOWLEDGE`` says.
-
-    Raises:
-        ValueError: as :func:`shared_levels` and :class:`PrototypeBank`, or an unknown ``GROUPS``.
-    """
-    node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
-    if node.GROUPS not in GROUPS:
-        raise ValueError(f"{_KEY}.GROUPS {node.GROUPS!r} must be one of {GROUPS}")
-    by_identity = node.GROUPS == "identity"
-    if by_identity and node.CLUSTERS < 1:
-        raise ValueError(f"{_KEY}.CLUSTERS {node.CLUSTERS} must be 1 or more")
-    return PrototypeBank(
-        *shared_levels(node.FEATURES, student, teacher),
-        num_classes=student.num_classes,
-        per_class=node.PER_CLASS,
-        num_identities=cfg.MODEL.OIM.NUM_IDS if by_identity else 0,
-        clusters=node.CLUSTERS if by_identity else 0,
-        weighted=node.WEIGHTED,
-        samples=node.SAMPLES,
-        finest_scale=node.FINEST_SCALE,
-        fades=node.ATTENUATION,
-    )
 
 
 def _check_sizes(num_classes, per_class, num_identities, clusters, samples, finest_scale) -> None:

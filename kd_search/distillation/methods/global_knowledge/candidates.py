@@ -14,7 +14,7 @@ import torch
 from torchvision.ops import batched_nms, box_iou
 
 from kd_search.data.person_search.mapper import absolute_boxes
-from kd_search.distillation.teacher import Teacher
+from kd_search.distillation.teacher import FrozenTeacher
 
 #: Boxes of a class that overlap by more than this IoU are one object.
 SAME_OBJECT = 0.5
@@ -120,7 +120,7 @@ def candidates_of(
 
 
 @torch.no_grad()
-def confident_boxes(teacher: Teacher, inputs: list[dict], min_score: float) -> CandidateBoxes:
+def confident_boxes(teacher: FrozenTeacher, inputs: list[dict], min_score: float) -> CandidateBoxes:
     """What a teacher finds in an image and is sure of, in the student's classes.
 
     Classes that the student does not know are left out, and so are boxes that overlap one of a
@@ -134,8 +134,8 @@ def confident_boxes(teacher: Teacher, inputs: list[dict], min_score: float) -> C
     instances = teacher.model(teacher.inputs(inputs))[0]["instances"].to("cpu")
     boxes, scores = instances.pred_boxes.tensor, instances.scores
     classes = instances.pred_classes
-    if teacher.translation is not None:
-        classes = teacher.translation.classes.student_classes(classes)
+    if teacher.aligner is not None:
+        classes = teacher.aligner.classes.student_classes(classes)
     sure = (scores > min_score) & (classes >= 0)
     boxes, scores, classes = boxes[sure], scores[sure], classes[sure]
     keep = batched_nms(boxes, scores, classes, SAME_OBJECT)

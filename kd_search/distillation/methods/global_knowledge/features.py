@@ -1,6 +1,6 @@
-"""What student and teacher see in the boxes that prototypes are picked from.
+"""Features of student and teacher in the boxes that prototypes are picked from.
 
-The teacher's part is computed once and kept, the student's anew with every generation of
+The teacher's part is computed once and kept, the student's with every generation of
 prototypes, as in the released code of Tang et al. (ECCV 2022; there the teacher's lies on the GPU
 in half precision, here on the CPU, scaled row by row). Images come one by one, so that neither
 padding nor the number of ranks has a part in a feature.
@@ -23,7 +23,8 @@ from kd_search.distillation.methods.global_knowledge.candidates import (
     confident_boxes,
 )
 from kd_search.distillation.methods.global_knowledge.region_features import pool_regions
-from kd_search.distillation.teacher import Teacher
+from kd_search.distillation.teacher import FrozenTeacher
+from kd_search.outputs import Part
 
 
 class HalfRows(NamedTuple):
@@ -97,7 +98,7 @@ class CandidateFeatures:
     def __init__(
         self,
         student: nn.Module,
-        teacher: Teacher,
+        teacher: FrozenTeacher,
         bank: PrototypeBank,
         images: Mapping[int, CandidateImage],
         *,
@@ -106,7 +107,7 @@ class CandidateFeatures:
     ):
         """
         Args:
-            student: has ``observe(batch, fields)``; whoever calls :meth:`visit`
+            student: has ``forward_teacher(batch, parts)``; the caller of :meth:`visit`
                 puts it into evaluation mode.
             teacher: its network likewise.
             bank: says which levels are pooled, and how.
@@ -139,7 +140,7 @@ class CandidateFeatures:
             position = sample[POSITION_KEY]
             inputs = [{key: sample[key] for key in ("image", "height", "width")}]
             if position not in self._kept:
-                self._kept[position] = self._first_look(position, inputs)
+                self._kept[position] = self._first_visit(position, inputs)
             found, teacher = self._kept[position]
             if len(found.boxes):
                 images = torch.full_like(found.numbers, position)
@@ -148,7 +149,7 @@ class CandidateFeatures:
             step(len(batch))
         return join(parts)
 
-    def _first_look(
+    def _first_visit(
         self, position: int, inputs: list[dict]
     ) -> tuple[CandidateBoxes, list[HalfRows]]:
         confident = None
@@ -170,7 +171,7 @@ class CandidateFeatures:
         self, model: nn.Module, inputs: list[dict], boxes: torch.Tensor
     ) -> list[torch.Tensor]:
         """Per level (n, D) features of boxes of the original image, on the CPU."""
-        features = model.observe(inputs, {"features"}).features
+        features = model.forward_teacher(inputs, frozenset({Part.FEATURES})).features
         maps = [features[name] for name in self._bank.names]
         height, width = inputs[0]["image"].shape[-2:]
         scale = [width / inputs[0]["width"], height / inputs[0]["height"]] * 2

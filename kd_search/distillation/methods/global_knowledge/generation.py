@@ -11,7 +11,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from kd_search.data.training_records import build_record_loader, training_records
-from kd_search.distillation import Distiller
+from kd_search.distillation.distiller import Distiller
 from kd_search.distillation.methods.global_knowledge.bank import ANY
 from kd_search.distillation.methods.global_knowledge.candidates import choose_images
 from kd_search.distillation.methods.global_knowledge.features import (
@@ -19,6 +19,7 @@ from kd_search.distillation.methods.global_knowledge.features import (
     Candidates,
     gather_candidates,
 )
+from kd_search.distillation.methods.global_knowledge.match import PROTOTYPE_BANK
 from kd_search.distillation.methods.global_knowledge.selection import (
     PickedPrototypes,
     cluster_identities,
@@ -70,7 +71,7 @@ class PrototypeGeneration:
         self._loader = []
         if self._images:
             self._loader = build_record_loader(cfg, records, list(self._images))
-        bank = distiller.prototypes
+        bank = self._bank = distiller.companions[PROTOTYPE_BANK]
         # What a teacher detects has no identity, and so no cluster.
         confident = node.CONFIDENT_BOXES and not bank.by_identity
         self._features = CandidateFeatures(
@@ -105,7 +106,7 @@ class PrototypeGeneration:
     def _pick(self, candidates: Candidates) -> list[PickedPrototypes]:
         return pick_prototypes(
             candidates,
-            self._distiller.prototypes,
+            self._bank,
             alpha=self._node.ALPHA,
             percentile=self._node.PERCENTILE,
             bandwidth=self._node.BANDWIDTH,
@@ -113,7 +114,7 @@ class PrototypeGeneration:
         )
 
     def _cluster(self, candidates: Optional[Candidates]) -> None:
-        bank = self._distiller.prototypes
+        bank = self._bank
         if not bank.by_identity or bool((bank.identity_groups != ANY).any()):
             return
         groups = _from_main(
@@ -126,7 +127,7 @@ class PrototypeGeneration:
         logger.info("Clusters of people that look alike, identities in each: %s", sizes.tolist())
 
     def _report(self, picked: list[PickedPrototypes], seconds: float) -> None:
-        bank = self._distiller.prototypes
+        bank = self._bank
         logger.info(
             "%d prototypes of %d groups and %d levels from %d images in %.1f s",
             *(sum(len(p.images) for p in picked), bank.num_groups, bank.num_levels),
@@ -165,7 +166,7 @@ class PrototypeHook(HookBase):
         _check_keys(node)
         self._cfg = cfg
         self._distiller = distiller
-        self._bank = distiller.prototypes
+        self._bank = distiller.companions[PROTOTYPE_BANK]
         self._period = node.PERIOD
         self._generation: Optional[PrototypeGeneration] = None
 

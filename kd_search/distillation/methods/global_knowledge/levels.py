@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kd_search.outputs import Layout
+from kd_search.outputs import ModelSpec
 
 _KEY = "DISTILLATION.GLOBAL_KNOWLEDGE.FEATURES"
 
@@ -17,24 +17,23 @@ class SharedLevels(NamedTuple):
     teacher_channels: list[int]
 
 
-def shared_levels(features: Sequence[str], student: Layout, teacher: Layout) -> SharedLevels:
+def shared_levels(features: Sequence[str], student: ModelSpec, teacher: ModelSpec) -> SharedLevels:
     """The levels that terms with prototypes work on.
 
     Args:
         features: ``DISTILLATION.GLOBAL_KNOWLEDGE.FEATURES``; empty takes every map of the same name
             and stride in both networks.
-        student: its layout.
-        teacher: its layout.
+        student, teacher: their specifications.
 
     Raises:
         ValueError: a network is no detector, there is no such map, or one named differs in stride.
     """
-    for side, layout in (("student", student), ("teacher", teacher)):
-        check_is_detector(side, layout)
+    for side, spec in (("student", student), ("teacher", teacher)):
+        check_is_detector(side, spec)
         for name in features:
-            if name not in layout.features:
+            if name not in spec.features:
                 raise ValueError(
-                    f"{_KEY}: the {side} has no {name!r}, it has [{', '.join(layout.features)}]"
+                    f"{_KEY}: the {side} has no {name!r}, it has [{', '.join(spec.features)}]"
                 )
     common = {
         name: (shape, teacher.features[name])
@@ -64,15 +63,15 @@ def shared_levels(features: Sequence[str], student: Layout, teacher: Layout) -> 
     )
 
 
-def check_is_detector(side: str, layout: Layout) -> None:
-    """Raise ValueError where a network has no classes: a re-ID network."""
-    if layout.num_classes == 0:
+def check_is_detector(side: str, spec: ModelSpec) -> None:
+    """Raise ValueError where a network detects no classes, as a re-ID network."""
+    if spec.num_classes == 0:
         raise ValueError(
             f"global knowledge needs regions of classes, and the {side} is no detector: drop its "
             "terms from DISTILLATION.TERMS"
         )
 
 
-def _describe(layout: Layout) -> str:
-    shapes = (f"{name} of stride {shape.stride}" for name, shape in layout.features.items())
+def _describe(spec: ModelSpec) -> str:
+    shapes = (f"{name} of stride {shape.stride}" for name, shape in spec.features.items())
     return f"[{', '.join(shapes)}]"

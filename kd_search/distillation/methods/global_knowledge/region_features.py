@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 import torch
 from torchvision.ops import roi_align
 
-from kd_search.outputs import Knowledge
+from kd_search.outputs import ModelOutputs
 
 #: Pixels. Where every cell is sampled, a box without an area would have no sample.
 _LEAST_EXTENT = 0.01
@@ -21,41 +21,40 @@ class Regions(NamedTuple):
     image_index: torch.Tensor
     #: (R,) int64, in 0..K-1.
     classes: torch.Tensor
-    #: (R,) int64, -1 where unlabelled; ``None`` where nobody knows of identities.
+    #: (R,) int64, -1 where unlabelled; ``None`` without identities.
     person_ids: Optional[torch.Tensor]
 
 
-def regions_of(knowledge: Knowledge, num_classes: int) -> Regions:
+def regions_of(outputs: ModelOutputs, num_classes: int) -> Regions:
     """The regions that a student learns from: its foreground proposals, in the order of the
-    foreground rows of ``region_logits``; of a network without proposals, what was annotated.
+    foreground rows of ``regions.logits``; of a network without proposals, the annotated boxes.
 
     Args:
-        knowledge: of a student, with ``proposals`` and ``region_classes`` or with ``annotated``.
+        outputs: of a student, with ``regions`` or ``annotated``.
         num_classes: K.
 
     Raises:
         ValueError: it has neither.
     """
-    if knowledge.proposals is not None:
-        boxes = [p.proposal_boxes.tensor for p in knowledge.proposals]
-        classes, person_ids = knowledge.region_classes, knowledge.person_ids
-    elif knowledge.annotated is not None:
-        boxes = [x.gt_boxes.tensor for x in knowledge.annotated]
-        classes = torch.cat([x.gt_classes for x in knowledge.annotated])
+    if outputs.regions is not None:
+        boxes = [p.proposal_boxes.tensor for p in outputs.regions.proposals]
+        classes = outputs.regions.targets.classes
+        # Identities are of the foreground alone.
+        person_ids = None if outputs.identities is None else outputs.identities.person_ids
+    elif outputs.annotated is not None:
+        boxes = [x.gt_boxes.tensor for x in outputs.annotated]
+        classes = torch.cat([x.gt_classes for x in outputs.annotated])
         person_ids = None
-        if all(x.has("gt_person_ids") for x in knowledge.annotated):
-            person_ids = torch.cat([x.gt_person_ids for x in knowledge.annotated])
     else:
         raise ValueError(
-            "the student knows neither proposals nor annotated boxes: its forward_train() must "
-            "fill Knowledge.annotated"
+            "the student outputs neither regions nor annotated boxes: its forward_train() must "
+            "fill ModelOutputs.annotated"
         )
     sizes = torch.tensor([len(b) for b in boxes], device=classes.device)
     image_index = torch.repeat_interleave(sizes)
     foreground = (classes >= 0) & (classes < num_classes)
-    if person_ids is not None and knowledge.proposals is None:
-        # Those of proposals are of the foreground alone.
-        person_ids = person_ids[foreground]
+    if outputs.regions is None and all(x.has("gt_person_ids") for x in outputs.annotated):
+        person_ids = torch.cat([x.gt_person_ids for x in outputs.annotated])[foreground]
     boxes = torch.cat(boxes).detach()
     return Regions(boxes[foreground], image_index[foreground], classes[foreground], person_ids)
 

@@ -15,19 +15,15 @@ two-stage configuration sets, the positive anchors.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Optional
 
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from torch import nn
 
-from kd_search.distillation.anchors import (
-    check_has_regions,
-    check_same_anchors,
-    flatten_levels,
-)
+from kd_search.distillation.anchors import check_same_anchors, check_softmax, flatten_levels
 from kd_search.distillation.methods.global_knowledge.levels import shared_levels
+from kd_search.distillation.methods.global_knowledge.match import PROTOTYPE_BANK, match_of
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
 from kd_search.losses import (
     align_maps,
@@ -37,26 +33,32 @@ from kd_search.losses import (
     weighted_feature_loss,
     weighted_soft_labels,
 )
-from kd_search.outputs import (
-    Knowledge,
-    Layout,
-)
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 _KEY = "DISTILLATION.GLOBAL_KNOWLEDGE"
 _REDUCTIONS = {"sum": torch.sum, "mean": torch.mean}
 _DIVERGENCES = {"softmax": weighted_soft_labels, "binary": weighted_binary_soft_labels}
 
 
+class PrototypeTerm(DistillationTerm):
+    """A term that reads the :class:`PrototypeMatch` of its :class:`PrototypeBank`."""
+
+    companions = (PROTOTYPE_BANK,)
+    #: Whether it needs the prototypes themselves, or weights that come from them.
+    needs_prototypes: bool = False
+    #: Whether it reads ``anchor_weights``; the student is then a dense detector.
+    needs_anchor_weights: bool = False
+
+
 @DISTILLATION_TERM_REGISTRY.register()
-class GlobalKnowledgeTerm(DistillationTerm):
+class GlobalKnowledgeTerm(PrototypeTerm):
     """L_global, attenuated: regions look to the student's prototypes as to the teacher's.
 
     The sum over levels of the mean over regions; exactly 0 before there are prototypes. The
     released code holds this loss, but no setting of it trains with it.
     """
 
-    teacher_fields = frozenset({"features"})
-    needs_agreement = True
+    student_parts = teacher_parts = frozenset({Part.FEATURES})
     needs_prototypes = True
 
     @configurable
@@ -72,30 +74,29 @@ class GlobalKnowledgeTerm(DistillationTerm):
     def from_config(cls, cfg):
         return {"loss_weight": cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PROJECTION_WEIGHT}
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_global_knowledge": scalar}`` from ``agreement``."""
-        agreement = student.agreement
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_global_knowledge": scalar}`` from the match."""
+        match = match_of(student)
         levels = zip(
-            agreement.student,
-            agreement.teacher,
-            agreement.prototypes_student,
-            agreement.prototypes_teacher,
-            agreement.weights,
+            match.student,
+            match.teacher,
+            match.prototypes_student,
+            match.prototypes_teacher,
+            match.weights,
         )
         loss = torch.stack([_mean(global_knowledge_loss(*level)) for level in levels]).sum()
-        return {"loss_global_knowledge": self.loss_weight * agreement.attenuation * loss}
+        return {"loss_global_knowledge": self.loss_weight * match.attenuation * loss}
 
 
 @DISTILLATION_TERM_REGISTRY.register()
-class WeightedFeatureTerm(DistillationTerm):
+class WeightedFeatureTerm(PrototypeTerm):
     """L_fore and L_back, attenuated: the adapted maps imitate the teacher's, boxes by their r.
 
     A is a convolution per level, 3x3 in the released code. It trains with the student and stays
     here: neither its weights nor an exported model hold it.
     """
 
-    teacher_fields = frozenset({"features"})
-    needs_agreement = True
+    student_parts = teacher_parts = frozenset({Part.FEATURES})
 
     @configurable
     def __init__(
@@ -148,33 +149,33 @@ class WeightedFeatureTerm(DistillationTerm):
             "adapter_kernel": node.ADAPTER_KERNEL,
         }
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         levels = shared_levels(self.features, student, teacher)
         channels = zip(levels.student_channels, levels.teacher_channels)
         side = self.adapter_kernel
         for name, (ours, theirs) in zip(levels.names, channels):
             self.adapters[_key(name)] = nn.Conv2d(ours, theirs, side, padding=side // 2)
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
         """``{"loss_feature_foreground": scalar, "loss_feature_background": scalar}`` from
-        ``features`` and ``agreement``."""
-        agreement = student.agreement
+        ``features`` and the match."""
+        match = match_of(student)
         losses = []
-        for level, (name, stride) in enumerate(zip(agreement.names, agreement.strides)):
+        for level, (name, stride) in enumerate(zip(match.names, match.strides)):
             adapted = self.adapters[_key(name)](student.features[name])
             ours, theirs = align_maps(adapted, stride, teacher.features[name], stride)
             num_images, _, height, width = ours.shape
-            here = agreement.levels == level
+            here = match.levels == level
             masks = paint_boxes(
-                agreement.boxes[here],
-                agreement.image_index[here],
-                agreement.weights[level][here],
+                match.boxes[here],
+                match.image_index[here],
+                match.weights[level][here],
                 (num_images, height, width),
                 stride,
             )
             losses.append(torch.stack(weighted_feature_loss(ours, theirs, *masks)))
         reduced = self.reduce_levels(torch.stack(losses), dim=0)
-        foreground, background = agreement.attenuation * reduced
+        foreground, background = match.attenuation * reduced
         return {
             "loss_feature_foreground": self.foreground_weight * foreground,
             "loss_feature_background": self.background_weight * background,
@@ -182,7 +183,7 @@ class WeightedFeatureTerm(DistillationTerm):
 
 
 @DISTILLATION_TERM_REGISTRY.register()
-class WeightedSoftLabelTerm(DistillationTerm):
+class WeightedSoftLabelTerm(PrototypeTerm):
     """L_soft: classes as the teacher sees them, region by region weighed by r. Not attenuated.
 
     The mean over a two-stage student's foreground proposals, or over a one-stage student's positive
@@ -192,8 +193,6 @@ class WeightedSoftLabelTerm(DistillationTerm):
     multiplies logits that are ordered by level with weights that are ordered by image. Here each
     anchor has its own weight.)
     """
-
-    needs_agreement = True
 
     @configurable
     def __init__(
@@ -222,12 +221,14 @@ class WeightedSoftLabelTerm(DistillationTerm):
         divergence = _choose("ONE_STAGE_DIVERGENCE", divergence, _DIVERGENCES)
         self.divergence = divergence if one_stage else weighted_soft_labels
         self.one_stage = self.needs_anchor_weights = one_stage
-        self.teacher_fields = frozenset(
-            {"features", "anchor_logits" if one_stage else "foreground_logits"}
+        self.student_parts = frozenset({Part.ANCHOR_LOGITS if one_stage else Part.REGION_LOGITS})
+        self.teacher_parts = frozenset(
+            {Part.ANCHOR_LOGITS if one_stage else Part.FOREGROUND_LOGITS}
         )
         self.needs_prototypes = weighted
         self.temperature = temperature
         self.loss_weight = loss_weight
+        self.num_classes = 0
 
     @classmethod
     def from_config(cls, cfg):
@@ -240,27 +241,24 @@ class WeightedSoftLabelTerm(DistillationTerm):
             "loss_weight": node.SOFT_LABEL_WEIGHT,
         }
 
-    def connect(self, student: Layout, teacher: Optional[Layout]) -> None:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         if self.one_stage:
             check_same_anchors(type(self).__name__, student, teacher)
             return
-        check_has_regions(type(self).__name__, student, teacher)
-        if not (student.region_softmax and teacher.region_softmax):
-            raise ValueError(
-                "WeightedSoftLabelTerm compares softmax classes: set "
-                "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE to False"
-            )
+        check_softmax(type(self).__name__, student, teacher)
+        self.num_classes = student.num_classes
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_weighted_soft": scalar}`` from ``agreement`` and the logits of regions or, of a
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_weighted_soft": scalar}`` from the match and the logits of regions or, of a
         one-stage student, of anchors."""
         if self.one_stage:
-            positive = student.anchor_labels == 1
-            logits = [flatten_levels(x.anchor_logits)[positive] for x in (student, teacher)]
-            weights = student.agreement.anchor_weights
+            positive = student.anchors.targets.labels == 1
+            logits = [flatten_levels(x.anchors.logits)[positive] for x in (student, teacher)]
+            weights = match_of(student).anchor_weights
         else:
-            logits = [student.region_logits[student.foreground()], teacher.foreground_logits]
-            weights = student.agreement.assigned_weights()
+            foreground = student.regions.foreground(self.num_classes)
+            logits = [student.regions.logits[foreground], teacher.regions.foreground_logits]
+            weights = match_of(student).assigned_weights()
         loss = self.divergence(*logits, weights, self.temperature)
         return {"loss_weighted_soft": self.loss_weight * _mean(loss)}
 

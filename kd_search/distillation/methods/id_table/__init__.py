@@ -1,1 +1,5 @@
 """Distillation by ID table (Munjal et al., BMVC 2019)."""
+
+from kd_search.distillation.methods.id_table import config  # registers the keys
+from kd_search.distillation.methods.id_table.file import IDTableFile, TableMismatchError
+from kd_search.distillation.methods.id_table.term import IDTableTerm

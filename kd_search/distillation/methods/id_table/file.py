@@ -1,6 +1,5 @@
 """The pre-computed table of teacher embeddings on disk (Munjal et al., BMVC 2019)."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -166,12 +165,3 @@ class IDTableFile:
                 f"ID table {path} orders identities differently: row {row} is person "
                 f"{self.person_ids[row]!r} there and {person_ids[row]!r} in the training set"
             )
-
-
-def file_sha256(path: Union[str, os.PathLike]) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        for chunk in iter(lambda: f.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What the rows of a distilled ID table become when they are made anew during training."""
+"""How the rows of a distilled ID table are recomputed during training."""
 
 from typing import Optional, Union
 
@@ -18,8 +18,8 @@ class TeacherRows(nn.Module):
             has shown; the sum is a buffer, so that a resumed run goes on with it.
     """
 
-    #: Whether the means that it is called with are a live teacher's; otherwise the student's.
-    asks_teacher = True
+    #: Whether it takes means of a live teacher's embeddings; otherwise of the student's.
+    uses_teacher = True
 
     def __init__(self, shape: tuple[int, int], average: bool = False):
         super().__init__()
@@ -58,7 +58,7 @@ class BlendedRows(nn.Module):
         share: of the student, between 0 and 1.
     """
 
-    asks_teacher = False
+    uses_teacher = False
 
     def __init__(self, teacher_rows: torch.Tensor, share: float):
         super().__init__()
@@ -81,7 +81,7 @@ TableRefresh = Union[TeacherRows, BlendedRows]
 
 
 def build_table_refresh(cfg, rows: torch.Tensor) -> Optional[TableRefresh]:
-    """What ``DISTILLATION.ID_TABLE.REFRESH_PERIOD`` and ``REFRESH_SOURCE`` ask for, if anything.
+    """The refresh that ``DISTILLATION.ID_TABLE.REFRESH_PERIOD`` and ``REFRESH_SOURCE`` configure.
 
     Args:
         cfg: the student's config.
@@ -94,7 +94,9 @@ def build_table_refresh(cfg, rows: torch.Tensor) -> Optional[TableRefresh]:
     source = node.REFRESH_SOURCE
     if source not in SOURCES:
         raise ValueError(f"{_KEY}REFRESH_SOURCE {source!r} must be one of {SOURCES}")
-    if node.REFRESH_PERIOD <= 0:
+    if node.REFRESH_PERIOD < 0:
+        raise ValueError(f"{_KEY}REFRESH_PERIOD {node.REFRESH_PERIOD} must be 0 or more")
+    if node.REFRESH_PERIOD == 0:
         return None
     if source == "blend":
         if node.MODE == "frozen":

@@ -1,11 +1,15 @@
 """Distillation by ID table: the teacher's embeddings are the student's classifier."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from detectron2.config import configurable
 
 from kd_search.data import get_id_map
+from kd_search.data.person_search.loader import (
+    build_person_search_table_loader,
+    build_person_search_views_loader,
+)
 from kd_search.distillation.methods.id_table.file import IDTableFile
 from kd_search.distillation.methods.id_table.refresh import (
     TableRefresh,
@@ -13,8 +17,14 @@ from kd_search.distillation.methods.id_table.refresh import (
 )
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
 from kd_search.modeling.id_table import IDTable
-from kd_search.outputs import Knowledge
+from kd_search.modeling.identity_means import (
+    IdentityMeans,
+    IDTableRefreshHook,
+    compute_identity_means,
+)
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
 from kd_search.utils.collectives import joint_share
+from kd_search.utils.comm import unwrap_model
 
 MODES = ("frozen", "momentum", "ema")
 QUEUES = ("student", "teacher", "off")
@@ -29,7 +39,8 @@ class IDTableTerm(DistillationTerm):
     ``MODEL.OIM.ENABLED`` to False to put this table in the place of the student's own.
     """
 
-    # No teacher_fields: in a step the table is all there is of the teacher.
+    student_parts = frozenset({Part.EMBEDDINGS})
+    # No teacher_parts: in a step the table is all there is of the teacher.
 
     @configurable
     def __init__(
@@ -39,24 +50,23 @@ class IDTableTerm(DistillationTerm):
         loss_weight: float = 1.0,
         gather_over_ranks: bool = True,
         refresh: Optional[TableRefresh] = None,
+        refresh_period: int = 0,
     ):
         """
         Args:
             table: filled with the teacher's rows.
             loss_weight: factor of ``loss_id_table``.
             gather_over_ranks: as :class:`~kd_search.modeling.ReIDBranch`, whose loss it replaces.
-            refresh: what the rows become every so many iterations; the trainer's hook calls it.
+            refresh: what the rows become every ``refresh_period`` iterations.
+            refresh_period: iterations between two refreshes.
         """
         super().__init__()
         self.table = table
         self.loss_weight = loss_weight
         self.gather_over_ranks = gather_over_ranks
         self.refresh = refresh
-
-    @property
-    def teacher_embedding_dim(self) -> int:
-        asks = self.refresh is not None and self.refresh.asks_teacher
-        return self.table.embedding_dim if asks else 0
+        self.refresh_period = refresh_period
+        self.needs_teacher = refresh is not None and refresh.uses_teacher
 
     @classmethod
     def from_config(cls, cfg):
@@ -92,15 +102,51 @@ class IDTableTerm(DistillationTerm):
             "loss_weight": node.LOSS_WEIGHT,
             "gather_over_ranks": cfg.SOLVER.GATHER_OVER_RANKS,
             "refresh": build_table_refresh(cfg, file.rows),
+            "refresh_period": node.REFRESH_PERIOD,
         }
 
+    def setup(self, student: ModelSpec, teacher: Optional[ModelSpec]) -> None:
+        if not self.needs_teacher:
+            return
+        identities = None if teacher is None else teacher.identities
+        found = 0 if identities is None else identities.embedding_dim
+        if found != self.table.embedding_dim:
+            raise ValueError(
+                "IDTableTerm: the network of DISTILLATION.TEACHER.CONFIG_FILE has embeddings of "
+                f"{found}, the table of DISTILLATION.ID_TABLE.PATH of {self.table.embedding_dim}: "
+                "name the teacher that made the table, or set "
+                "DISTILLATION.ID_TABLE.REFRESH_SOURCE 'blend'"
+            )
+
     def forward(
-        self, student: Knowledge, teacher: Optional[Knowledge] = None
+        self, student: ModelOutputs, teacher: Optional[ModelOutputs] = None
     ) -> dict[str, torch.Tensor]:
-        """``{"loss_id_table": scalar}`` from ``student.embeddings`` and ``student.person_ids``."""
-        share = joint_share(student.person_ids >= 0) if self.gather_over_ranks else 1.0
-        loss = self.table(student.embeddings, student.person_ids)
+        """``{"loss_id_table": scalar}`` from ``identities``."""
+        embeddings, ids = student.identities.embeddings, student.identities.person_ids
+        share = joint_share(ids >= 0) if self.gather_over_ranks else 1.0
+        loss = self.table(embeddings, ids)
         return {"loss_id_table": loss * self.loss_weight * share}
+
+    def hooks(self, trainer: Any) -> list[Any]:
+        if self.refresh is None:
+            return []
+        distiller = unwrap_model(trainer.model)
+
+        def build_rows(num_ids: int) -> IdentityMeans:
+            if self.needs_teacher:
+                loader = build_person_search_views_loader(
+                    trainer.cfg, trainer.cfg.DATASETS.TRAIN, seed=trainer.seed, draw=trainer.iter
+                )
+                network, embed = distiller.teacher.model, distiller.teacher.embed
+            else:
+                loader = build_person_search_table_loader(trainer.cfg, trainer.cfg.DATASETS.TRAIN)
+                network, embed = distiller, None
+            means = compute_identity_means(network, loader, num_ids, embed, keep_unlabelled=False)
+            rows, counts = self.refresh(means.rows, means.counts)
+            return means._replace(rows=rows, counts=counts)
+
+        tables = {"id_table/IDTableTerm": self.table}
+        return [IDTableRefreshHook(self.refresh_period, tables, build_rows)]
 
 
 def _training_identities(cfg):

@@ -5,10 +5,7 @@ from detectron2.config import configurable
 
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
 from kd_search.losses import distance_preservation, identity_kl, logits_squared_error
-from kd_search.outputs import (
-    Knowledge,
-    Layout,
-)
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 LOGITS_DISTANCES = ("kl", "mse")
 
@@ -21,8 +18,7 @@ class ViewLogitsTerm(DistillationTerm):
     identities, without a temperature.
     """
 
-    teacher_fields = frozenset({"identity_logits"})
-    joint_fields = frozenset({"identity_logits"})
+    student_parts = teacher_parts = joint_parts = frozenset({Part.IDENTITY_LOGITS})
 
     @configurable
     def __init__(
@@ -55,16 +51,17 @@ class ViewLogitsTerm(DistillationTerm):
             "loss_weight": node.LOGITS_WEIGHT,
         }
 
-    def connect(self, student: Layout, teacher: Layout) -> None:
-        if not student.num_identities or student.num_identities != teacher.num_identities:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
+        ours, theirs = (spec.identities.num_identities for spec in (student, teacher))
+        if not ours or ours != theirs:
             raise ValueError(
-                f"ViewLogitsTerm: the teacher tells {teacher.num_identities} identities apart, the "
-                f"student {student.num_identities}: train both on the same set"
+                f"ViewLogitsTerm: the teacher tells {theirs} identities apart, the student {ours}: "
+                "train both on the same set"
             )
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_view_logits": scalar}`` from ``identity_logits``."""
-        logits = student.identity_logits, teacher.identity_logits
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_view_logits": scalar}`` from ``identities.logits``."""
+        logits = student.identities.logits, teacher.identities.logits
         if self.distance == "mse":
             loss = logits_squared_error(*logits)
         else:
@@ -76,8 +73,7 @@ class ViewLogitsTerm(DistillationTerm):
 class DistancePreservationTerm(DistillationTerm):
     """beta L_DP: squared distances between people as the teacher has them; sizes may differ."""
 
-    teacher_fields = frozenset({"embeddings"})
-    joint_fields = frozenset({"embeddings"})
+    student_parts = teacher_parts = joint_parts = frozenset({Part.EMBEDDINGS})
 
     @configurable
     def __init__(self, *, loss_weight: float = 1e-4):
@@ -92,7 +88,7 @@ class DistancePreservationTerm(DistillationTerm):
     def from_config(cls, cfg):
         return {"loss_weight": cfg.DISTILLATION.VKD.DISTANCE_WEIGHT}
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> dict[str, torch.Tensor]:
-        """``{"loss_distance_preservation": scalar}`` from ``embeddings``."""
-        loss = distance_preservation(student.embeddings, teacher.embeddings)
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
+        """``{"loss_distance_preservation": scalar}`` from ``identities.embeddings``."""
+        loss = distance_preservation(student.identities.embeddings, teacher.identities.embeddings)
         return {"loss_distance_preservation": self.loss_weight * loss}

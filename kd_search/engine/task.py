@@ -1,11 +1,11 @@
-"""What a config's network needs of the data: images or crops, identities, a number of classes."""
+"""The task of a config: detection, person search or re-ID, and the data that its network needs."""
 
 from collections.abc import Sequence
 from typing import Optional
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
 
 from kd_search.data.detection.loader import train_set_kind
 from kd_search.data.detection.register import (
@@ -15,15 +15,6 @@ from kd_search.data.detection.register import (
 )
 from kd_search.data.reid import is_reid
 from kd_search.modeling.meta_arch import PersonSearchRCNN, ReIDNetwork
-
-#: Config keys with the number of classes, by meta-architecture.
-_CLASS_KEYS = {
-    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "DistillableRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "PersonSearchRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
-    "DistillableRetinaNet": "MODEL.RETINANET.NUM_CLASSES",
-}
 
 
 def network_name(cfg: CfgNode) -> str:
@@ -44,18 +35,23 @@ def is_reid_network(cfg: CfgNode) -> bool:
 
 def _is_network(cfg: CfgNode, kind: type) -> bool:
     name = network_name(cfg)
-    if name not in META_ARCH_REGISTRY:
-        return False
-    network = META_ARCH_REGISTRY.get(name)
+    network = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
     return isinstance(network, type) and issubclass(network, kind)
 
 
-def searches(cfg: CfgNode, dataset_name: str) -> bool:
+def _class_key(cfg: CfgNode) -> Optional[str]:
+    """Config key with the number of classes; ``None`` for a network of unknown kind."""
+    if _is_network(cfg, GeneralizedRCNN):
+        return "MODEL.ROI_HEADS.NUM_CLASSES"
+    return "MODEL.RETINANET.NUM_CLASSES" if _is_network(cfg, RetinaNet) else None
+
+
+def is_search_task(cfg: CfgNode, dataset_name: str) -> bool:
     """Whether a set is evaluated as a search for people, and not as detection alone."""
     return not is_reid(dataset_name) and is_person_search(dataset_name) and has_id_branch(cfg)
 
 
-def train_kind(names: Sequence[str]) -> str:
+def train_task(names: Sequence[str]) -> str:
     """ "reid", "person_search" or "detection": what the sets of ``DATASETS.TRAIN`` are.
 
     Raises:
@@ -73,15 +69,15 @@ def train_kind(names: Sequence[str]) -> str:
     return "reid" if crops else train_set_kind(names)
 
 
-def check_kind(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Refuse to show crops to a detector, or whole images to a re-ID network.
+def check_task(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Refuse crops for a detector, and whole images for a re-ID network.
 
     Sets that are not registered, and networks of other packages, pass.
 
     Raises:
         ValueError: naming the set and the network.
     """
-    takes_images = network_name(cfg) in _CLASS_KEYS or has_id_branch(cfg)
+    takes_images = _class_key(cfg) is not None
     for name in names:
         if name not in DatasetCatalog.list():
             continue
@@ -98,15 +94,15 @@ def check_kind(cfg: CfgNode, names: Sequence[str]) -> None:
 def best_metric(cfg: CfgNode) -> str:
     """The metric of ``DATASETS.TEST`` that the best checkpoint has the most of.
 
-    A set that is not registered belongs to a trainer with loaders of its own, of which nothing is
-    known: the metric is that of person search.
+    A set that is not registered belongs to a trainer with loaders of its own: the metric is that of
+    person search.
     """
     name = cfg.DATASETS.TEST[0]
     if name not in DatasetCatalog.list():
         return "person_search/mAP"
     if is_reid(name):
         return "reid/mAP"
-    return "person_search/mAP" if searches(cfg, name) else "bbox/AP"
+    return "person_search/mAP" if is_search_task(cfg, name) else "bbox/AP"
 
 
 def check_num_classes(cfg: CfgNode, names: Sequence[str]) -> None:
@@ -118,7 +114,7 @@ def check_num_classes(cfg: CfgNode, names: Sequence[str]) -> None:
         FileNotFoundError: the list of classes of a set is missing.
         ValueError: naming set and key.
     """
-    key = _CLASS_KEYS.get(network_name(cfg))
+    key = _class_key(cfg)
     if key is None:
         return
     for name in names:

@@ -1,0 +1,134 @@
+"""Companions: what runs beside the student for some terms."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from detectron2.config import CfgNode
+from detectron2.utils.registry import Registry
+from torch import nn
+
+from kd_search.distillation.protocols import Batch, CompanionLike, check_protocol
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
+
+COMPANION_REGISTRY = Registry("COMPANION")
+COMPANION_REGISTRY.__doc__ = """
+Companions: modules that run beside the student because a term names them in ``companions``.
+
+A registered class has the attributes and methods of :class:`Companion` and is called as
+``cls(cfg, student, teacher)`` with the specifications of the networks; ``teacher`` is ``None``
+where no teacher runs. Parameters and buffers are optimized with the student and saved in
+checkpoints under ``checkpoint_key``, or the name of the class.
+"""
+
+
+class Companion(nn.Module):
+    """Computes in every training step what terms read beside the outputs of the two networks.
+
+    A re-ID teacher with its crops is one, a bank of prototypes another. Every method does nothing
+    by default.
+    """
+
+    #: Parts of the teacher's outputs that :meth:`after_student` fills, so that no other teacher is
+    #: required for them.
+    provides: frozenset[Part] = frozenset()
+    #: Parts of the student's and of the teacher's outputs that :meth:`after_student` reads.
+    student_parts: frozenset[Part] = frozenset()
+    teacher_parts: frozenset[Part] = frozenset()
+    #: Whether batches need the images before any transform, see ``INPUT.WITH_ORIGINAL_IMAGE``.
+    needs_original_images: bool = False
+    #: Name of the state in checkpoints; empty takes the name of the class.
+    checkpoint_key: str = ""
+
+    def setup(self, terms: Sequence[Any]) -> None:
+        """Called once, before the first batch, with the terms that name this companion."""
+
+    def extend_spec(self, teacher: Optional[ModelSpec]) -> Optional[ModelSpec]:
+        """The specification of the teacher with the parts that this companion provides."""
+        return teacher
+
+    def before_student(self, batched_inputs: Batch) -> Any:
+        """Work that needs the batch alone, while no activation of the student is in memory.
+
+        Returns:
+            anything, handed to :meth:`after_student`.
+        """
+
+    def after_student(
+        self,
+        network: Any,
+        student: ModelOutputs,
+        teacher: Optional[ModelOutputs],
+        early: Any,
+    ) -> tuple[ModelOutputs, Optional[ModelOutputs]]:
+        """Outputs of student and teacher with what this companion adds; new objects, never changed
+        ones (:func:`dataclasses.replace`, :meth:`ModelOutputs.with_extra`).
+
+        Args:
+            network: the student.
+            student, teacher: of this batch and regions; ``teacher`` is ``None`` where none runs.
+            early: of :meth:`before_student`.
+        """
+        return student, teacher
+
+    def set_progress(self, progress: float) -> None:
+        """Called before every step with iteration / ``SOLVER.MAX_ITER``."""
+
+    def hooks(self, trainer: Any, distiller: Any) -> list[Any]:
+        """Hooks of the companion; they come first, and their time is not counted as a step's.
+
+        Args:
+            trainer: a :class:`~kd_search.engine.PersonSearchTrainer` that is being built.
+            distiller: whose companion this is.
+        """
+        return []
+
+    def frozen_networks(self) -> Sequence[nn.Module]:
+        """Networks that stay in evaluation mode and out of checkpoints, moved with ``.to()``.
+
+        Hold them where ``nn.Module`` does not register them, in a list for example.
+        """
+        return ()
+
+
+def companions_of(terms: nn.ModuleDict) -> list[str]:
+    """Names of the companions of terms, in the order in which they are first named.
+
+    Raises:
+        ValueError: a name that is not registered.
+    """
+    known = sorted(name for name, _ in COMPANION_REGISTRY)
+    names: list[str] = []
+    for term in terms.values():
+        for name in term.companions:
+            if name not in known:
+                raise ValueError(
+                    f"DISTILLATION.TERMS: {type(term).__name__} names the companion {name!r}, "
+                    f"which is none of {known}"
+                )
+            if name not in names:
+                names.append(name)
+    return names
+
+
+def build_companions(
+    cfg: CfgNode, names: Sequence[str], student: ModelSpec, teacher: Optional[ModelSpec]
+) -> dict[str, Companion]:
+    """Build companions by name, in order."""
+    return {name: COMPANION_REGISTRY.get(name)(cfg, student, teacher) for name in names}
+
+
+def check_companions(terms: nn.ModuleDict, companions: Mapping[str, Any]) -> None:
+    """Check that every companion that terms name is there and fits.
+
+    Raises:
+        ValueError: one is missing, or as :func:`check_protocol`.
+    """
+    for term in terms.values():
+        missing = [name for name in term.companions if name not in companions]
+        if missing:
+            raise ValueError(
+                f"DISTILLATION.TERMS: {type(term).__name__} needs the companion {missing[0]}: give "
+                "it to the Distiller"
+            )
+    for companion in companions.values():
+        check_protocol(companion, CompanionLike, "a companion", "DISTILLATION.TERMS")

@@ -22,10 +22,12 @@ from detectron2.modeling import build_model
 
 import kd_search.modeling  # noqa: F401  registers the networks
 from kd_search.checkpoint import load_trained
+from kd_search.config import import_modules
 from kd_search.data import PersonSearchDatasetMapper
-from kd_search.distillation import file_sha256
 from kd_search.engine import build_config
+from kd_search.engine.defaults import add_import_argument
 from kd_search.export import ExportParityError, export_torchscript, probe_images
+from kd_search.utils.files import file_sha256
 
 _PROBE_SIZES = ((128, 96), (97, 161), (256, 320))
 _DEFAULT_CHECK_IMAGES = 4
@@ -47,6 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
         "or none where the data set is absent); made-up images are always compared too",
     )
     parser.add_argument("--tolerance", type=float, default=1e-5, help="default: 1e-5, relative")
+    add_import_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     return parser
 
@@ -62,6 +65,7 @@ def main(argv: Optional[list] = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
+    import_modules(args.imports)
     # Neither the size of the ID table nor the files of teachers and terms have to be known.
     fixed = ["MODEL.OIM.ENABLED", "False", "MODEL.OIM.NUM_IDS", "1", "MODEL.DEVICE", args.device]
     cfg = build_config(args.config_file, [*args.opts, *fixed], eval_only=True)

@@ -6,6 +6,7 @@
     python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
     torchrun --nproc_per_node 2 tools/train_net.py --config-file ...
 
+``--import MODULE`` imports a package that registers methods, networks or data sets of its own.
 Without a GPU, ``--num-gpus`` is the number of CPU processes. Ctrl-C stops after the running
 iteration, with a checkpoint; ``--resume`` then goes on as if nothing had happened.
 """
@@ -14,39 +15,7 @@ from kd_search.utils.threads import wait_passively
 
 wait_passively()  # before the others load torch
 
-from detectron2.engine import default_argument_parser  # noqa: E402
-from detectron2.evaluation import verify_results  # noqa: E402
-from detectron2.utils import comm  # noqa: E402
-
-from kd_search.engine import (  # noqa: E402
-    PersonSearchCheckpointer,
-    PersonSearchTrainer,
-    launch,
-    setup,
-)
-
-
-def evaluate(cfg, resume: bool):
-    """Evaluate MODEL.WEIGHTS, or the last checkpoint of OUTPUT_DIR."""
-    model = PersonSearchTrainer.build_model(cfg)
-    checkpointer = PersonSearchCheckpointer(
-        model, cfg.OUTPUT_DIR, trust_pickle=cfg.MODEL.TRUST_PICKLE
-    )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = PersonSearchTrainer.test(cfg, model)
-    if comm.is_main_process():
-        verify_results(cfg, results)
-    return results
-
-
-def main(args):
-    cfg = setup(args)
-    if args.eval_only:
-        return evaluate(cfg, args.resume)
-    trainer = PersonSearchTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
-
+from kd_search.engine import train_main  # noqa: E402
 
 if __name__ == "__main__":
-    launch(main, default_argument_parser().parse_args())
+    train_main()

@@ -8,7 +8,7 @@ from kd_search.engine.hooks import (
 from kd_search.engine.launch import launch
 from kd_search.engine.loss_gradients import LossGradient, loss_gradients
 from kd_search.engine.train_step import TrainStep
-from kd_search.engine.trainer import PersonSearchTrainer
+from kd_search.engine.trainer import PersonSearchTrainer, train_main
 from kd_search.modeling.identity_means import (
     IdentityMeans,
     IDTableRefreshHook,
@@ -31,4 +31,5 @@ __all__ = [
     "launch",
     "loss_gradients",
     "setup",
+    "train_main",
 ]

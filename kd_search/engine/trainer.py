@@ -5,12 +5,16 @@ import os
 import signal
 import time
 import weakref
+from argparse import Namespace
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import Optional
+from functools import partial
+from typing import Any, Optional
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, TrainerBase
+from detectron2.evaluation import verify_results
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -26,9 +30,9 @@ from kd_search.data.person_search.loader import (
     build_person_search_train_loader,
 )
 from kd_search.data.reid import build_reid_test_loader, build_reid_train_loader, is_reid
-from kd_search.engine.defaults import run_folders
+from kd_search.engine.defaults import argument_parser, run_folders, setup
 from kd_search.engine.hooks import build_hooks
-from kd_search.engine.launch import is_bad_input
+from kd_search.engine.launch import is_bad_input, launch
 from kd_search.engine.loss_normalizers import read_loss_normalizers, write_loss_normalizers
 from kd_search.engine.parallel import (
     hold_together,
@@ -396,3 +400,37 @@ class PersonSearchTrainer(DefaultTrainer):
         if is_search_task(cfg, dataset_name):
             return PersonSearchEvaluator(cfg, dataset_name, output_dir=output_dir)
         return build_detection_evaluator(dataset_name, output_dir)
+
+
+def train_main(trainer: type[PersonSearchTrainer] = PersonSearchTrainer) -> Any:
+    """Train or evaluate what the command line asks for: the ``main`` of a ``train_net.py``.
+
+    Args:
+        trainer: the trainer, or a subclass with ``build_*`` methods of its own.
+
+    Returns:
+        results of the evaluation, where it ran in this process.
+    """
+    return launch(partial(_train_or_evaluate, trainer), argument_parser().parse_args())
+
+
+def _train_or_evaluate(trainer_class: type[PersonSearchTrainer], args: Namespace) -> Any:
+    cfg = setup(args)
+    if args.eval_only:
+        return _evaluate_weights(trainer_class, cfg, args.resume)
+    trainer = trainer_class(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def _evaluate_weights(trainer_class: type[PersonSearchTrainer], cfg: CfgNode, resume: bool) -> Any:
+    """Evaluate MODEL.WEIGHTS, or the last checkpoint of OUTPUT_DIR."""
+    model = trainer_class.build_model(cfg)
+    checkpointer = PersonSearchCheckpointer(
+        model, cfg.OUTPUT_DIR, trust_pickle=cfg.MODEL.TRUST_PICKLE
+    )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = trainer_class.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results

@@ -16,7 +16,7 @@ endif
 
 ifeq ($(ACTIVE_FITS),yes)
 ENV_PYTHON := $(ACTIVE)/bin/python
-# Checked anew each time: who knows what happened to somebody else's environment.
+# A phony target: this environment is not ours and may have changed since the last call.
 ENV_READY := active-environment
 else
 ENV_PYTHON := $(VENV)/bin/python
@@ -31,14 +31,19 @@ OLD_CPU := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE DNNL_MAX_CPU_ISA=SSE4
 	OPENBLAS_CORETYPE=Prescott
 AVX2_CPU := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 DNNL_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
 
-.PHONY: help setup demo test test-cpus lint format hooks active-environment
+# One process for each of two cores. The tests of a file share fixtures, so they stay together.
+PYTEST := "$(ENV_PYTHON)" -m pytest -n 2 --dist=loadfile
+
+.PHONY: help setup demo test test-cpus coverage lint typecheck format hooks active-environment
 
 help:
 	@echo "make demo    set up, then the main job: data, teacher, students, evaluation, report"
 	@echo "make test    set up, then the whole test suite"
 	@echo "make test-cpus  the test suite three times: as an old processor, as one with AVX2, with two threads"
-	@echo "make lint    set up, then ruff: rules and formatting, changing nothing"
-	@echo "make format  set up, then ruff: mend what can be mended"
+	@echo "make coverage  the test suite, then the lines of kd_search that it does not run"
+	@echo "make lint    set up, then ruff: rules and formatting, without changes"
+	@echo "make typecheck  set up, then mypy"
+	@echo "make format  set up, then ruff: fix what it can fix"
 	@echo "make hooks   set up, then run the linter before each git commit"
 	@echo "make setup   only the set-up"
 
@@ -48,16 +53,25 @@ demo: $(ENV_READY)
 	"$(ENV_PYTHON)" tools/demo.py $(ARGS)
 
 test: $(ENV_READY)
-	"$(ENV_PYTHON)" -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+coverage: $(ENV_READY)
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 test-cpus: $(ENV_READY)
-	$(OLD_CPU) "$(ENV_PYTHON)" -m pytest $(ARGS)
-	$(AVX2_CPU) "$(ENV_PYTHON)" -m pytest $(ARGS)
-	KD_SEARCH_TEST_THREADS=2 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE "$(ENV_PYTHON)" -m pytest $(ARGS)
+	$(OLD_CPU) $(PYTEST) $(ARGS)
+	$(AVX2_CPU) $(PYTEST) $(ARGS)
+	KD_SEARCH_TEST_THREADS=2 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(PYTEST) $(ARGS)
 
 lint: $(ENV_READY)
 	"$(ENV_PYTHON)" -m ruff check .
 	"$(ENV_PYTHON)" -m ruff format --check .
+
+# The scripts of a project import each other by bare names, which several projects use.
+typecheck: $(ENV_READY)
+	"$(ENV_PYTHON)" -m mypy
+	@set -e; for project in projects/*/; do \
+		echo mypy $$project; "$(ENV_PYTHON)" -m mypy $$project; done
 
 format: $(ENV_READY)
 	"$(ENV_PYTHON)" -m ruff check --fix .

@@ -36,6 +36,7 @@ setup(
     author="The kd_search authors",
     license="Apache-2.0",
     packages=find_packages(include=["kd_search", "kd_search.*"]),
+    package_data={"kd_search": ["py.typed"]},
     python_requires=">=3.9",
     install_requires=[
         "fvcore>=0.1.5,<0.1.6",
@@ -55,6 +56,15 @@ setup(
     ],
     extras_require={
         "opencv": ["opencv-python-headless"],
-        "dev": ["hypothesis", "pre-commit", "pytest>=7", "ruff"],
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "pre-commit",
+            "pytest>=7",
+            "pytest-cov>=7",
+            "pytest-xdist>=3",
+            "ruff",
+            "types-PyYAML",
+        ],
     },
 )

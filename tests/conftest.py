@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures and settings for all tests."""
 
 import logging
 import os
@@ -8,17 +8,22 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# A busy machine draws examples slowly: that is no failure of what is tested.
+# Examples may be slow on a busy machine, which is not a failure of the tested code.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# One commit has one result: continuous integration tries the same examples each time.
+# Continuous integration must give the same result for the same commit.
 settings.register_profile("ci", settings.get_profile("suite"), derandomize=True)
 settings.load_profile("suite")
 
 REPO = Path(__file__).resolve().parent.parent
 
+#: Threads of a test. More than one shows whether results depend on the number.
+NUM_THREADS = os.environ.get("KD_SEARCH_TEST_THREADS", "1")
+# For the processes that tests start: with the default, those of two workers share two cores badly.
+os.environ.setdefault("OMP_NUM_THREADS", NUM_THREADS)
+
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out the long property tests, unless ``-m`` speaks of them."""
+    """Deselect the long property tests unless ``-m`` names them."""
     if "fuzz" in config.option.markexpr:
         return
     left_out = [item for item in items if item.get_closest_marker("fuzz")]
@@ -28,17 +33,13 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_fixed_seed():
-    """Two cores run the suite: one thread a test keeps results and timings steady.
-
-    ``$KD_SEARCH_TEST_THREADS`` asks for more, to see whether results depend on it.
-    """
-    torch.set_num_threads(int(os.environ.get("KD_SEARCH_TEST_THREADS", "1")))
+    torch.set_num_threads(int(NUM_THREADS))
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _log_handlers_of_this_test_alone():
-    """Remove the handlers that a test has installed: the stream they write to ends with it."""
+    """Remove log handlers that a test adds; the stream they write to is closed after the test."""
     loggers = [logging.getLogger(name) for name in ("detectron2", "kd_search")]
     before = [list(each.handlers) for each in loggers]
     yield
@@ -50,7 +51,7 @@ def _log_handlers_of_this_test_alone():
 def real_data():
     """Return ``get(name) -> Path`` to a folder of real test data; skip where it is absent.
 
-    The data cannot be shipped (academic terms). Its place is ``$KD_SEARCH_TEST_DATA`` or
+    The licences of the data forbid to ship it. It is read from ``$KD_SEARCH_TEST_DATA``, by default
     ``shared/data`` beside the checkout.
     """
     root = Path(os.environ.get("KD_SEARCH_TEST_DATA", REPO.parent / "shared" / "data"))

@@ -31,8 +31,8 @@ OLD_CPU := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE DNNL_MAX_CPU_ISA=SSE4
 	OPENBLAS_CORETYPE=Prescott
 AVX2_CPU := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 DNNL_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
 
-# One process for each of two cores. The tests of a file share fixtures, so they stay together.
-PYTEST := "$(ENV_PYTHON)" -m pytest -n 2 --dist=loadfile
+# One process for each of two cores. Idle workers take consecutive tests, which share fixtures.
+PYTEST := "$(ENV_PYTHON)" -m pytest -n 2 --dist=worksteal
 
 .PHONY: help setup demo test test-cpus coverage lint typecheck format hooks active-environment
 

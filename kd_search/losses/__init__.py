@@ -1,4 +1,13 @@
-"""Losses as pure functions of tensors: no config, no Detectron2, no global state."""
+"""Losses as pure functions of tensors, without configs, Detectron2 or global state.
+
+Conventions of all losses, unless a docstring states otherwise:
+
+* Inputs have any floating type. Results are float32 (float64 if an input is float64), under
+  autocast too.
+* Gradients go to the student's tensors only.
+* A batch may be empty: the sum of its losses is exactly 0 and stays on the graph.
+* A ``ValueError`` names the tensors whose shapes do not fit, or the argument that is out of range.
+"""
 
 from .bounded_regression import bounded_regression, teacher_l2
 from .box_masks import paint_boxes
@@ -16,16 +25,19 @@ from .identity_kl import identity_kl, logits_squared_error
 from .oim import check_person_ids, oim_logits, oim_loss
 from .prototypes import (
     PrototypePicks,
+    joint_moments,
     joint_weights,
     match_prototypes,
     pursuit_weights,
     select_prototypes,
 )
-from .relations import pairwise_relation_loss, triplet_relation_loss
-from .residual_moments import joint_moments
+from .relations import (
+    batch_hard_triplet,
+    distance_preservation,
+    pairwise_relation_loss,
+    triplet_relation_loss,
+)
 from .soft_labels import soft_binary_cross_entropy, soft_cross_entropy
-from .triplet import batch_hard_triplet
-from .views import distance_preservation
 
 __all__ = [
     "PrototypePicks",

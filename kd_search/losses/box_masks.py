@@ -1,25 +1,22 @@
-"""Boxes painted into the cells of a feature map."""
+"""Masks of boxes on the cells of a feature map."""
 
 import torch
+from torch import Tensor
 
 
 @torch.no_grad()
 def paint_boxes(
-    boxes: torch.Tensor,
-    image_index: torch.Tensor,
-    weights: torch.Tensor,
-    size: tuple[int, int, int],
-    stride: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    boxes: Tensor, image_index: Tensor, weights: Tensor, size: tuple[int, int, int], stride: int
+) -> tuple[Tensor, Tensor]:
     """Fill the cells that boxes touch with the boxes' weights.
 
-    Cell (i, j) stands for the pixels [j stride, (j + 1) stride) x [i stride, (i + 1) stride) of the
+    Cell (i, j) covers the pixels [j stride, (j + 1) stride) x [i stride, (i + 1) stride) of the
     network input. A box touches a cell if they share some area, so that a box of any size has a
-    cell; what lies outside of the map is cut off, and a box without an area touches nothing. (The
-    released code of Tang et al., ECCV 2022, truncates both ends.) Where boxes overlap the largest
-    weight holds, whatever the order of the boxes. (There, the last box holds.)
+    cell; parts outside of the map are cut off, and a box without an area touches nothing. (The
+    released code of Tang et al., ECCV 2022, truncates both ends.) Where boxes overlap the cell has
+    the largest weight, whatever their order. (In the released code, that of the last box.)
 
-    All boxes at once: time and memory go with the number of touched cells.
+    Time and memory are proportional to the number of touched cells.
 
     Args:
         boxes: (R, 4) XYXY in pixels of the network input. R may be 0.
@@ -31,9 +28,6 @@ def paint_boxes(
     Returns:
         (N, H, W) weights in the type of ``weights``, 0 in cells of no box, and (N, H, W) bool,
         whether a box touches the cell.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
     if not boxes.shape == (len(boxes), 4) or not len(boxes) == len(image_index) == len(weights):
         raise ValueError(

@@ -10,27 +10,25 @@ temperature tau::
     dL/dx = -(1 / (N tau)) ((1 - p_t) v_t - sum_{j != t} p_j v_j - sum_k q_k u_k)
 
 N is the number of labelled rows and q_k the probability of queue entry k. Unlabelled people have
-no loss of their own; they only act as negatives through the queue.
+no loss of their own; they act as negatives in the queue.
 """
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-UNLABELLED = -1
+from ._tensors import UNLABELLED, check_integer_ids, full_precision
 
 
-def oim_logits(
-    embeddings: torch.Tensor, rows: torch.Tensor, queue: torch.Tensor, temperature: float
-) -> torch.Tensor:
+def oim_logits(embeddings: Tensor, rows: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Return the scores of embeddings against every identity and every queue entry.
 
-    Computed in float32, under autocast too, or in float64 where an input is float64. A row of
-    zeros (an identity or slot not yet seen) is a neutral negative of logit 0.
+    A row of zeros (an identity or slot not yet seen) is a neutral negative of logit 0.
 
     Args:
-        embeddings: (B, D), L2-normalised; any floating type. B may be 0.
+        embeddings: (B, D), L2-normalised.
         rows: (L, D) identity table, unit or zero rows.
-        queue: (Q, D) circular queue, unit or zero rows. Q may be 0.
+        queue: (Q, D) circular queue, unit or zero rows.
         temperature: tau > 0, 0.1 in the paper, 1/30 in the later ports (NAE, SeqNet).
 
     Returns:
@@ -38,28 +36,20 @@ def oim_logits(
     """
     with torch.autocast(device_type=embeddings.device.type, enabled=False):
         # cat copies: the table may be updated in place before this graph is run backward.
-        table = _at_least_float32(torch.cat([rows, queue]))
-        embeddings = _at_least_float32(embeddings)
-        dtype = torch.promote_types(table.dtype, embeddings.dtype)
-        return embeddings.to(dtype) @ table.to(dtype).t() / temperature
+        embeddings, table = full_precision(embeddings, torch.cat([rows, queue]))
+        return embeddings @ table.t() / temperature
 
 
-def oim_loss(logits: torch.Tensor, person_ids: torch.Tensor, num_ids: int) -> torch.Tensor:
+def oim_loss(logits: Tensor, person_ids: Tensor, num_ids: int) -> Tensor:
     """Return the mean of ``-log p_t`` over the labelled rows.
 
-    Without a labelled row (or without any row) the loss is exactly 0 and still hangs on the graph
-    of ``logits``, so that every rank can run backward; its gradient is exactly 0.
+    Without a labelled row the loss is exactly 0 and stays on the graph of ``logits``, so that every
+    rank can run backward; its gradient is exactly 0.
 
     Args:
         logits: (B, L + Q) of :func:`oim_logits`.
-        person_ids: (B,) integers, a row of the table in [0, num_ids), or -1 where unlabelled.
-        num_ids: L. The columns behind it belong to the queue and are nobody's target.
-
-    Returns:
-        A scalar in float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError: an identity is out of range, or the shapes do not fit.
+        person_ids: (B,) integers, a row of the table in [0, num_ids), or -1 if unlabelled.
+        num_ids: L. The columns after it belong to the queue and are never a target.
     """
     if logits.dim() != 2 or logits.shape[1] < num_ids:
         raise ValueError(
@@ -68,26 +58,21 @@ def oim_loss(logits: torch.Tensor, person_ids: torch.Tensor, num_ids: int) -> to
         )
     person_ids = check_person_ids(person_ids, len(logits), num_ids).to(logits.device)
     with torch.autocast(device_type=logits.device.type, enabled=False):
-        # A sum over the labelled rows instead of a mean: that of no row is 0, its mean is NaN.
-        total = cross_entropy(
-            _at_least_float32(logits), person_ids, ignore_index=UNLABELLED, reduction="sum"
-        )
+        (logits,) = full_precision(logits)
+        # Not reduction="mean", which is NaN without a labelled row.
+        total = cross_entropy(logits, person_ids, ignore_index=UNLABELLED, reduction="sum")
         return total / (person_ids != UNLABELLED).sum().clamp(min=1)
 
 
-def check_person_ids(person_ids: torch.Tensor, num_rows: int, num_ids: int) -> torch.Tensor:
-    """Return the identities as int64, after checking that each is -1 or a row of the table.
+def check_person_ids(person_ids: Tensor, num_rows: int, num_ids: int) -> Tensor:
+    """Return the identities as int64 after checking that each is -1 or a row of the table.
 
-    An id behind the table would otherwise be trained, in silence, against a slot of the queue.
+    An id beyond the table would otherwise be trained against a slot of the queue, without an error.
 
     Raises:
         ValueError: wrong shape or type, or an id outside [-1, num_ids).
     """
-    if person_ids.shape != (num_rows,) or person_ids.dtype.is_floating_point:
-        raise ValueError(
-            f"person_ids must be {num_rows} integers, one for each embedding, "
-            f"got {tuple(person_ids.shape)} of {person_ids.dtype}"
-        )
+    person_ids = check_integer_ids(person_ids, num_rows)
     if num_rows:
         lowest, highest = torch.stack(torch.aminmax(person_ids)).tolist()
         if lowest < UNLABELLED or highest >= num_ids:
@@ -96,8 +81,4 @@ def check_person_ids(person_ids: torch.Tensor, num_rows: int, num_ids: int) -> t
                 f"person id {wrong} is out of range: ids go from -1 (unlabelled) to {num_ids - 1}; "
                 f"map the ids to contiguous rows or make a table of more than {num_ids} ids"
             )
-    return person_ids.to(torch.int64)
-
-
-def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return person_ids

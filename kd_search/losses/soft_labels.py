@@ -6,102 +6,86 @@ Distillation", NIPS 2017. With the student's probabilities P_s and the teacher's
     L_soft = - sum_c w_c P_t(c) log P_s(c)     w = 1.5 for the background, 1 for every object class
 
 The paper uses no temperature (T = 1, "works best") and softmax heads everywhere. Heads with one
-logit a class (the objectness of Detectron2's RPN, the classes of RetinaNet) get the same sum over
-the two outcomes of every logit, "object" and "background"; that reading is ours.
+logit per class (the objectness of Detectron2's RPN, the classes of RetinaNet) get the same sum over
+the two outcomes of each logit, "object" and "background"; this extension is ours.
 
-With unequal weights the minimum is not at the teacher: it is where ``P_s(c)`` is proportional to
-``w_c P_t(c)``, and a student that equals its teacher feels the gradient (of its logits, T = 1)
-``P_c (sum_k w_k P_k - w_c)``, which drives it towards the heavier classes. Only with equal
-weights is the gradient zero there.
+With unequal weights the minimum is not at the teacher but where ``P_s(c)`` is proportional to
+``w_c P_t(c)``. A student that equals its teacher has the gradient ``P_c (sum_k w_k P_k - w_c)`` of
+its logits (T = 1), towards the classes of larger weight. It is zero only with equal weights.
 """
 
 from typing import Optional
 
-import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from ._inputs import check_same_shape, full_precision
+from ._tensors import check_rows, scaled_logits
 
 
 def soft_cross_entropy(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor,
-    class_weights: Optional[torch.Tensor] = None,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    class_weights: Optional[Tensor] = None,
     temperature: float = 1.0,
-) -> torch.Tensor:
-    """Return ``- T^2 sum_c w_c P_t(c) log P_s(c)`` of every row, with P = softmax(logits / T).
+) -> Tensor:
+    """Return ``- T^2 sum_c w_c P_t(c) log P_s(c)`` of each row, with P = softmax(logits / T).
 
     Args:
-        student_logits: (R, C), finite, any floating type. R may be 0.
+        student_logits: (R, C), finite.
         teacher_logits: (R, C). ``-inf`` means a class that the teacher does not have: its
-            probability is exactly 0. Every row needs a finite logit. Gets no gradient.
+            probability is exactly 0. Every row needs a finite logit.
         class_weights: (C,) w, in the order of the logits (background is last in Detectron2);
             ``None``: all 1.
         temperature: T > 0. The factor T^2 keeps the gradient's size (Hinton et al., 2015).
-
-    Returns:
-        (R,) in float32 (float64 where an input of logits is float64).
-
-    Raises:
-        ValueError: the shapes do not fit, or the temperature is not positive.
     """
-    _check_temperature(temperature)
-    check_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
-    if student_logits.dim() != 2:
-        raise ValueError(f"logits must be (rows, classes), got {tuple(student_logits.shape)}")
+    student, teacher = scaled_logits(student_logits, teacher_logits, temperature)
+    check_rows(student_logits=student)
     num_classes = student_logits.shape[1]
     if class_weights is not None and class_weights.shape != (num_classes,):
         raise ValueError(
             f"class_weights must be one for each of {num_classes} classes, "
             f"got {tuple(class_weights.shape)}"
         )
-    student, teacher = full_precision(student_logits, teacher_logits.detach())
     if class_weights is not None:
         class_weights = class_weights.to(student)
-    targets = (teacher / temperature).softmax(dim=1)
-    losses = cross_entropy(student / temperature, targets, weight=class_weights, reduction="none")
+    targets = teacher.softmax(dim=1)
+    losses = cross_entropy(student, targets, weight=class_weights, reduction="none")
     return losses * temperature**2
 
 
 def soft_binary_cross_entropy(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
     object_weight: float = 1.0,
     background_weight: float = 1.5,
     temperature: float = 1.0,
     focal_gamma: float = 0.0,
-) -> torch.Tensor:
-    """Return the soft binary cross-entropy of every logit, with p = sigmoid(logit / T)::
+) -> Tensor:
+    """Return the soft binary cross-entropy of each logit, with p = sigmoid(logit / T)::
 
         - T^2 |p_t - p_s|^g (w_o p_t log p_s + w_b (1 - p_t) log(1 - p_s))
 
     The factor with g = ``focal_gamma`` is that of the quality focal loss (Li et al., "Generalized
-    Focal Loss", NeurIPS 2020, g = 2): without it the many easy background anchors of a dense
+    Focal Loss", NeurIPS 2020, g = 2). Without it the many easy background anchors of a dense
     detector outweigh the rest. It also moves the minimum back to the teacher (loss and, for
-    g > 1, gradient are zero there) whatever the weights. The gradient runs through the factor.
+    g > 1, gradient are zero there) for any weights. The factor is part of the gradient.
 
     Args:
-        student_logits: any shape, finite, any floating type. May be empty.
+        student_logits: any shape, finite. May be empty.
         teacher_logits: the same shape. ``-inf`` means a class that the teacher does not have: its
-            probability is exactly 0. Gets no gradient.
+            probability is exactly 0.
         object_weight: w_o, of the term of p_t; 1 for objects in the paper.
         background_weight: w_b, of the term of 1 - p_t; 1.5 for the background in the paper.
         temperature: T > 0.
-        focal_gamma: g, 0 (no factor) or at least 1. In between, the gradient is infinite where
+        focal_gamma: g, 0 (no factor) or at least 1. Between them the gradient is infinite where
             student and teacher agree.
 
     Returns:
-        The shape of the logits, float32 (float64 where an input is float64).
-
-    Raises:
-        ValueError: the shapes differ, or temperature or focal_gamma is out of range.
+        The shape of the logits.
     """
-    _check_temperature(temperature)
     if focal_gamma != 0 and not focal_gamma >= 1:
         raise ValueError(f"focal_gamma must be 0 or at least 1, got {focal_gamma}")
-    check_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
-    student, teacher = full_precision(student_logits, teacher_logits.detach())
-    student, teacher = student / temperature, teacher / temperature
+    student, teacher = scaled_logits(student_logits, teacher_logits, temperature)
     # sigmoid(-x) and logsigmoid(-x) keep the digits that 1 - sigmoid(x) loses for large x.
     objects = object_weight * teacher.sigmoid() * logsigmoid(student)
     background = background_weight * (-teacher).sigmoid() * logsigmoid(-student)
@@ -109,8 +93,3 @@ def soft_binary_cross_entropy(
     if focal_gamma:
         losses = losses * (teacher.sigmoid() - student.sigmoid()).abs() ** focal_gamma
     return losses
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")

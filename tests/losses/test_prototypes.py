@@ -410,24 +410,24 @@ def test_nothing_wrong_passes():
     student, teacher = instances(6)
     moments = joint_moments(student, teacher)
     for alpha in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="alpha must be a number from 0 on"):
+        with pytest.raises(ValueError, match="alpha"):
             match_prototypes(student, teacher, moments, alpha=alpha)
-        with pytest.raises(ValueError, match="alpha must be a number from 0 on"):
+        with pytest.raises(ValueError, match="alpha"):
             joint_weights(student, student, alpha)
-    with pytest.raises(ValueError, match="must not be negative, got -1 and"):
+    with pytest.raises(ValueError, match="num_prototypes.* -1 "):
         match_prototypes(student, teacher, moments, num_prototypes=-1)
-    with pytest.raises(ValueError, match=r"7 and 5 dimensions must be \(12, 12\), got \(7, 7\)"):
+    with pytest.raises(ValueError, match=r"moments.* \(12, 12\), got \(7, 7\)"):
         match_prototypes(student, teacher, moments[:7, :7])
-    with pytest.raises(ValueError, match=r"the same instances, got student \(6, 7\), teacher \(5"):
+    with pytest.raises(ValueError, match=r"student \(6, 7\), teacher \(5"):
         joint_moments(student, teacher[:5])
-    with pytest.raises(ValueError, match=r"the same instances, got student \(5, 7\), teacher \(6"):
+    with pytest.raises(ValueError, match=r"student \(5, 7\), teacher \(6"):
         match_prototypes(student[:5], teacher, moments)
     for broken in (float("nan"), float("inf")):
         wrong = teacher.clone()
         wrong[3, 2] = broken
-        with pytest.raises(ValueError, match="NaN or infinity"):
+        with pytest.raises(ValueError, match="features.* NaN"):
             joint_moments(student, wrong)
-        with pytest.raises(ValueError, match="NaN or infinity"):
+        with pytest.raises(ValueError, match="features.* NaN"):
             match_prototypes(student, wrong, moments)
-        with pytest.raises(ValueError, match="NaN or infinity"):
+        with pytest.raises(ValueError, match="features.* NaN"):
             pursuit_weights(student, wrong, student[:1], teacher[:1])

@@ -1,6 +1,7 @@
 """Soft labels against slow references, gradients by hand, and where their minimum lies."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_search.losses import soft_binary_cross_entropy, soft_cross_entropy
+from tests.losses.helpers import gradient_of, random, slow_sigmoid, slow_softmax
 
 GOLDEN_SOFTMAX = 36.12499317378315
 GOLDEN_SOFTMAX_GRADIENT_NORM = 2.207481614459154
@@ -15,9 +17,8 @@ GOLDEN_BINARY = 6.385472795137778
 GOLDEN_BINARY_GRADIENT_NORM = 1.6783170625402186
 
 
-def logits(*shape, seed=0, dtype=torch.float64, spread=2.0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(shape, generator=generator, dtype=torch.float64) * spread).to(dtype)
+def logits(*shape, seed=0, dtype=torch.float64, scale=2.0):
+    return random(*shape, seed=seed, dtype=dtype, scale=scale)
 
 
 def paper_weights(num_classes, dtype=torch.float64):
@@ -25,11 +26,6 @@ def paper_weights(num_classes, dtype=torch.float64):
     weights = torch.ones(num_classes, dtype=dtype)
     weights[-1] = 1.5
     return weights
-
-
-def slow_softmax(row, temperature=1.0):
-    scores = [math.exp(value / temperature) for value in row]
-    return [score / sum(scores) for score in scores]
 
 
 def slow_soft_cross_entropy(student, teacher, weights, temperature):
@@ -44,21 +40,10 @@ def slow_soft_cross_entropy(student, teacher, weights, temperature):
     return losses
 
 
-def slow_sigmoid(value):
-    return 1 / (1 + math.exp(-value))
-
-
 def slow_soft_binary(s, t, object_weight, background_weight, temperature, gamma):
     p_s, p_t = slow_sigmoid(s / temperature), slow_sigmoid(t / temperature)
     loss = -object_weight * p_t * math.log(p_s) - background_weight * (1 - p_t) * math.log(1 - p_s)
     return loss * temperature**2 * (abs(p_t - p_s) ** gamma if gamma else 1.0)
-
-
-def gradient_of(function, student, *arguments, **options):
-    """Gradient of the sum of the losses: every row or logit for itself."""
-    student = student.clone().requires_grad_()
-    function(student, *arguments, **options).sum().backward()
-    return student.grad
 
 
 # Softmax heads
@@ -135,7 +120,7 @@ def test_weighted_softmax_is_stationary_at_the_weighted_teacher():
 
 def test_softmax_temperature_keeps_the_size_of_the_gradient():
     # For small logits T^2 makes it (z_s - z_t - mean) / C, whatever T is (Hinton et al., 2015).
-    student, teacher = logits(4, 3, spread=1e-4), logits(4, 3, seed=1, spread=1e-4)
+    student, teacher = logits(4, 3, scale=1e-4), logits(4, 3, seed=1, scale=1e-4)
     expected = student - teacher
     expected = (expected - expected.mean(dim=1, keepdim=True)) / 3
     for temperature in (1.0, 2.0, 8.0):
@@ -275,9 +260,6 @@ def test_binary_keeps_the_digits_of_a_sure_student():
 
 
 BOTH = [soft_cross_entropy, soft_binary_cross_entropy]
-focal_binary = pytest.param(
-    lambda s, t: soft_binary_cross_entropy(s, t, focal_gamma=2.0), id="focal"
-)
 
 
 def test_golden_numbers():
@@ -296,7 +278,7 @@ def test_golden_numbers():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("loss", BOTH + [focal_binary])
+@pytest.mark.parametrize("loss", BOTH + [partial(soft_binary_cross_entropy, focal_gamma=2.0)])
 def test_extreme_logits_stay_finite(loss, dtype):
     values = torch.tensor([-1e4, 0.0, 1e4])
     student, teacher = (
@@ -311,77 +293,31 @@ def test_extreme_logits_stay_finite(loss, dtype):
     assert student.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("loss", BOTH + [focal_binary])
-def test_half_precision_is_computed_in_float32(loss, dtype):
-    student, teacher = logits(5, 4, dtype=dtype), logits(5, 4, seed=1, dtype=dtype)
-    losses = loss(student, teacher)
-    assert losses.dtype == torch.float32
-    assert torch.equal(losses, loss(student.float(), teacher.float()))
-    gradient = gradient_of(loss, student, teacher)
-    assert gradient.dtype == dtype and gradient.isfinite().all()
-
-
-@pytest.mark.parametrize("loss", BOTH + [focal_binary])
-def test_autocast_does_not_lower_the_precision(loss):
-    student, teacher = logits(5, 4, dtype=torch.float32), logits(5, 4, seed=1, dtype=torch.float32)
-    expected = loss(student, teacher)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = loss(student, teacher)
-    assert losses.dtype == torch.float32
-    assert torch.equal(losses, expected)
-
-
-@pytest.mark.parametrize("loss", BOTH + [focal_binary])
-def test_teacher_gets_no_gradient(loss):
-    student = logits(5, 4).requires_grad_()
-    teacher = logits(5, 4, seed=1).requires_grad_()
-    loss(student, teacher).sum().backward()
-    assert teacher.grad is None
-    assert student.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("loss", BOTH + [focal_binary])
-def test_no_row_keeps_the_graph_of_the_layers_before(loss):
-    layer = torch.nn.Linear(3, 4)
-    losses = loss(layer(torch.zeros(0, 3)), torch.zeros(0, 4))
-    losses.sum().backward()
-    assert torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
-
-
 def test_no_row_with_weights():
     losses = soft_cross_entropy(torch.zeros(0, 4), torch.zeros(0, 4), paper_weights(4))
     assert losses.shape == (0,) and losses.sum().item() == 0.0
 
 
-@pytest.mark.parametrize("loss", BOTH)
-@pytest.mark.parametrize("other", [(5, 1), (1, 4), (4,), (5, 3)])
-def test_different_shapes_are_refused(loss, other):
-    # All but the last would be broadcast in silence.
-    with pytest.raises(ValueError, match=r"one shape, got student_logits \(5, 4\), teacher_logits"):
-        loss(torch.zeros(5, 4), torch.zeros(other))
-
-
 @pytest.mark.parametrize("shape", [(4,), (5, 4, 2)])
 def test_softmax_wants_rows_of_classes(shape):
-    with pytest.raises(ValueError, match=r"logits must be \(rows, classes\)"):
+    with pytest.raises(ValueError, match="student_logits"):
         soft_cross_entropy(torch.zeros(shape), torch.zeros(shape))
 
 
 @pytest.mark.parametrize("weights", [torch.ones(3), torch.ones(1), torch.tensor(1.0)])
 def test_wrong_number_of_weights_is_refused(weights):
-    with pytest.raises(ValueError, match="one for each of 4 classes"):
+    with pytest.raises(ValueError, match="class_weights.* 4 "):
         soft_cross_entropy(torch.zeros(5, 4), torch.zeros(5, 4), weights)
 
 
 @pytest.mark.parametrize("loss", BOTH)
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_temperature_must_be_positive(loss, temperature):
-    with pytest.raises(ValueError, match="temperature must be positive"):
+    with pytest.raises(ValueError, match="temperature"):
         loss(torch.zeros(5, 4), torch.zeros(5, 4), temperature=temperature)
 
 
 @pytest.mark.parametrize("gamma", [-1.0, 0.5, math.nan])
 def test_focal_gamma_with_an_infinite_gradient_is_refused(gamma):
-    with pytest.raises(ValueError, match="focal_gamma must be 0 or at least 1"):
+    with pytest.raises(ValueError, match="focal_gamma"):
         soft_binary_cross_entropy(torch.zeros(5), torch.zeros(5), focal_gamma=gamma)

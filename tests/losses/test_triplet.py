@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd_search.losses import batch_hard_triplet
+from tests.losses.helpers import gradient_of, identities, random, slow_distance
 
 GOLDEN_SOFT = 15.162482005787599
 GOLDEN_SOFT_GRADIENT_NORM = 6.053620206853663
@@ -17,19 +18,12 @@ GOLDEN_MARGIN_GRADIENT_NORM = 7.310612159591539
 MARGINS = [None, 0.0, 0.3, 2.0]
 
 
-def rows(*shape, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+def triplet_loss(embeddings, person_ids, margin=None):
+    return batch_hard_triplet(embeddings, person_ids, margin)[0]
 
 
-def identities(num_rows, seed=0):
-    """A few people, some unlabelled."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-1, 3, (num_rows,), generator=generator)
-
-
-def slow_distance(a, b):
-    return math.sqrt(sum((x - y) ** 2 for x, y in zip(a, b)))
+def people(num_rows, seed=0):
+    return identities(num_rows, seed, num_people=3)
 
 
 def slow_batch_hard(embeddings, person_ids, margin):
@@ -53,12 +47,6 @@ def slow_batch_hard(embeddings, person_ids, margin):
     return losses, has_triplet
 
 
-def gradient_of(embeddings, person_ids, margin=None):
-    embeddings = embeddings.clone().requires_grad_()
-    batch_hard_triplet(embeddings, person_ids, margin)[0].sum().backward()
-    return embeddings.grad
-
-
 @settings(max_examples=80)
 @given(
     num_rows=st.integers(0, 12),
@@ -67,7 +55,7 @@ def gradient_of(embeddings, person_ids, margin=None):
     seed=st.integers(0, 2**16),
 )
 def test_equals_slow_reference(num_rows, size, margin, seed):
-    embeddings, person_ids = rows(num_rows, size, seed=seed), identities(num_rows, seed=seed)
+    embeddings, person_ids = random(num_rows, size, seed=seed), people(num_rows, seed=seed)
     losses, has_triplet = batch_hard_triplet(embeddings, person_ids, margin)
     assert losses.shape == has_triplet.shape == (num_rows,)
     assert has_triplet.dtype == torch.bool
@@ -93,7 +81,7 @@ def test_by_hand():
 
 @pytest.mark.parametrize("margin", MARGINS)
 def test_unlabelled_rows_take_no_part(margin):
-    embeddings, person_ids = rows(8, 3), torch.tensor([0, 0, 1, 1, 0, 2, 2, 1])
+    embeddings, person_ids = random(8, 3), torch.tensor([0, 0, 1, 1, 0, 2, 2, 1])
     # In the midst of the others, twice the same: the hardest of everything if they took part.
     crowd = torch.cat([embeddings, embeddings + 1e-3, 50 + embeddings[:2]])
     crowd_ids = torch.cat([person_ids, torch.full((10,), -1)])
@@ -103,7 +91,7 @@ def test_unlabelled_rows_take_no_part(margin):
     assert alone.sum() > 0
     assert has_triplet.tolist() == [True] * 8 + [False] * 10
     assert torch.equal(losses[8:], torch.zeros(10, dtype=torch.float64))
-    gradient = gradient_of(crowd, crowd_ids, margin)
+    gradient = gradient_of(triplet_loss, crowd, crowd_ids, margin)
     assert torch.equal(gradient[8:], torch.zeros_like(gradient[8:]))
     # Any negative id, not only -1, and no two of them make a person.
     crowd_ids[8:] = -2 - torch.arange(10)
@@ -117,7 +105,7 @@ def test_unlabelled_rows_take_no_part(margin):
     ids=["no positive", "no negative", "nobody", "two alone", "one person and nobody"],
 )
 def test_without_a_triplet_exactly_zero_on_the_graph(person_ids, margin):
-    embeddings = rows(4, 3).requires_grad_()
+    embeddings = random(4, 3).requires_grad_()
     losses, has_triplet = batch_hard_triplet(embeddings, torch.tensor(person_ids), margin)
     assert torch.equal(losses, torch.zeros(4, dtype=torch.float64))
     assert not has_triplet.any()
@@ -148,7 +136,7 @@ def test_no_pair_at_all(num_rows, margin):
 @pytest.mark.parametrize("margin", [None, 0.3, 5.0])
 def test_gradcheck(margin):
     # Away from the kinks: the hinge, and the change of the hardest rows.
-    embeddings, person_ids = rows(9, 4, seed=3), identities(9, seed=1)
+    embeddings, person_ids = random(9, 4, seed=3), people(9, seed=1)
     losses, has_triplet = slow_batch_hard(embeddings, person_ids, margin)
     assert sum(has_triplet) >= 5 and not any(0 < loss < 0.01 for loss in losses)
     embeddings.requires_grad_()
@@ -166,12 +154,12 @@ def test_identical_embeddings_have_a_finite_gradient(margin, dtype):
     losses, has_triplet = batch_hard_triplet(point, person_ids, margin)
     expected = math.log(2) if margin is None else margin
     assert losses.tolist() == pytest.approx([expected] * 6) and has_triplet.all()
-    gradient = gradient_of(point, person_ids, margin)
+    gradient = gradient_of(triplet_loss, point, person_ids, margin)
     assert torch.equal(gradient, torch.zeros_like(gradient))
     # Some in one point, across people: the others still pull.
-    embeddings = rows(6, 3, dtype=dtype)
+    embeddings = random(6, 3, dtype=dtype)
     embeddings[2] = embeddings[0]
-    gradient = gradient_of(embeddings, person_ids, margin)
+    gradient = gradient_of(triplet_loss, embeddings, person_ids, margin)
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
@@ -206,7 +194,7 @@ def test_far_from_the_origin_the_digits_are_kept():
 @pytest.mark.parametrize("scale", [1e-9, 1e9])
 def test_hinge_without_margin_scales_with_the_embeddings(scale):
     """No constant of the code shows, neither beside near rows nor beside far ones."""
-    embeddings, person_ids = rows(12, 4), torch.arange(12) // 3
+    embeddings, person_ids = random(12, 4), torch.arange(12) // 3
     expected, _ = batch_hard_triplet(embeddings, person_ids, margin=0.0)
     losses, _ = batch_hard_triplet(embeddings * scale, person_ids, margin=0.0)
     torch.testing.assert_close(losses / scale, expected)
@@ -219,41 +207,19 @@ def test_hinge_without_margin_scales_with_the_embeddings(scale):
 
 def test_golden_numbers():
     """Written down from this code at a fixed seed, after it agreed with the slow reference."""
-    embeddings, person_ids = rows(12, 4, seed=5), identities(12, seed=6)
+    embeddings, person_ids = random(12, 4, seed=5), people(12, seed=6)
     total = batch_hard_triplet(embeddings, person_ids)[0].sum().item()
     assert total == pytest.approx(GOLDEN_SOFT, rel=1e-9)
-    norm = gradient_of(embeddings, person_ids).norm().item()
+    norm = gradient_of(triplet_loss, embeddings, person_ids).norm().item()
     assert norm == pytest.approx(GOLDEN_SOFT_GRADIENT_NORM, rel=1e-9)
     total = batch_hard_triplet(embeddings, person_ids, 0.3)[0].sum().item()
     assert total == pytest.approx(GOLDEN_MARGIN, rel=1e-9)
-    norm = gradient_of(embeddings, person_ids, 0.3).norm().item()
+    norm = gradient_of(triplet_loss, embeddings, person_ids, 0.3).norm().item()
     assert norm == pytest.approx(GOLDEN_MARGIN_GRADIENT_NORM, rel=1e-9)
 
 
-@pytest.mark.parametrize("margin", [None, 0.3])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype, margin):
-    # 300^2 is beyond the largest number of float16: no square may be taken there.
-    embeddings, person_ids = rows(9, 4, dtype=dtype) * 300, identities(9, seed=1)
-    losses, has_triplet = batch_hard_triplet(embeddings, person_ids, margin)
-    assert losses.dtype == torch.float32 and losses.isfinite().all() and losses.sum() > 0
-    expected, _ = batch_hard_triplet(embeddings.float(), person_ids, margin)
-    assert torch.equal(losses, expected)
-    gradient = gradient_of(embeddings, person_ids, margin)
-    assert gradient.dtype == dtype and gradient.isfinite().all()
-
-
-def test_autocast_does_not_lower_the_precision():
-    embeddings, person_ids = rows(30, 4, dtype=torch.float32), identities(30)
-    expected, _ = batch_hard_triplet(embeddings, person_ids)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses, _ = batch_hard_triplet(embeddings, person_ids)
-    assert losses.dtype == torch.float32
-    assert torch.equal(losses, expected)
-
-
 def test_identities_of_any_integer_type_and_size():
-    embeddings, person_ids = rows(12, 4), identities(12)
+    embeddings, person_ids = random(12, 4), people(12)
     expected = batch_hard_triplet(embeddings, person_ids)[0]
     for dtype in (torch.int8, torch.int32):
         assert torch.equal(batch_hard_triplet(embeddings, person_ids.to(dtype))[0], expected)
@@ -262,7 +228,7 @@ def test_identities_of_any_integer_type_and_size():
 
 
 def test_nan_is_not_hidden():
-    embeddings = rows(6, 3)
+    embeddings = random(6, 3)
     embeddings[3, 1] = math.nan
     losses, _ = batch_hard_triplet(embeddings, torch.tensor([0, 0, 1, 1, 2, 2]))
     assert losses.isnan().all()  # a negative of all, or a positive
@@ -272,17 +238,17 @@ def test_nan_is_not_hidden():
     "person_ids", [torch.zeros(5).long(), torch.zeros(6), torch.zeros(6, 1).long()]
 )
 def test_identities_that_do_not_fit_are_refused(person_ids):
-    with pytest.raises(ValueError, match="person_ids must be 6 integers"):
+    with pytest.raises(ValueError, match="person_ids.* 6 "):
         batch_hard_triplet(torch.zeros(6, 4), person_ids)
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 4, 1)])
 def test_embeddings_must_be_rows(shape):
-    with pytest.raises(ValueError, match=r"embeddings must be \(rows, size\)"):
+    with pytest.raises(ValueError, match="embeddings"):
         batch_hard_triplet(torch.zeros(shape), torch.zeros(6).long())
 
 
 @pytest.mark.parametrize("margin", [-0.1, math.nan])
 def test_negative_margin_is_refused(margin):
-    with pytest.raises(ValueError, match="margin must not be negative"):
+    with pytest.raises(ValueError, match="margin"):
         batch_hard_triplet(torch.zeros(6, 4), torch.zeros(6).long(), margin)

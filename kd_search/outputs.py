@@ -3,11 +3,15 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, ImageList, Instances
+
+#: Default of a part or specification that a network does not have: ``None``. It is typed as if it
+#: were there, because a term reads only what it declares, and a Distiller checks that.
+_ABSENT: Any = None
 
 
 class Part(enum.Enum):
@@ -99,11 +103,11 @@ class ModelSpec:
     #: Order of the channels that the network was trained with: "BGR" or "RGB".
     image_format: str = "BGR"
     #: ``None`` for a network without.
-    anchors: Optional[AnchorSpec] = None
-    regions: Optional[RegionSpec] = None
-    identities: Optional[IdentitySpec] = None
+    anchors: AnchorSpec = _ABSENT
+    regions: RegionSpec = _ABSENT
+    identities: IdentitySpec = _ABSENT
     #: Embeddings and logits of given crops.
-    crops: Optional[IdentitySpec] = None
+    crops: IdentitySpec = _ABSENT
 
 
 # --------------------------------------------------------------------------------------- outputs
@@ -122,7 +126,7 @@ class AnchorTargets:
     #: of RetinaNet, a running mean.
     normalizer: float
     #: (N, sum A_l) int64 class of every anchor, K for background; dense detectors only.
-    classes: Optional[torch.Tensor] = None
+    classes: torch.Tensor = _ABSENT
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,11 @@ class AnchorOutputs:
     boxes: list[torch.Tensor]
     #: Objectness (or class) logits per level, each (N, A_l) or (N, A_l, K). ``None`` for a teacher
     #: that was not required to give them, like the deltas.
-    logits: Optional[list[torch.Tensor]] = None
+    logits: list[torch.Tensor] = _ABSENT
     #: Box deltas per level, each (N, A_l, 4), in the scale of the anchor box transform.
-    deltas: Optional[list[torch.Tensor]] = None
+    deltas: list[torch.Tensor] = _ABSENT
     #: Of a student.
-    targets: Optional[AnchorTargets] = None
+    targets: AnchorTargets = _ABSENT
 
 
 @dataclass(frozen=True)
@@ -159,17 +163,16 @@ class RegionOutputs:
     #: ``gt_person_ids``; absolute pixels of the network input, XYXY.
     proposals: list[Instances]
     #: (R, K + 1) class logits, background last as in Detectron2.
-    logits: Optional[torch.Tensor] = None
+    logits: torch.Tensor = _ABSENT
     #: (R, 4) or (R, 4 K) box deltas, in the scale of the region box transform.
-    deltas: Optional[torch.Tensor] = None
+    deltas: torch.Tensor = _ABSENT
     #: (F, K + 1), see :attr:`Part.FOREGROUND_LOGITS`; of a teacher.
-    foreground_logits: Optional[torch.Tensor] = None
+    foreground_logits: torch.Tensor = _ABSENT
     #: Of a student.
-    targets: Optional[RegionTargets] = None
+    targets: RegionTargets = _ABSENT
 
     def foreground(self, num_classes: int) -> torch.Tensor:
         """(R,) bool: regions of a class, neither background nor ignored; of a student."""
-        assert self.targets is not None
         return (self.targets.classes >= 0) & (self.targets.classes < num_classes)
 
     def foreground_boxes(self, num_classes: int) -> list[Boxes]:
@@ -183,11 +186,11 @@ class IdentityOutputs:
     """Embeddings and identity logits of the foreground regions, or of the samples of a batch."""
 
     #: (P, D), L2-normalised for regions.
-    embeddings: Optional[torch.Tensor] = None
+    embeddings: torch.Tensor = _ABSENT
     #: (P,) int64 identity of each embedding: a row of the ID table, or -1 where unlabelled.
-    person_ids: Optional[torch.Tensor] = None
+    person_ids: torch.Tensor = _ABSENT
     #: (P, L) logits over the labelled identities; ``None`` for a network without.
-    logits: Optional[torch.Tensor] = None
+    logits: torch.Tensor = _ABSENT
 
 
 @dataclass(frozen=True)
@@ -221,9 +224,9 @@ class CropOutputs:
 
     crops: Crops
     #: (G, D), not necessarily of length one.
-    embeddings: Optional[torch.Tensor] = None
+    embeddings: torch.Tensor = _ABSENT
     #: (G, L); ``None`` for a network without.
-    logits: Optional[torch.Tensor] = None
+    logits: torch.Tensor = _ABSENT
 
 
 @dataclass(frozen=True)
@@ -235,16 +238,16 @@ class ModelOutputs:
     """
 
     #: Normalised, padded input batch.
-    images: Optional[ImageList] = None
+    images: ImageList = _ABSENT
     #: Backbone features by name, each (N, C, H, W).
-    features: Optional[dict[str, torch.Tensor]] = None
-    anchors: Optional[AnchorOutputs] = None
-    regions: Optional[RegionOutputs] = None
-    identities: Optional[IdentityOutputs] = None
-    crops: Optional[CropOutputs] = None
+    features: dict[str, torch.Tensor] = _ABSENT
+    anchors: AnchorOutputs = _ABSENT
+    regions: RegionOutputs = _ABSENT
+    identities: IdentityOutputs = _ABSENT
+    crops: CropOutputs = _ABSENT
     #: The annotations of the batch, per image with ``gt_boxes``, ``gt_classes`` and, in person
     #: search, ``gt_person_ids``; absolute pixels of the network input, XYXY. Of a student.
-    annotated: Optional[list[Instances]] = None
+    annotated: list[Instances] = _ABSENT
     #: What companions add for their terms, by name of the companion.
     extras: Mapping[str, Any] = field(default_factory=dict)
 

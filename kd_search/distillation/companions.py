@@ -90,7 +90,7 @@ class Companion(nn.Module):
         return ()
 
 
-def companions_of(terms: nn.ModuleDict) -> list[str]:
+def companions_of(terms: Any) -> list[str]:
     """Names of the companions of terms, in the order in which they are first named.
 
     Raises:
@@ -117,7 +117,7 @@ def build_companions(
     return {name: COMPANION_REGISTRY.get(name)(cfg, student, teacher) for name in names}
 
 
-def check_companions(terms: nn.ModuleDict, companions: Mapping[str, Any]) -> None:
+def check_companions(terms: Any, companions: Mapping[str, Any]) -> None:
     """Check that every companion that terms name is there and fits.
 
     Raises:

@@ -81,11 +81,12 @@ class Distiller(nn.Module):
                 a term, or two terms share one loss.
         """
         super().__init__()
-        self.student = student
-        self.terms = terms
+        # Any: their methods were checked; nn.Module would declare them as tensors.
+        self.student: Any = student
+        self.terms: Any = terms
         # No module: as a submodule it would be registered and saved.
-        self.teacher = teacher
-        self.companions = nn.ModuleDict(companions or {})
+        self.teacher: Any = teacher
+        self.companions: Any = nn.ModuleDict(dict(companions or {}))
         check_terms(terms)
         check_companions(terms, self.companions)
         _check_student(student, terms, self.companions)
@@ -110,9 +111,9 @@ class Distiller(nn.Module):
         student_cfg = cfg.clone()
         student_cfg.defrost()
         student_cfg.MODEL.META_ARCHITECTURE = cfg.DISTILLATION.STUDENT_META_ARCH
-        student = build_distillable(student_cfg)
+        student: Any = build_distillable(student_cfg)
         check_protocol(student, Student, "a student", _STUDENT_KEY)
-        terms = build_terms(cfg)
+        terms: Any = build_terms(cfg)
         names = companions_of(terms)
         # Before a teacher is built: its errors would hide that the student does not fit.
         _check_student(student, terms, _classes_of(names))
@@ -256,14 +257,14 @@ def _classes_of(names: Sequence[str]) -> dict[str, Any]:
     return {name: COMPANION_REGISTRY.get(name) for name in names}
 
 
-def _teacher_parts(terms: nn.ModuleDict, companions: Any) -> frozenset[Part]:
+def _teacher_parts(terms: Any, companions: Any) -> frozenset[Part]:
     """What a teacher must output in every step."""
     required = frozenset().union(*(term.teacher_parts for term in terms.values()))
     required = required.union(*(companion.teacher_parts for companion in companions))
     return required - frozenset().union(*(companion.provides for companion in companions))
 
 
-def _check_student(student: nn.Module, terms: nn.ModuleDict, companions: Mapping[str, Any]) -> None:
+def _check_student(student: Any, terms: Any, companions: Any) -> None:
     check_protocol(student, Student, "a student", _STUDENT_KEY)
     available = student.spec().parts
     if any(companion.provides & CROP_PARTS for companion in companions.values()):
@@ -280,9 +281,7 @@ def _check_student(student: nn.Module, terms: nn.ModuleDict, companions: Mapping
             )
 
 
-def _check_teacher(
-    teacher: Optional[FrozenTeacher], terms: nn.ModuleDict, companions: Mapping[str, Any]
-) -> None:
+def _check_teacher(teacher: Optional[FrozenTeacher], terms: Any, companions: Any) -> None:
     required = _teacher_parts(terms, companions.values())
     missing = required - (frozenset() if teacher is None else teacher.parts)
     if missing:
@@ -292,7 +291,7 @@ def _check_teacher(
         )
 
 
-def _joint_parts(terms: nn.ModuleDict) -> frozenset[Part]:
+def _joint_parts(terms: Any) -> frozenset[Part]:
     for name, term in terms.items():
         unknown = term.joint_parts - JOINABLE_PARTS
         if unknown:
@@ -303,7 +302,7 @@ def _joint_parts(terms: nn.ModuleDict) -> frozenset[Part]:
     return frozenset().union(*(term.joint_parts for term in terms.values()))
 
 
-def _merge_factors(terms: nn.ModuleDict) -> dict[str, tuple[float, str]]:
+def _merge_factors(terms: Any) -> dict[str, tuple[float, str]]:
     """Factor of each hard loss, and the term that it is of."""
     merged: dict[str, tuple[float, str]] = {}
     for name, term in terms.items():

@@ -62,25 +62,24 @@ class DistillationTerm(nn.Module):
         """
         return start if end is None else start + (end - start) * min(self.progress, 1.0)
 
-    def setup(self, student: ModelSpec, teacher: Optional[ModelSpec]) -> None:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         """Make adapters, and refuse networks that do not fit; called once, before the first batch.
 
         Args:
             student: specification of the student.
-            teacher: that of the teacher, with what companions provide; ``None`` without either.
+            teacher: that of the teacher, with what companions provide; ``None`` without either,
+                which a term without ``teacher_parts`` has to expect.
 
         Raises:
             ValueError: one line that says what does not fit and which key to change.
         """
 
-    def forward(
-        self, student: ModelOutputs, teacher: Optional[ModelOutputs]
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
         """Losses by name, each a scalar with a graph.
 
         Args:
             student: of this batch, with gradient.
-            teacher: of the same batch and regions, without; ``None`` where no teacher runs.
+            teacher: of the same batch and regions, without; ``None`` as in :meth:`setup`.
         """
         raise NotImplementedError
 
@@ -119,7 +118,7 @@ def build_terms(cfg: CfgNode) -> nn.ModuleDict:
     return terms
 
 
-def check_terms(terms: nn.ModuleDict) -> None:
+def check_terms(terms: Any) -> None:
     """Check that every module is a term.
 
     Raises:

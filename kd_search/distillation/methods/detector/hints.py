@@ -1,9 +1,9 @@
 """Feature maps taught by hints through an adaptation layer (Chen et al., NIPS 2017)."""
 
-from typing import Union
+from typing import Any, Union
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import nn
 
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
@@ -55,7 +55,7 @@ class HintTerm(DistillationTerm):
         self.strides: dict[tuple[str, str], tuple[int, int]] = {}
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.HINT
         return {
             "features": tuple(node.FEATURES),

@@ -1,9 +1,9 @@
 """Box regression taught by a teacher that bounds it (Chen et al., NIPS 2017)."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 
 from kd_search.distillation.anchors import (
     check_has_regions,
@@ -84,7 +84,7 @@ class RegionRegressionTerm(RegressionTerm):
     student_parts = teacher_parts = frozenset({Part.REGION_DELTAS})
 
     @configurable
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         """
         Args:
             kwargs: as :class:`RegressionTerm`.
@@ -93,7 +93,7 @@ class RegionRegressionTerm(RegressionTerm):
         self.num_classes = 0
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.BOUNDED_REGRESSION
         return {
             "kind": node.KIND,
@@ -125,7 +125,7 @@ class AnchorRegressionTerm(RegressionTerm):
     student_parts = teacher_parts = frozenset({Part.ANCHOR_DELTAS})
 
     @configurable
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         """
         Args:
             kwargs: as :class:`RegressionTerm`.
@@ -133,7 +133,7 @@ class AnchorRegressionTerm(RegressionTerm):
         super().__init__(**kwargs)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.BOUNDED_REGRESSION
         return {
             "kind": node.KIND,

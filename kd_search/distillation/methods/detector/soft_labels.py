@@ -1,9 +1,9 @@
 """Classification taught by soft labels, weighted by class (Chen et al., NIPS 2017)."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 
 from kd_search.distillation.anchors import check_same_anchors, check_softmax, flatten_levels
 from kd_search.distillation.terms import (
@@ -55,7 +55,7 @@ class SoftLabelTerm(DistillationTerm):
         self.loss_weight = loss_weight
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.SOFT_LABELS
         return {
             "hard_weight": node.HARD_WEIGHT,
@@ -83,7 +83,7 @@ class RegionClassTerm(SoftLabelTerm):
     student_parts = teacher_parts = frozenset({Part.REGION_LOGITS})
 
     @configurable
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         """
         Args:
             kwargs: as :class:`SoftLabelTerm`.
@@ -91,7 +91,7 @@ class RegionClassTerm(SoftLabelTerm):
         super().__init__(**kwargs)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         weight = cfg.DISTILLATION.SOFT_LABELS.REGION_LOSS_WEIGHT
         return {**super().from_config(cfg), "loss_weight": weight}
 
@@ -125,7 +125,7 @@ class AnchorClassTerm(SoftLabelTerm):
     student_parts = teacher_parts = frozenset({Part.ANCHOR_LOGITS})
 
     @configurable
-    def __init__(self, *, focal_gamma: float = 2.0, **kwargs):
+    def __init__(self, *, focal_gamma: float = 2.0, **kwargs: Any):
         """
         Args:
             focal_gamma: gamma; RetinaNet only.
@@ -136,7 +136,7 @@ class AnchorClassTerm(SoftLabelTerm):
         self.dense_classes = False
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.SOFT_LABELS
         return {
             **super().from_config(cfg),

@@ -1,5 +1,7 @@
 """Boxes of people that student and re-ID teacher embed, and their places in the original images."""
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F  # noqa: N812
 
@@ -31,7 +33,7 @@ class CropSampler:
         self.padding = padding
         self.limit = limit
 
-    def __call__(self, batched_inputs: list[dict]) -> Crops:
+    def __call__(self, batched_inputs: list[dict[str, Any]]) -> Crops:
         """
         Args:
             batched_inputs: training samples with ``original_image`` and ``to_original``.

@@ -1,7 +1,9 @@
 """Diverse knowledge of an external re-ID network (Zhang et al., AAAI 2021)."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from torch import nn
 from torch.nn import functional as F
 
@@ -41,7 +43,7 @@ class IdentityProbabilityTerm(DistillationTerm):
         self.loss_weight = loss_weight
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.DKD
         return {
             "direction": node.KL_DIRECTION,
@@ -95,7 +97,7 @@ class PairRelationTerm(DistillationTerm):
         self.loss_weight = loss_weight
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.DKD
         return {"normalize": node.NORMALIZE_PAIRS, "loss_weight": node.PAIR_WEIGHT}
 
@@ -143,7 +145,7 @@ class TripletRelationTerm(DistillationTerm):
         self.projection: nn.Module = nn.Identity()
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.DKD
         return {
             "margin": node.MARGIN,

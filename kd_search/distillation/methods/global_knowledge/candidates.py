@@ -120,7 +120,9 @@ def candidates_of(
 
 
 @torch.no_grad()
-def confident_boxes(teacher: FrozenTeacher, inputs: list[dict], min_score: float) -> CandidateBoxes:
+def confident_boxes(
+    teacher: FrozenTeacher, inputs: list[dict[str, Any]], min_score: float
+) -> CandidateBoxes:
     """What a teacher finds in an image and is sure of, in the student's classes.
 
     Classes that the student does not know are left out, and so are boxes that overlap one of a

@@ -8,7 +8,7 @@ padding nor the number of ranks has a part in a feature.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 from detectron2.utils import comm
@@ -150,7 +150,7 @@ class CandidateFeatures:
         return join(parts)
 
     def _first_visit(
-        self, position: int, inputs: list[dict]
+        self, position: int, inputs: list[dict[str, Any]]
     ) -> tuple[CandidateBoxes, list[HalfRows]]:
         confident = None
         if self._min_score is not None:
@@ -168,7 +168,7 @@ class CandidateFeatures:
         return found, [HalfRows.pack(level) for level in features]
 
     def _pool(
-        self, model: nn.Module, inputs: list[dict], boxes: torch.Tensor
+        self, model: nn.Module, inputs: list[dict[str, Any]], boxes: torch.Tensor
     ) -> list[torch.Tensor]:
         """Per level (n, D) features of boxes of the original image, on the CPU."""
         features = model.forward_teacher(inputs, frozenset({Part.FEATURES})).features

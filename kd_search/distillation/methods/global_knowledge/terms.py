@@ -15,9 +15,10 @@ two-stage configuration sets, the positive anchors.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from torch import nn
 
@@ -71,7 +72,7 @@ class GlobalKnowledgeTerm(PrototypeTerm):
         self.loss_weight = loss_weight
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {"loss_weight": cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PROJECTION_WEIGHT}
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
@@ -137,7 +138,7 @@ class WeightedFeatureTerm(PrototypeTerm):
         self.adapters = nn.ModuleDict()
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
         return {
             "features": tuple(node.FEATURES),
@@ -231,7 +232,7 @@ class WeightedSoftLabelTerm(PrototypeTerm):
         self.num_classes = 0
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
         return {
             "one_stage": _is_one_stage(cfg),

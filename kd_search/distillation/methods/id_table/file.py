@@ -95,13 +95,13 @@ class IDTableFile:
     def embedding_dim(self) -> int:
         return self.rows.shape[1]
 
-    def save(self, path: Union[str, os.PathLike]) -> None:
+    def save(self, path: Union[str, os.PathLike[str]]) -> None:
         """Write the table; a reader sees the old file or the whole new one."""
         with atomic_write(path) as f:
             torch.save({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, f)
 
     @classmethod
-    def load(cls, path: Union[str, os.PathLike]) -> "IDTableFile":
+    def load(cls, path: Union[str, os.PathLike[str]]) -> "IDTableFile":
         """Read a table.
 
         Raises:

@@ -3,7 +3,7 @@
 from typing import Any, Optional
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 
 from kd_search.data import get_id_map
 from kd_search.data.person_search.loader import (
@@ -69,7 +69,7 @@ class IDTableTerm(DistillationTerm):
         self.needs_teacher = refresh is not None and refresh.uses_teacher
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.ID_TABLE
         if not node.PATH:
             raise ValueError(
@@ -105,7 +105,7 @@ class IDTableTerm(DistillationTerm):
             "refresh_period": node.REFRESH_PERIOD,
         }
 
-    def setup(self, student: ModelSpec, teacher: Optional[ModelSpec]) -> None:
+    def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         if not self.needs_teacher:
             return
         identities = None if teacher is None else teacher.identities

@@ -1,7 +1,9 @@
 """A teacher that sees more views of a person (Porrello et al., ECCV 2020)."""
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
 from kd_search.losses import distance_preservation, identity_kl, logits_squared_error
@@ -43,7 +45,7 @@ class ViewLogitsTerm(DistillationTerm):
         self.loss_weight = loss_weight
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.DISTILLATION.VKD
         return {
             "distance": node.LOGITS_DISTANCE,
@@ -85,7 +87,7 @@ class DistancePreservationTerm(DistillationTerm):
         self.loss_weight = loss_weight
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {"loss_weight": cfg.DISTILLATION.VKD.DISTANCE_WEIGHT}
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:

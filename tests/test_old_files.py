@@ -9,14 +9,21 @@ import detectron2
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from tiny import tiny_cfg
 
+from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.config import get_cfg
 from kd_search.data.detection.objects import register_objects
 from kd_search.data.detection.register import load_detection_set
-from kd_search.distillation import IDTableFile
+from kd_search.distillation import Distiller, FrozenTeacher, build_terms
+from kd_search.distillation.methods.global_knowledge import PrototypeBank
+from kd_search.distillation.methods.id_table import IDTableFile
 from kd_search.evaluation import load_detections
 from kd_search.evaluation.search.compare_runs import load_results
 from kd_search.evaluation.search.protocol_table import read_table_rows
 from kd_search.export import load_exported, weights_sha256
+from kd_search.outputs import Part
 from kd_search.visualization import load_search_results
 from tests.engine.toy import ToyTrainer, toy_cfg
 
@@ -88,3 +95,39 @@ def test_a_generated_set_of_things_loads():
         for split in ("train", "test"):
             DatasetCatalog.remove(f"kd_objects_old_{split}")
             MetadataCatalog.remove(f"kd_objects_old_{split}")
+
+
+def test_a_config_with_every_key_loads():
+    """Written before methods registered their own keys."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(OLD / "config.yaml"))
+    assert cfg.DISTILLATION.DKD.PAIR_WEIGHT == 60.0
+    assert cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PER_CLASS == 10
+
+
+def test_terms_and_prototypes_of_a_distilled_student_load():
+    """Written before prototypes were those of a companion."""
+    saved = torch.load(OLD / "distilled.pth", weights_only=True)
+    assert saved["terms"] and saved["prototypes"]["filled"].any()
+    cfg = tiny_cfg("fpn", "DISTILLATION.GLOBAL_KNOWLEDGE.GROUPS", "identity")
+    cfg.merge_from_list(["DISTILLATION.GLOBAL_KNOWLEDGE.CLUSTERS", 2])
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.PER_CLASS = 2
+    cfg.DISTILLATION.GLOBAL_KNOWLEDGE.ADAPTER_KERNEL = 1
+    cfg.DISTILLATION.TERMS = ["GlobalKnowledgeTerm", "WeightedFeatureTerm", "WeightedSoftLabelTerm"]
+    wide = tiny_cfg("fpn", "MODEL.FPN.OUT_CHANNELS", 24, "MODEL.OIM.ENABLED", False)
+    student, teacher = (META_ARCH_REGISTRY.get("PersonSearchRCNN")(c) for c in (cfg, wide))
+    parts = frozenset({Part.FEATURES, Part.FOREGROUND_LOGITS})
+    distiller = Distiller(
+        student=student,
+        terms=build_terms(cfg),
+        teacher=FrozenTeacher(teacher, parts),
+        companions={"PrototypeBank": PrototypeBank(cfg, student.spec(), teacher.spec())},
+    )
+    PersonSearchCheckpointer(distiller).load(str(OLD / "distilled.pth"))
+    for part, loaded in (
+        ("terms", distiller.terms),
+        ("prototypes", distiller.companions["PrototypeBank"]),
+    ):
+        state = loaded.state_dict()
+        assert state.keys() == saved[part].keys()
+        assert all(torch.equal(state[name], value) for name, value in saved[part].items())

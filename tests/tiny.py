@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 
-from kd_search import add_kd_search_config
+from kd_search.config import get_cfg
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -18,7 +17,6 @@ NUM_IDS = 6
 def tiny_cfg(kind: str = "fpn", *overrides):
     """Config of a quarter-width ResNet-18; ``kind`` is "fpn" or "c4"."""
     cfg = get_cfg()
-    add_kd_search_config(cfg)
     cfg.merge_from_file(str(REPO / f"configs/Base-PersonSearch-{kind.upper()}.yaml"))
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""

@@ -1,14 +1,11 @@
 """A re-ID network small enough for unit tests."""
 
-from detectron2.config import get_cfg
-
 import kd_search.modeling  # noqa: F401  registers the network
-from kd_search import add_kd_search_config
+from kd_search.config import get_cfg
 
 
 def reid_cfg(*overrides):
     cfg = get_cfg()
-    add_kd_search_config(cfg)
     cfg.merge_from_list(
         [
             *("MODEL.META_ARCHITECTURE", "ReIDNetwork", "MODEL.DEVICE", "cpu"),

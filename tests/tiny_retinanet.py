@@ -1,14 +1,13 @@
 """A RetinaNet small enough for unit tests, and batches with objects of three classes for it."""
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from tiny import SIZE, picture
 
 import kd_search.modeling  # noqa: F401  registers the network
-from kd_search import add_kd_search_config
+from kd_search.config import get_cfg
 
 NUM_CLASSES = 3
 
@@ -16,7 +15,6 @@ NUM_CLASSES = 3
 def tiny_retinanet_cfg(*overrides):
     """Config of a quarter-width ResNet-18 with 16 channels in pyramid and head."""
     cfg = get_cfg()
-    add_kd_search_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.META_ARCHITECTURE = "DistillableRetinaNet"
@@ -68,6 +66,6 @@ def batch() -> list[dict]:
 
 
 def forward_train(model, inputs):
-    """Losses and knowledge of a training step."""
+    """Losses and outputs of a training step."""
     with EventStorage():
         return model.forward_train(inputs)

@@ -4,7 +4,7 @@ import torch
 from tiny import NUM_IDS
 from torch import nn
 
-from kd_search.distillation import IDTableFile
+from kd_search.distillation.methods.id_table import IDTableFile
 
 
 def write_table(path, num_ids=NUM_IDS, dim=8, person_ids=None):

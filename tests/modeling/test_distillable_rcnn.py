@@ -1,4 +1,4 @@
-"""The distillable Faster R-CNN is Detectron2's, and says truthfully what it knows."""
+"""DistillableRCNN: Detectron2's network, and its outputs as a student and as a teacher."""
 
 import copy
 
@@ -10,8 +10,9 @@ from detectron2.utils.events import EventStorage
 from tiny import detection_input, tiny_detector_cfg
 
 from kd_search.modeling import as_distillable
+from kd_search.outputs import ANCHOR_PARTS, REGION_PARTS, Part
 
-# Detectron2's C4 heads know no other width than the published one.
+# Detectron2's C4 heads have the published width only.
 PUBLISHED_WIDTH = (
     *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.WIDTH_MULTIPLIER", 1.0),
     *("MODEL.RESNETS.NORM", "BN", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 4),
@@ -34,7 +35,7 @@ def losses_of(model, batch):
         return model(copy.deepcopy(batch))
 
 
-def knowledge_of(model, batch):
+def outputs_of(model, batch):
     torch.manual_seed(5)
     with EventStorage():
         return model.forward_train(batch)[1]
@@ -67,83 +68,79 @@ def test_a_new_layer_after_the_predictor_starts_the_same_too():
     assert torch.equal(after_ours, torch.rand(1))
 
 
-def test_knowledge_of_regions_and_anchors_against_loops():
+def test_outputs_of_regions_and_anchors_against_loops():
     _, model = pair_of_networks("fpn")
-    known = knowledge_of(model, [detection_input((0, 2, 1)), detection_input((1,), seed=1)])
-    transform = Box2BoxTransform(weights=model.layout().region_delta_weights)
+    outputs = outputs_of(model, [detection_input((0, 2, 1)), detection_input((1,), seed=1)])
+    regions, anchors = outputs.regions, outputs.anchors
+    transform = Box2BoxTransform(weights=model.spec().regions.delta_weights)
     classes, targets = [], []
-    for proposals in known.proposals:
+    for proposals in regions.proposals:
         for i in range(len(proposals)):
             classes.append(int(proposals.gt_classes[i]))
             if classes[-1] < 3:
                 box = proposals.proposal_boxes.tensor[i : i + 1]
                 targets.append(transform.get_deltas(box, proposals.gt_boxes.tensor[i : i + 1])[0])
-    assert known.region_classes.tolist() == classes and len(targets) > 4
-    torch.testing.assert_close(known.region_delta_targets, torch.stack(targets))
-    assert known.region_logits.shape == (len(classes), 4)
-    assert known.region_deltas.shape == (len(classes), 12)
-    assert [x.gt_classes.tolist() for x in known.annotated] == [[0, 2, 1], [1]]
+    assert regions.targets.classes.tolist() == classes and len(targets) > 4
+    torch.testing.assert_close(regions.targets.deltas, torch.stack(targets))
+    assert regions.logits.shape == (len(classes), 4)
+    assert regions.deltas.shape == (len(classes), 12)
+    assert [x.gt_classes.tolist() for x in outputs.annotated] == [[0, 2, 1], [1]]
     truth = detection_input((1,))["instances"].gt_boxes.tensor
-    assert torch.equal(known.annotated[1].gt_boxes.tensor, truth)
+    assert torch.equal(outputs.annotated[1].gt_boxes.tensor, truth)
     # A positive anchor moved by its target lies on a box of its image.
-    anchors = torch.cat(known.anchors)
-    rpn = Box2BoxTransform(weights=model.layout().anchor_delta_weights)
+    boxes, targets = torch.cat(anchors.boxes), anchors.targets
+    rpn = Box2BoxTransform(weights=model.spec().anchors.delta_weights)
     row = 0
     for image, count in enumerate((3, 1)):
         truth = detection_input((0,) * count)["instances"].gt_boxes.tensor
-        for index in torch.nonzero(known.anchor_labels[image] == 1)[:, 0]:
-            target = known.anchor_delta_targets[row : row + 1]
-            moved = rpn.apply_deltas(target, anchors[index : index + 1])
+        for index in torch.nonzero(targets.labels[image] == 1)[:, 0]:
+            target = targets.deltas[row : row + 1]
+            moved = rpn.apply_deltas(target, boxes[index : index + 1])
             assert (moved - truth).abs().max(dim=1).values.min() < 1e-3
             row += 1
-    assert row == len(known.anchor_delta_targets) > 0
+    assert row == len(targets.deltas) > 0
 
 
-def test_teacher_judges_the_students_regions_and_anchors():
+def test_a_teacher_predicts_the_students_regions_and_anchors():
     _, model = pair_of_networks("fpn")
     batch = [detection_input()]
     model.eval()
     for part in (model, model.proposal_generator, model.roi_heads):
         part.training = True  # batch statistics stay out: only the branches of training
-    known = knowledge_of(model, batch)
-    fields = {"features", "anchor_logits", "region_logits", "region_deltas"}
-    observed = model.observe(batch, fields)
-    model.judge_regions(observed, known, fields)
-    for ours, theirs in zip(known.anchor_logits, observed.anchor_logits):
-        torch.testing.assert_close(ours, theirs)
-    for ours, theirs in zip(known.anchor_deltas, observed.anchor_deltas):
-        torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(known.region_logits, observed.region_logits)
-    torch.testing.assert_close(known.region_deltas, observed.region_deltas)
-    assert not observed.region_logits.requires_grad
-    assert model.observe(batch, {"features"}).anchor_logits is None
+    outputs = outputs_of(model, batch)
+    parts = ANCHOR_PARTS | {Part.FEATURES, Part.REGION_LOGITS, Part.REGION_DELTAS}
+    first = model.forward_teacher(batch, parts)
+    assert first.regions is None
+    teacher = model.forward_regions(first, outputs, parts)
+    for name in ("logits", "deltas"):
+        for ours, theirs in zip(getattr(outputs.anchors, name), getattr(teacher.anchors, name)):
+            torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(outputs.regions.logits, teacher.regions.logits)
+    torch.testing.assert_close(outputs.regions.deltas, teacher.regions.deltas)
+    assert not teacher.regions.logits.requires_grad
+    assert model.forward_teacher(batch, frozenset({Part.FEATURES})).anchors is None
+    assert model.forward_regions(first, outputs, ANCHOR_PARTS) is first
 
 
-@pytest.mark.parametrize("fields", [{"foreground_logits"}, {"foreground_logits", "region_deltas"}])
-def test_teacher_asked_about_foreground_regions_alone_judges_no_other(fields):
+@pytest.mark.parametrize(
+    "parts", [{Part.FOREGROUND_LOGITS}, {Part.FOREGROUND_LOGITS, Part.REGION_DELTAS}]
+)
+def test_a_teacher_of_foreground_logits_alone_predicts_no_background_region(parts):
     _, model = pair_of_networks("fpn")
     batch = [detection_input((0, 2, 1)), detection_input((1,), seed=1)]
-    known = knowledge_of(model, batch)
-    classes = known.region_classes.tolist()
-    foreground = [0 <= c < 3 for c in classes]
-    assert known.foreground().tolist() == foreground and 0 < sum(foreground) < len(classes)
-    corners = torch.cat([boxes.tensor for boxes in known.foreground_boxes()])
-    everything = torch.cat([p.proposal_boxes.tensor for p in known.proposals])
-    assert torch.equal(corners, everything[torch.tensor(foreground)])
-    assert [len(boxes) for boxes in known.foreground_boxes()] == [
-        sum(0 <= c < 3 for c in p.gt_classes.tolist()) for p in known.proposals
-    ]
+    student = outputs_of(model, batch)
+    regions = student.regions
+    foreground = [0 <= c < 3 for c in regions.targets.classes.tolist()]
     model.eval()
-    everyone, observed = (model.observe(batch, fields) for _ in range(2))
-    model.judge_regions(everyone, known, {"region_logits"})
-    judged = []
-    model.roi_heads.box_head.register_forward_hook(lambda *call: judged.append(len(call[2])))
-    model.judge_regions(observed, known, fields)
-    torch.testing.assert_close(
-        observed.foreground_logits, everyone.region_logits[torch.tensor(foreground)]
-    )
-    assert judged == [len(classes) if "region_deltas" in fields else sum(foreground)]
-    assert (observed.region_logits is None) == (fields == {"foreground_logits"})
+    first = model.forward_teacher(batch, frozenset(parts))
+    logits = model.forward_regions(first, student, frozenset({Part.REGION_LOGITS})).regions.logits
+    predicted = []
+    model.roi_heads.box_head.register_forward_hook(lambda *call: predicted.append(len(call[2])))
+    found = model.forward_regions(first, student, frozenset(parts)).regions
+    torch.testing.assert_close(found.foreground_logits, logits[torch.tensor(foreground)])
+    assert predicted == [len(foreground) if Part.REGION_DELTAS in parts else sum(foreground)]
+    assert 0 < sum(foreground) < len(foreground)
+    assert (found.logits is None) == (parts == {Part.FOREGROUND_LOGITS})
 
 
 def test_masks_are_trained_as_well():
@@ -157,17 +154,17 @@ def test_masks_are_trained_as_well():
 
 def test_background_weight_multiplies_background_regions_alone():
     _, model = pair_of_networks("fpn")
-    known = knowledge_of(model, [detection_input()])
+    regions = outputs_of(model, [detection_input()]).regions
     predictor = copy.deepcopy(model.roi_heads.box_predictor)
-    predictions = (known.region_logits.detach(), known.region_deltas.detach())
-    log_probabilities = known.region_logits.detach().double().log_softmax(dim=1)
+    predictions = (regions.logits.detach(), regions.deltas.detach())
+    log_probabilities = regions.logits.detach().double().log_softmax(dim=1)
     weighted = 0.0
-    for row, target in zip(log_probabilities, known.region_classes.tolist()):
+    for row, target in zip(log_probabilities, regions.targets.classes.tolist()):
         weighted -= row[target] * (2.0 if target == 3 else 1.0)
     with EventStorage():
-        plain = predictor.losses(predictions, known.proposals)
+        plain = predictor.losses(predictions, regions.proposals)
         predictor.background_weight = 2.0
-        losses = predictor.losses(predictions, known.proposals)
+        losses = predictor.losses(predictions, regions.proposals)
     assert float(losses["loss_cls"]) == pytest.approx(float(weighted) / len(log_probabilities))
     assert losses["loss_cls"] > plain["loss_cls"]
     assert torch.equal(losses["loss_box_reg"], plain["loss_box_reg"])
@@ -179,11 +176,13 @@ def test_training_on_predicted_boxes_is_refused():
         META_ARCH_REGISTRY.get("DistillableRCNN")(as_distillable(cfg))
 
 
-def test_layout_is_that_of_the_config():
-    layout = build_model(as_distillable(tiny_detector_cfg("fpn", 3))).layout()
-    assert layout.features["p4"].stride == 16 and layout.features["p4"].channels == 16
-    assert layout.num_classes == 3 and layout.image_format == "BGR"
-    assert layout.anchor_strides == [4, 8, 16, 32, 64]
-    assert [len(cells) for cells in layout.anchor_cells] == [3] * 5
-    assert layout.region_delta_weights == (10.0, 10.0, 5.0, 5.0)
-    assert layout.anchor_delta_weights == (1.0, 1.0, 1.0, 1.0)
+def test_spec_is_that_of_the_config():
+    spec = build_model(as_distillable(tiny_detector_cfg("fpn", 3))).spec()
+    assert spec.features["p4"].stride == 16 and spec.features["p4"].channels == 16
+    assert spec.num_classes == 3 and spec.image_format == "BGR"
+    assert spec.anchors.strides == [4, 8, 16, 32, 64]
+    assert [len(cells) for cells in spec.anchors.cells] == [3] * 5
+    assert spec.regions.delta_weights == (10.0, 10.0, 5.0, 5.0) and spec.regions.softmax
+    assert spec.anchors.delta_weights == (1.0, 1.0, 1.0, 1.0) and not spec.anchors.dense_classes
+    assert spec.identities is None and spec.crops is None
+    assert spec.parts == {Part.FEATURES} | ANCHOR_PARTS | REGION_PARTS

@@ -7,14 +7,14 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from kd_search.engine import (
+from kd_search.engine import IDTableStatisticsHook
+from kd_search.modeling import IDTable
+from kd_search.modeling.identity_means import (
     IdentityMeans,
     IDTableRefreshHook,
-    IDTableStatisticsHook,
     compute_identity_means,
+    refresh_rows,
 )
-from kd_search.engine.hooks import refresh_rows
-from kd_search.modeling import IDTable
 from tests.engine.toy import NUM_IDS, ToyDistillerTrainer, toy_cfg, toy_input
 
 

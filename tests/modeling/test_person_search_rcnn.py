@@ -7,7 +7,17 @@ from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from tiny import NUM_IDS, SIZE, picture, tiny_cfg, training_input
 
-import kd_search.modeling  # noqa: F401  (registers)
+import kd_search.modeling  # noqa: F401  registers
+from kd_search.outputs import (
+    ANCHOR_PARTS,
+    CROP_PARTS,
+    IDENTITY_PARTS,
+    REGION_PARTS,
+    Crops,
+    IdentitySpec,
+    ModelOutputs,
+    Part,
+)
 
 KINDS = ("fpn", "c4")
 
@@ -39,9 +49,9 @@ def test_training_returns_every_loss_and_every_parameter_gets_a_gradient(model):
 
 
 def test_an_image_without_people_trains(model):
-    losses, knowledge = forward_train(model, [training_input(())])
+    losses, outputs = forward_train(model, [training_input(())])
     assert losses["loss_oim"] == 0
-    assert knowledge.embeddings.shape == (0, 8)
+    assert outputs.identities.embeddings.shape == (0, 8)
     sum(losses.values()).backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
@@ -49,33 +59,32 @@ def test_an_image_without_people_trains(model):
 
 
 def test_unlabelled_people_alone_give_no_oim_loss_and_no_nan(model):
-    losses, knowledge = forward_train(model, [training_input((-1, -1))])
+    losses, outputs = forward_train(model, [training_input((-1, -1))])
     assert losses["loss_oim"] == 0
-    assert (knowledge.person_ids == -1).all() and len(knowledge.person_ids) > 0
+    person_ids = outputs.identities.person_ids
+    assert (person_ids == -1).all() and len(person_ids) > 0
 
 
-def test_knowledge_lines_up_with_the_sampled_regions(model):
-    _, knowledge = forward_train(model, [training_input(), training_input((1,), seed=1)])
-    regions = sum(len(p) for p in knowledge.proposals)
-    assert knowledge.region_logits.shape == (regions, 2)
-    assert knowledge.region_deltas.shape == (regions, 4)
-    expected = torch.cat([p.gt_person_ids[p.gt_classes == 0] for p in knowledge.proposals])
-    assert torch.equal(knowledge.person_ids, expected)
+def test_outputs_line_up_with_the_sampled_regions(model):
+    _, outputs = forward_train(model, [training_input(), training_input((1,), seed=1)])
+    regions, identities, anchors = outputs.regions, outputs.identities, outputs.anchors
+    count = sum(len(p) for p in regions.proposals)
+    assert regions.logits.shape == (count, 2) and regions.deltas.shape == (count, 4)
+    expected = torch.cat([p.gt_person_ids[p.gt_classes == 0] for p in regions.proposals])
+    assert torch.equal(identities.person_ids, expected)
     assert {0, -1, 3, 1} == set(expected.tolist())
-    norms = knowledge.embeddings.norm(dim=1)
+    norms = identities.embeddings.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
-    assert knowledge.identity_logits.shape == (len(expected), NUM_IDS)
+    assert identities.logits.shape == (len(expected), NUM_IDS)
     torch.testing.assert_close(
-        knowledge.identity_logits,
-        knowledge.embeddings @ model.id_table.rows.t() / model.id_table.temperature,
+        identities.logits,
+        identities.embeddings @ model.id_table.rows.t() / model.id_table.temperature,
     )
-    assert [x.gt_person_ids.tolist() for x in knowledge.annotated] == [[0, -1, 3], [1]]
-    anchors = sum(len(a) for a in knowledge.anchors)
-    assert knowledge.anchor_labels.shape == (2, anchors)
-    assert sum(x.shape[1] for x in knowledge.anchor_logits) == anchors
-    assert [x.shape[1:] for x in knowledge.anchor_deltas] == [
-        (len(a), 4) for a in knowledge.anchors
-    ]
+    assert [x.gt_person_ids.tolist() for x in outputs.annotated] == [[0, -1, 3], [1]]
+    sizes = [len(boxes) for boxes in anchors.boxes]
+    assert anchors.targets.labels.shape == (2, sum(sizes))
+    assert [x.shape for x in anchors.logits] == [(2, size) for size in sizes]
+    assert [x.shape for x in anchors.deltas] == [(2, size, 4) for size in sizes]
 
 
 def test_detections_carry_unit_embeddings_and_original_coordinates(model):
@@ -124,23 +133,51 @@ def test_embeddings_do_not_depend_on_the_rest_of_the_batch(model):
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
 
 
-def test_a_teacher_judges_the_students_regions(model):
+def test_a_teacher_predicts_the_students_regions(model):
     torch.manual_seed(1)
     teacher = build_model(tiny_cfg("fpn")).eval()
     batch = [training_input(), training_input((1,), seed=1)]
     _, student = forward_train(model, batch)
-    fields = {"region_logits", "embeddings", "identity_logits", "anchor_logits"}
-    observed = teacher.observe(batch, fields)
-    teacher.judge_regions(observed, student, fields)
-    assert observed.region_logits.shape == student.region_logits.shape
-    assert observed.embeddings.shape == student.embeddings.shape
-    assert observed.identity_logits.shape == (len(student.person_ids), NUM_IDS)
-    assert not observed.embeddings.requires_grad
-    foreground = [p.proposal_boxes[p.gt_classes == 0].tensor for p in student.proposals]
-    torch.testing.assert_close(observed.embeddings, teacher.embed(batch, foreground))
-    boxes = [Boxes(p.proposal_boxes.tensor) for p in student.proposals]
-    features = teacher.backbone(teacher.preprocess_image(batch).tensor)
-    torch.testing.assert_close(observed.region_logits, teacher.roi_heads.judge(features, boxes)[0])
+    parts = IDENTITY_PARTS | {Part.REGION_LOGITS, Part.ANCHOR_LOGITS}
+    first = teacher.forward_teacher(batch, parts)
+    outputs = teacher.forward_regions(first, student, parts)
+    assert first.regions is None and first.identities is None
+    identities = outputs.identities
+    assert outputs.regions.logits.shape == student.regions.logits.shape
+    assert identities.embeddings.shape == student.identities.embeddings.shape
+    assert torch.equal(identities.person_ids, student.identities.person_ids)
+    assert identities.logits.shape == (len(student.identities.person_ids), NUM_IDS)
+    assert not identities.embeddings.requires_grad
+    proposals = student.regions.proposals
+    foreground = [p.proposal_boxes[p.gt_classes == 0].tensor for p in proposals]
+    torch.testing.assert_close(identities.embeddings, teacher.embed(batch, foreground))
+    boxes = [Boxes(p.proposal_boxes.tensor) for p in proposals]
+    logits, _ = teacher.roi_heads.predict_boxes(first.features, boxes)
+    torch.testing.assert_close(outputs.regions.logits, logits)
+    embedded = teacher.forward_regions(first, student, frozenset({Part.EMBEDDINGS}))
+    assert embedded.regions is None and embedded.identities.logits is None
+
+
+def test_crops_are_embedded_as_given_boxes(model):
+    model.eval()
+    batch = [training_input(), training_input((1,), seed=1)]
+    boxes = [x["instances"].gt_boxes.tensor for x in batch]
+    crops = Crops(boxes, torch.tensor([0, -1, 3, 1]), torch.zeros(4, dtype=torch.bool))
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image(batch).tensor)
+        found = model.embed_crops(ModelOutputs(features=features), crops)
+        expected = model.embed(batch, boxes)
+    assert found.crops is crops
+    torch.testing.assert_close(found.embeddings, expected)
+    rows = model.id_table.rows
+    torch.testing.assert_close(found.logits, expected @ rows.t() / model.id_table.temperature)
+
+
+def test_spec_has_identities_of_regions_and_crops(model):
+    spec = model.spec()
+    parts = {Part.FEATURES} | ANCHOR_PARTS | REGION_PARTS | IDENTITY_PARTS | CROP_PARTS
+    assert spec.parts == parts and spec.num_classes == 1
+    assert spec.identities == spec.crops == IdentitySpec(embedding_dim=8, num_identities=NUM_IDS)
 
 
 def test_ground_truth_without_identities_is_refused(model):

@@ -1,10 +1,12 @@
-"""The re-ID network: sets, neck, losses, and what it says as a teacher."""
+"""The re-ID network: sets, neck, losses, and its outputs as a teacher."""
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from tiny_reid import reid_cfg
 from torch.nn import functional as F
+
+from kd_search.outputs import IDENTITY_PARTS
 
 SIZE = (64, 32)
 
@@ -26,7 +28,7 @@ def batch(ids=(0, 0, 2, 2, -1), frames=2):
 def test_a_set_is_the_mean_of_its_frames_before_the_neck_and_of_their_logits():
     model = network().eval()
     inputs = batch()
-    _, known = model.forward_train(inputs)
+    known = model.forward_train(inputs)[1].identities
     for row, sample in enumerate(inputs):
         features, logits = [], []
         for frame in sample["frames"]:
@@ -34,9 +36,9 @@ def test_a_set_is_the_mean_of_its_frames_before_the_neck_and_of_their_logits():
             feature = model.backbone(image[None])["res5"].mean(dim=(2, 3))
             features.append(feature[0])
             logits.append(model.classifier(model.neck(feature))[0])
-        for found, parts in ((known.embeddings, features), (known.identity_logits, logits)):
+        for found, parts in ((known.embeddings, features), (known.logits, logits)):
             expected = torch.stack(parts).mean(dim=0)
-            # Convolutions of one frame and of ten may sum in another order, all the layers through:
+            # Convolutions of one frame and of ten may sum in another order in every layer:
             # a hundredfold of float32's precision, of the largest number.
             atol = 100 * torch.finfo(torch.float32).eps * expected.abs().max().item()
             torch.testing.assert_close(found[row], expected, rtol=0, atol=atol)
@@ -47,7 +49,7 @@ def test_test_embedding_lies_before_or_after_the_neck(where):
     model = network("MODEL.REID_NETWORK.TEST_EMBEDDING", where).eval()
     model.neck.running_mean.fill_(0.5)
     with torch.no_grad():
-        features = model.forward_train(batch())[1].embeddings
+        features = model.forward_train(batch())[1].identities.embeddings
         expected = features if where == "before" else model.neck(features)
         found = torch.stack([x["embedding"] for x in model(batch())])
     torch.testing.assert_close(found, expected)
@@ -55,9 +57,10 @@ def test_test_embedding_lies_before_or_after_the_neck(where):
 
 def test_losses_are_means_over_labelled_samples():
     model = network("MODEL.REID_NETWORK.LABEL_SMOOTHING", 0.1, "MODEL.REID_NETWORK.CLS_WEIGHT", 2.0)
-    losses, known = model.forward_train(batch())
+    losses, outputs = model.forward_train(batch())
+    known = outputs.identities
     labelled = torch.tensor([0, 0, 2, 2])
-    expected = F.cross_entropy(known.identity_logits[:4], labelled, label_smoothing=0.1)
+    expected = F.cross_entropy(known.logits[:4], labelled, label_smoothing=0.1)
     torch.testing.assert_close(losses["loss_reid_cls"], 2 * expected)
     x, total = known.embeddings.double(), 0.0
     for i, positive, negatives in ((0, 1, (2, 3)), (1, 0, (2, 3)), (2, 3, (0, 1)), (3, 2, (0, 1))):
@@ -83,19 +86,19 @@ def test_bias_of_the_neck_stays_zero():
     assert model.neck.weight.grad.abs().sum() > 0
 
 
-def test_teacher_speaks_without_gradient_and_of_crops_too():
+def test_a_teacher_classifies_sets_and_crops_without_gradient():
     model = network().eval()
-    known = model.observe(batch(), {"embeddings"})
-    assert not known.embeddings.requires_grad and known.identity_logits.shape == (5, 5)
+    known = model.forward_teacher(batch(), IDENTITY_PARTS).identities
+    assert not known.embeddings.requires_grad and known.logits.shape == (5, 5)
     single = batch(frames=1)
     with torch.no_grad():
         features = model.crop_features(torch.cat([x["frames"] for x in single]))
-        embeddings, logits = model.judge_features(features)
+        embeddings, logits = model.classify(features)
         expected = torch.stack([x["embedding"] for x in model(single)])
-        expected_logits = model.forward_train(single)[1].identity_logits
+        expected_logits = model.forward_train(single)[1].identities.logits
     torch.testing.assert_close(embeddings, expected)
     torch.testing.assert_close(logits, expected_logits)
-    none = model.judge_features(model.crop_features(torch.zeros(0, 3, *SIZE)))
+    none = model.classify(model.crop_features(torch.zeros(0, 3, *SIZE)))
     assert [x.shape for x in none] == [(0, 128), (0, 5)]
 
 
@@ -109,7 +112,7 @@ def test_res5_keeps_its_resolution_and_may_end_without_relu(depth):
         )
         x = model.eval().backbone(torch.randn(1, 3, *SIZE))["res5"]
         shapes[stride], signs[relu] = x.shape[2:], float(x.detach().min())
-        stage = model.layout().features["res5"]
+        stage = model.spec().features["res5"]
         assert stage.stride == 32 // 2 ** (2 - stride) and stage.channels == x.shape[1]
     assert shapes == {2: (2, 1), 1: (4, 2)}
     assert signs[True] >= 0 > signs[False]

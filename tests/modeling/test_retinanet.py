@@ -1,4 +1,4 @@
-"""DistillableRetinaNet: Detectron2's RetinaNet to the bit, and what it says of its anchors."""
+"""DistillableRetinaNet: Detectron2's RetinaNet to the bit, and its outputs for anchors."""
 
 import math
 
@@ -18,6 +18,7 @@ from tiny_retinanet import (
 )
 
 from kd_search.modeling.backbones.resnet import build_width_retinanet_resnet_fpn_backbone
+from kd_search.outputs import ANCHOR_PARTS, Part
 
 LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 STRIDES = [8, 16, 32, 64, 128]
@@ -44,8 +45,8 @@ def test_detections_equal_detectron2s():
 
 
 def test_a_step_moves_the_loss_normaliser_once(model):
-    _, knowledge = forward_train(model, batch())
-    positives = int((knowledge.anchor_labels == 1).sum())
+    _, outputs = forward_train(model, batch())
+    positives = int((outputs.anchors.targets.labels == 1).sum())
     assert model.loss_normalizer == pytest.approx(0.9 * 100 + 0.1 * positives, abs=1e-9)
 
 
@@ -58,39 +59,41 @@ def test_every_parameter_gets_a_gradient_with_and_without_objects(model):
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_knowledge_has_one_entry_per_anchor(model):
-    _, knowledge = forward_train(model, batch())
+def test_outputs_have_one_entry_per_anchor(model):
+    _, outputs = forward_train(model, batch())
+    found = outputs.anchors
     cells = [(math.ceil(96 / s), math.ceil(128 / s)) for s in STRIDES]
     anchors = [9 * h * w for h, w in cells]
-    assert list(knowledge.features) == LEVELS
-    assert [f.shape for f in knowledge.features.values()] == [(2, 16, h, w) for h, w in cells]
-    assert [a.shape for a in knowledge.anchors] == [(a, 4) for a in anchors]
-    assert [x.shape for x in knowledge.anchor_logits] == [(2, a, NUM_CLASSES) for a in anchors]
-    assert [x.shape for x in knowledge.anchor_deltas] == [(2, a, 4) for a in anchors]
-    assert knowledge.anchor_labels.shape == (2, sum(anchors))
-    assert knowledge.anchor_labels.dtype == torch.int8
-    assert knowledge.anchor_classes.shape == (2, sum(anchors))
-    assert knowledge.anchor_classes.dtype == torch.int64
-    assert knowledge.images.tensor.shape == (2, 3, 96, 128)
-    assert knowledge.proposals is None and knowledge.region_logits is None
-    for x, kept in zip(batch(), knowledge.annotated):
+    assert list(outputs.features) == LEVELS
+    assert [f.shape for f in outputs.features.values()] == [(2, 16, h, w) for h, w in cells]
+    assert [a.shape for a in found.boxes] == [(a, 4) for a in anchors]
+    assert [x.shape for x in found.logits] == [(2, a, NUM_CLASSES) for a in anchors]
+    assert [x.shape for x in found.deltas] == [(2, a, 4) for a in anchors]
+    assert found.targets.labels.shape == (2, sum(anchors))
+    assert found.targets.labels.dtype == torch.int8
+    assert found.targets.classes.shape == (2, sum(anchors))
+    assert found.targets.classes.dtype == torch.int64
+    assert outputs.images.tensor.shape == (2, 3, 96, 128)
+    assert outputs.regions is None and outputs.identities is None
+    for x, kept in zip(batch(), outputs.annotated):
         assert torch.equal(kept.gt_boxes.tensor, x["instances"].gt_boxes.tensor)
         assert torch.equal(kept.gt_classes, x["instances"].gt_classes)
-    assert all(x.requires_grad for x in knowledge.anchor_logits + knowledge.anchor_deltas)
+    assert all(x.requires_grad for x in found.logits + found.deltas)
 
 
 def test_logits_and_deltas_lie_in_the_order_of_the_anchors(model):
     """Entry (y, x, a) of the flat axis is anchor a of cell (y, x), read by a slow loop."""
     model.eval()
     with torch.no_grad():
-        _, knowledge = forward_train(model, batch())
-        logits, deltas = model.head([knowledge.features[name] for name in LEVELS])
+        _, outputs = forward_train(model, batch())
+        logits, deltas = model.head([outputs.features[name] for name in LEVELS])
+    found = outputs.anchors
     level, (height, width) = 1, logits[1].shape[-2:]
     for y in range(height):
         for x in range(width):
             for a in range(9):
                 i = (y * width + x) * 9 + a
-                left, top, right, bottom = knowledge.anchors[level][i].tolist()
+                left, top, right, bottom = found.boxes[level][i].tolist()
                 assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx((16 * x, 16 * y))
                 size = 64 * 2 ** (a // 3 / 3)
                 assert (right - left) * (bottom - top) == pytest.approx(size**2, rel=1e-4)
@@ -100,10 +103,10 @@ def test_logits_and_deltas_lie_in_the_order_of_the_anchors(model):
                 for n in range(2):
                     for k in range(NUM_CLASSES):
                         expected = logits[level][n, a * NUM_CLASSES + k, y, x]
-                        assert knowledge.anchor_logits[level][n, i, k] == expected
+                        assert found.logits[level][n, i, k] == expected
                     for k in range(4):
                         expected = deltas[level][n, a * 4 + k, y, x]
-                        assert knowledge.anchor_deltas[level][n, i, k] == expected
+                        assert found.deltas[level][n, i, k] == expected
 
 
 def iou(a, b) -> float:
@@ -142,37 +145,39 @@ def slow_targets(anchors, boxes, classes):
 
 def test_labels_classes_and_targets_equal_a_slow_loop(model):
     inputs = [object_input(), object_input((), seed=2), object_input((2,), seed=1)]
-    _, knowledge = forward_train(model, inputs)
-    anchors = torch.cat(knowledge.anchors).double().tolist()
+    _, outputs = forward_train(model, inputs)
+    found = outputs.anchors.targets
+    anchors = torch.cat(outputs.anchors.boxes).double().tolist()
     targets = []
     for n, x in enumerate(inputs):
         boxes = x["instances"].gt_boxes.tensor.tolist()
         if not boxes:
-            assert (knowledge.anchor_labels[n] == 0).all()
-            assert (knowledge.anchor_classes[n] == NUM_CLASSES).all()
+            assert (found.labels[n] == 0).all()
+            assert (found.classes[n] == NUM_CLASSES).all()
             continue
         labels, classes, deltas = slow_targets(anchors, boxes, x["instances"].gt_classes.tolist())
-        assert knowledge.anchor_labels[n].tolist() == labels
-        assert knowledge.anchor_classes[n].tolist() == classes
+        assert found.labels[n].tolist() == labels
+        assert found.classes[n].tolist() == classes
         assert {-1, 0, 1} == set(labels)
         targets += deltas
-    assert len(targets) == int((knowledge.anchor_labels == 1).sum())
+    assert len(targets) == int((found.labels == 1).sum())
     expected = torch.tensor(targets)
     assert len(expected) > 3
-    torch.testing.assert_close(knowledge.anchor_delta_targets, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.deltas, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_hard_losses_follow_from_the_knowledge(model):
+def test_the_hard_losses_follow_from_the_outputs(model):
     """Labels, classes and targets in the order of logits and deltas give back the losses."""
-    losses, knowledge = forward_train(model, batch())
-    positive = knowledge.anchor_labels == 1
-    deltas = torch.cat(knowledge.anchor_deltas, dim=1)[positive].double()
-    loss = (deltas - knowledge.anchor_delta_targets.double()).abs().sum() / model.loss_normalizer
+    losses, outputs = forward_train(model, batch())
+    targets = outputs.anchors.targets
+    positive = targets.labels == 1
+    deltas = torch.cat(outputs.anchors.deltas, dim=1)[positive].double()
+    loss = (deltas - targets.deltas.double()).abs().sum() / model.loss_normalizer
     torch.testing.assert_close(losses["loss_box_reg"].double(), loss, rtol=1e-5, atol=1e-7)
-    logits = torch.cat(knowledge.anchor_logits, dim=1).double()
+    logits = torch.cat(outputs.anchors.logits, dim=1).double()
     total = 0.0
     for row, label, of_class in zip(
-        logits.flatten(0, 1), knowledge.anchor_labels.flatten(), knowledge.anchor_classes.flatten()
+        logits.flatten(0, 1), targets.labels.flatten(), targets.classes.flatten()
     ):
         if label < 0:
             continue
@@ -188,28 +193,28 @@ def test_targets_are_scaled_by_the_weights_of_the_box_transform(model):
     weights = (10.0, 10.0, 5.0, 5.0)
     model = build("DistillableRetinaNet", "MODEL.RETINANET.BBOX_REG_WEIGHTS", weights)
     _, scaled = forward_train(model, batch())
-    expected = plain.anchor_delta_targets * torch.tensor(weights)
-    torch.testing.assert_close(scaled.anchor_delta_targets, expected)
-    assert model.layout().anchor_delta_weights == weights
+    expected = plain.anchors.targets.deltas * torch.tensor(weights)
+    torch.testing.assert_close(scaled.anchors.targets.deltas, expected)
+    assert model.spec().anchors.delta_weights == weights
 
 
 def test_an_image_without_objects_has_no_targets(model):
-    losses, knowledge = forward_train(model, [object_input(())])
+    losses, outputs = forward_train(model, [object_input(())])
     assert losses["loss_box_reg"] == 0
-    assert knowledge.anchor_delta_targets.shape == (0, 4)
-    assert (knowledge.anchor_labels == 0).all()
+    assert outputs.anchors.targets.deltas.shape == (0, 4)
+    assert (outputs.anchors.targets.labels == 0).all()
 
 
 @pytest.mark.parametrize(
-    "fields",
+    "parts",
     [
-        {"features"},
-        {"anchor_logits"},
-        {"anchor_deltas"},
-        {"features", "anchor_logits", "anchor_deltas"},
+        {Part.FEATURES},
+        {Part.ANCHOR_LOGITS},
+        {Part.ANCHOR_DELTAS},
+        {Part.FEATURES, Part.ANCHOR_LOGITS, Part.ANCHOR_DELTAS},
     ],
 )
-def test_a_teacher_computes_what_is_asked_without_gradient(fields):
+def test_a_teacher_computes_the_required_parts_without_gradient(parts):
     teacher = build().eval()
     ran = set()
     for name in ("cls_subnet", "bbox_subnet"):
@@ -218,81 +223,73 @@ def test_a_teacher_computes_what_is_asked_without_gradient(fields):
     with torch.no_grad():
         _, expected = forward_train(teacher, batch())
     ran.clear()
-    observed = teacher.observe(batch(), fields)
-    needed = {"anchor_logits": "cls_subnet", "anchor_deltas": "bbox_subnet"}
-    assert ran == {needed[f] for f in fields if f in needed}
-    filled = {name for name, value in vars(observed).items() if value is not None}
-    assert filled == fields | {"images"} | ({"anchors"} if fields != {"features"} else set())
-    for name in fields:
-        values, reference = getattr(observed, name), getattr(expected, name)
-        if name == "features":
-            assert list(values) == list(reference)
+    outputs = teacher.forward_teacher(batch(), frozenset(parts))
+    needed = {Part.ANCHOR_LOGITS: "cls_subnet", Part.ANCHOR_DELTAS: "bbox_subnet"}
+    assert ran == {needed[part] for part in parts if part in needed}
+    assert list(outputs.features) == list(expected.features) == LEVELS
+    for part in parts:
+        values, reference = outputs.get(part), expected.get(part)
+        if part is Part.FEATURES:
             values, reference = list(values.values()), list(reference.values())
         assert len(values) == len(LEVELS)
         for a, b in zip(values, reference):
             assert torch.equal(a, b) and not a.requires_grad
-    if observed.anchors is not None:
-        assert all(torch.equal(a, b) for a, b in zip(observed.anchors, expected.anchors))
+    for part in ANCHOR_PARTS - parts:
+        with pytest.raises(ValueError, match=part.value):
+            outputs.get(part)
+    assert (outputs.anchors is None) == (parts == {Part.FEATURES})
+    if outputs.anchors is not None:
+        assert all(torch.equal(a, b) for a, b in zip(outputs.anchors.boxes, expected.anchors.boxes))
 
 
-def test_a_teacher_without_a_backbone_pass_when_only_images_are_asked(model):
-    model.backbone.register_forward_hook(lambda *_: pytest.fail("the backbone ran"))
-    assert model.observe(batch(), {"images"}).images.tensor.shape == (2, 3, 96, 128)
-
-
-def test_a_head_of_another_class_runs_whole(model):
+def test_a_head_of_another_class_runs_as_a_whole(model):
     class Doubled(type(model.head)):
         def forward(self, features):
             logits, deltas = super().forward(features)
             return [2 * x for x in logits], deltas
 
     model.eval()
-    plain = model.observe(batch(), {"anchor_logits"})
+    plain = model.forward_teacher(batch(), frozenset({Part.ANCHOR_LOGITS})).anchors
     model.head.__class__ = Doubled
-    doubled = model.observe(batch(), {"anchor_logits"})
-    for a, b in zip(plain.anchor_logits, doubled.anchor_logits):
+    doubled = model.forward_teacher(batch(), frozenset({Part.ANCHOR_LOGITS})).anchors
+    for a, b in zip(plain.logits, doubled.logits):
         assert torch.equal(2 * a, b)
-    assert doubled.anchor_deltas is None
+    assert doubled.deltas is None
 
 
-def test_fields_of_regions_are_refused_by_name(model):
-    with pytest.raises(ValueError, match=r"cannot teach \['region_logits'\]"):
-        model.observe(batch(), {"features", "region_logits"})
-
-
-def test_layout(model):
-    layout = model.layout()
-    assert layout.features == {
+def test_spec(model):
+    spec = model.spec()
+    assert spec.parts == {Part.FEATURES} | ANCHOR_PARTS
+    assert spec.features == {
         name: ShapeSpec(channels=16, stride=stride) for name, stride in zip(LEVELS, STRIDES)
     }
-    assert layout.num_classes == NUM_CLASSES and layout.dense_classes
-    assert layout.size_divisibility == 32 and layout.image_format == "BGR"
-    assert layout.anchor_strides == STRIDES and layout.anchor_offset == 0.0
-    assert layout.anchor_delta_weights == (1.0, 1.0, 1.0, 1.0)
-    assert layout.region_delta_weights is None
-    assert [c.shape for c in layout.anchor_cells] == [(9, 4)] * 5
-    for cell, size in zip(layout.anchor_cells, (32, 64, 128, 256, 512)):
+    assert spec.num_classes == NUM_CLASSES and spec.anchors.dense_classes
+    assert spec.size_divisibility == 32 and spec.image_format == "BGR"
+    assert spec.anchors.strides == STRIDES and spec.anchors.offset == 0.0
+    assert spec.anchors.delta_weights == (1.0, 1.0, 1.0, 1.0)
+    assert spec.regions is None and spec.identities is None
+    assert [c.shape for c in spec.anchors.cells] == [(9, 4)] * 5
+    for cell, size in zip(spec.anchors.cells, (32, 64, 128, 256, 512)):
         # The second of three aspect ratios at the first of three scales: a square.
         assert cell[1].tolist() == [-size / 2, -size / 2, size / 2, size / 2]
-    _, knowledge = forward_train(model, batch())
-    for cell, anchors in zip(layout.anchor_cells, knowledge.anchors):
-        assert torch.equal(cell, anchors[:9])
-    layout.anchor_cells[0].zero_()
-    assert model.layout().anchor_cells[0].abs().sum() > 0
+    _, outputs = forward_train(model, batch())
+    for cell, boxes in zip(spec.anchors.cells, outputs.anchors.boxes):
+        assert torch.equal(cell, boxes[:9])
+    spec.anchors.cells[0].zero_()
+    assert model.spec().anchors.cells[0].abs().sum() > 0
 
 
-def test_layout_follows_the_config():
-    model = build(
+def test_spec_follows_the_config():
+    spec = build(
         "DistillableRetinaNet",
         *("INPUT.FORMAT", "RGB", "MODEL.ANCHOR_GENERATOR.OFFSET", 0.5),
         *("MODEL.RETINANET.NUM_CLASSES", 7, "MODEL.FPN.OUT_CHANNELS", 8),
-    )
-    layout = model.layout()
-    assert layout.image_format == "RGB" and layout.anchor_offset == 0.5
-    assert layout.num_classes == 7 and layout.features["p3"].channels == 8
+    ).spec()
+    assert spec.image_format == "RGB" and spec.anchors.offset == 0.5
+    assert spec.num_classes == 7 and spec.features["p3"].channels == 8
 
 
-def test_pictures_of_training_leave_losses_and_knowledge_alone():
+def test_pictures_of_training_change_neither_losses_nor_outputs():
     overrides = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0]
     expected, reference = forward_train(build("DistillableRetinaNet", *overrides), batch())
     model = build("DistillableRetinaNet", "VIS_PERIOD", 2, *overrides)
@@ -301,10 +298,10 @@ def test_pictures_of_training_leave_losses_and_knowledge_alone():
         assert storage._vis_data == []
     model = build("DistillableRetinaNet", "VIS_PERIOD", 2, *overrides)
     with EventStorage(start_iter=2) as storage:
-        losses, knowledge = model.forward_train(batch())
+        losses, outputs = model.forward_train(batch())
         assert [name for name, _, _ in storage._vis_data] != []
     assert losses == expected
-    for a, b in zip(reference.anchor_logits, knowledge.anchor_logits):
+    for a, b in zip(reference.anchors.logits, outputs.anchors.logits):
         assert torch.equal(a, b)
     sum(losses.values()).backward()
 

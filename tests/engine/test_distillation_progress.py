@@ -44,7 +44,7 @@ def steps(distiller, iterations=10):
 def test_terms_of_global_knowledge_fade(folders, fades, weighted):
     overrides = (KEY + "ATTENUATION", fades, KEY + "WEIGHTED", weighted)
     _, distiller = setting(folders, "rcnn", *overrides, terms=["WeightedFeatureTerm"])
-    found = [distiller.prototypes.attenuation for _ in steps(distiller)]
+    found = [distiller.companions["PrototypeBank"].attenuation for _ in steps(distiller)]
     assert found == ([1 - i / 10 for i in range(10)] if fades else [1.0] * 10)
 
 

@@ -5,6 +5,7 @@ Run as a script, this file is one of the processes.
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,26 +19,27 @@ from tiny_reid import reid_cfg
 from torch import nn
 from torch.nn import functional as F
 
-from kd_search.distillation import (
-    DistancePreservationTerm,
-    Distiller,
+from kd_search.distillation import Companion, Distiller, FrozenTeacher
+from kd_search.distillation.methods.dkd import (
     IdentityProbabilityTerm,
-    IDTableTerm,
     PairRelationTerm,
     TripletRelationTerm,
-    ViewLogitsTerm,
 )
+from kd_search.distillation.methods.id_table import IDTableTerm
+from kd_search.distillation.methods.vkd import DistancePreservationTerm, ViewLogitsTerm
 from kd_search.engine import TrainStep
-from kd_search.engine.parallel import (
-    id_tables,
-    wrap_model,
-)
+from kd_search.engine.parallel import id_tables, wrap_model
 from kd_search.modeling import IDTable, ReIDBranch
 from kd_search.modeling.roi_heads.reid_branch import CosineClassifier
 from kd_search.outputs import (
+    CROP_PARTS,
+    IDENTITY_PARTS,
+    CropOutputs,
     Crops,
-    Knowledge,
-    Layout,
+    IdentityOutputs,
+    IdentitySpec,
+    ModelOutputs,
+    ModelSpec,
 )
 from kd_search.utils.comm import unwrap_model
 
@@ -70,8 +72,8 @@ class Student(nn.Module):
             gather_over_ranks=gathers,
         )
 
-    def layout(self):
-        return Layout({}, 1, embedding_dim=DIM, num_identities=NUM_IDS)
+    def spec(self):
+        return spec(DIM, IDENTITY_PARTS | CROP_PARTS)
 
     def forward_train(self, batch):
         if any(x["trouble"] == "stop" for x in batch):
@@ -84,37 +86,49 @@ class Student(nn.Module):
         losses = {"loss_detect": self.detect(images).square().mean()}
         losses.update(self.reid.losses(embeddings, ids))
         logits = self.reid.identity_logits(embeddings)
-        known = Knowledge(embeddings=embeddings, person_ids=ids, identity_logits=logits)
-        return losses, known
+        return losses, ModelOutputs(identities=IdentityOutputs(embeddings, ids, logits))
 
-    def judge_crops(self, knowledge, crops):
-        knowledge.crops = crops
-        knowledge.crop_embeddings = 2 * knowledge.embeddings
-        knowledge.crop_identity_logits = knowledge.identity_logits
+    def embed_crops(self, outputs, crops):
+        identities = outputs.identities
+        return CropOutputs(crops, 2 * identities.embeddings, identities.logits)
 
 
-class Oracle:
-    """Both teachers: what they know of people comes with the images."""
+class Oracle(nn.Module):
+    """A teacher whose embeddings and logits come with the images."""
 
-    def __init__(self):
-        self.model = nn.Module()
-        self.model.layout = lambda: Layout({}, 1, embedding_dim=THEIR_DIM, num_identities=NUM_IDS)
+    def spec(self):
+        return spec(THEIR_DIM, IDENTITY_PARTS)
 
-    def observe(self, batch, crops=None):
-        known = torch.cat([x["oracle"] for x in batch])
-        rows, logits = known[:, :THEIR_DIM], known[:, THEIR_DIM:]
-        if crops is None:
-            return Knowledge(embeddings=rows, identity_logits=logits)
-        return Knowledge(crops=crops, crop_embeddings=rows, crop_identity_logits=logits)
-
-    def judge(self, observed, student):
-        return observed
+    def forward_teacher(self, batch, parts):
+        embeddings, logits = oracle_of(batch)
+        return ModelOutputs(identities=IdentityOutputs(embeddings, logits=logits))
 
 
-def crops_of(batch):
-    ids = torch.cat([x["person_ids"] for x in batch])
-    shifted = torch.cat([x["shifted"] for x in batch])
-    return Crops([], ids, shifted, [], [])
+class CropOracle(Companion):
+    """A re-ID teacher, likewise."""
+
+    provides = CROP_PARTS
+
+    def extend_spec(self, teacher):
+        return replace(teacher, crops=teacher.identities)
+
+    def before_student(self, batch):
+        ids, shifted = (torch.cat([x[key] for x in batch]) for key in ("person_ids", "shifted"))
+        return CropOutputs(Crops([], ids, shifted), *oracle_of(batch))
+
+    def after_student(self, network, student, teacher, early):
+        student = replace(student, crops=network.embed_crops(student, early.crops))
+        return student, replace(teacher, crops=early)
+
+
+def spec(embedding_dim, parts):
+    identities = IdentitySpec(embedding_dim, NUM_IDS)
+    return ModelSpec({}, 1, parts, identities=identities, crops=identities)
+
+
+def oracle_of(batch):
+    rows = torch.cat([x["oracle"] for x in batch])
+    return rows[:, :THEIR_DIM], rows[:, THEIR_DIM:]
 
 
 def image(step, number, trouble):
@@ -147,9 +161,8 @@ def distiller(gathers):
     return Distiller(
         student=Student(gathers),
         terms=nn.ModuleDict(terms),
-        teacher=Oracle(),
-        reid_teacher=Oracle(),
-        crop_sampler=crops_of,
+        teacher=FrozenTeacher(Oracle(), IDENTITY_PARTS),
+        companions={"ReIDTeacher": CropOracle()},
         gather_over_ranks=gathers,
     )
 

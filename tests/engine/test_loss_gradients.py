@@ -67,7 +67,7 @@ def run(tmp_path_factory):
     folders = write_settings(tmp_path_factory.mktemp("gradients"))
     cfg, distiller = setting(folders, "rcnn", "SEED", 3)
     register(folders / "rcnn", "rcnn")
-    bank = distiller.prototypes
+    bank = distiller.companions["PrototypeBank"]
     for level in range(bank.num_levels):
         sides = [getattr(bank, f"{side}_{level}")[0] for side in ("student", "teacher")]
         images, boxes = torch.zeros(len(sides[0]), dtype=torch.int64), torch.ones(len(sides[0]), 4)

@@ -13,7 +13,7 @@ from torch import nn
 
 from kd_search.engine import TrainStep
 from kd_search.engine.seeding import seed_everything
-from tests.engine.toy import ToyDistiller, ToyLoader, ToyNetwork
+from tests.engine.toy import ToyLoader, ToyNetwork, toy_distiller
 
 
 def make_step(network, **kwargs):
@@ -42,7 +42,7 @@ def storage():
 
 
 def test_good_step_updates_weights_statistics_and_every_table(storage):
-    network = ToyDistiller()
+    network = toy_distiller()
     before = state_of(network)
     assert make_step(network).run(batch_of(0), 0)
     names = changed(before, network)
@@ -55,7 +55,7 @@ def test_good_step_updates_weights_statistics_and_every_table(storage):
 
 
 def test_step_with_nan_loss_changes_nothing_and_names_the_images(storage, caplog):
-    network = ToyDistiller()
+    network = toy_distiller()
     step = make_step(network)
     step.run(batch_of(0), 0)
     before, optimizer = state_of(network), copy.deepcopy(step.optimizer.state_dict())

@@ -13,15 +13,16 @@ import time
 from pathlib import Path
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.engine import default_argument_parser
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import nn
 
-from kd_search import add_kd_search_config
+from kd_search.config import get_cfg
+from kd_search.distillation import DistillationTerm, Distiller
 from kd_search.engine import PersonSearchTrainer, launch
 from kd_search.modeling import IDTable
+from kd_search.outputs import IdentityOutputs, ModelOutputs, ModelSpec, Part
 
 NUM_IDS, DIM, BATCH = 5, 4, 2
 
@@ -32,7 +33,6 @@ def options() -> dict:
 
 def toy_cfg(output_dir, *overrides):
     cfg = get_cfg()
-    add_kd_search_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.OIM.NUM_IDS = NUM_IDS
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
@@ -59,36 +59,43 @@ class ToyNetwork(nn.Module):
         return nn.functional.normalize(self.norm(self.conv(x)).relu().mean(dim=(2, 3)) + 0.1)
 
     def forward(self, batch):
+        return self.forward_train(batch)[0]
+
+    def spec(self):
+        return ModelSpec(features={}, num_classes=0, parts=frozenset({Part.EMBEDDINGS}))
+
+    def forward_train(self, batch):
         embeddings = self.embeddings(batch)
         embeddings = embeddings + 0.1 * torch.rand(())
         ids = torch.cat([item["instances"].gt_person_ids for item in batch])
         trouble = sum(item["poison"] for item in batch)
-        return {
-            "loss_oim": self.id_table(nn.functional.normalize(embeddings), ids),
+        unit = nn.functional.normalize(embeddings)
+        losses = {
+            "loss_oim": self.id_table(unit, ids),
             "loss_box": (embeddings * trouble).square().sum() + embeddings.square().mean(),
         }
+        return losses, ModelOutputs(identities=IdentityOutputs(unit, ids))
 
     def embed(self, batch, boxes):
         return self.embeddings(batch)
 
 
-class ToyDistiller(nn.Module):
-    """A student and a term with a table of its own."""
+class ToyTerm(DistillationTerm):
+    """A term with a table of its own."""
+
+    student_parts = frozenset({Part.EMBEDDINGS})
 
     def __init__(self):
         super().__init__()
-        self.student = ToyNetwork()
-        term = nn.Module()
-        term.table = IDTable(num_ids=NUM_IDS, queue_size=2, embedding_dim=DIM)
-        self.terms = nn.ModuleDict({"ToyTerm": term})
+        self.table = IDTable(num_ids=NUM_IDS, queue_size=2, embedding_dim=DIM)
 
-    def forward(self, batch):
-        ids = torch.cat([item["instances"].gt_person_ids for item in batch])
-        table = self.terms["ToyTerm"].table
-        return {**self.student(batch), "loss_term": table(self.student.embeddings(batch), ids)}
+    def forward(self, student, teacher):
+        identities = student.identities
+        return {"loss_term": self.table(identities.embeddings, identities.person_ids)}
 
-    def embed(self, batch, boxes):
-        return self.student.embed(batch, boxes)
+
+def toy_distiller():
+    return Distiller(student=ToyNetwork(), terms=nn.ModuleDict({"ToyTerm": ToyTerm()}))
 
 
 class ToyLoader:
@@ -142,7 +149,7 @@ class ToyTrainer(PersonSearchTrainer):
 
 
 class ToyDistillerTrainer(ToyTrainer):
-    network = ToyDistiller
+    network = staticmethod(toy_distiller)
 
 
 def everything(trainer) -> dict:

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes
 from tiny import picture, tiny_cfg
 from torch import nn
 
-import kd_search.modeling  # noqa: F401  (registers)
+import kd_search.modeling  # noqa: F401  registers
 from kd_search.export import trace_person_search
 
 #: Odd ones, smaller and larger than what is traced with.
@@ -36,7 +36,7 @@ def searching_network(kind: str) -> Network:
     with torch.no_grad():
         boxes = torch.tensor([[0.0, 0, 60, 90], [20, 10, 50, 80], [70, 30, 120, 90]])
         features = model.backbone(model.preprocess_image([{"image": images[0]}]).tensor)
-        logits, deltas = model.roi_heads.judge(features, [Boxes(boxes)])
+        logits, deltas = model.roi_heads.predict_boxes(features, [Boxes(boxes)])
         # Random layers amplify: brought back to the size that trained layers give.
         predictor.cls_score.weight.div_(logits.abs().max())
         predictor.bbox_pred.weight.div_(deltas.abs().max())

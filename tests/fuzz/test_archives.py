@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from kd_search.distillation import IDTableFile
+from kd_search.distillation.methods.id_table import IDTableFile
 from kd_search.evaluation import load_detections
 from kd_search.export import load_exported, weights_sha256
 from kd_search.export.exported_file import encode

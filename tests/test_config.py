@@ -1,14 +1,16 @@
-"""add_kd_search_config: every key is there, commented, and Detectron2's own stay."""
+"""Config keys: all have comments, Detectron2's keep their defaults, other packages add theirs."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
 import kd_search.distillation  # noqa: F401  registers what configs name
-from kd_search import add_kd_search_config
+from kd_search.config import get_cfg, import_modules, register_config, registry
 
 REPO = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(
@@ -17,8 +19,7 @@ CONFIGS = sorted(
 
 
 def test_detectron2_keys_keep_their_defaults():
-    plain, ours = get_cfg(), get_cfg()
-    add_kd_search_config(ours)
+    plain, ours = get_detectron2_cfg(), get_cfg()
 
     def check(a, b, prefix=""):
         for key, value in a.items():
@@ -31,8 +32,9 @@ def test_detectron2_keys_keep_their_defaults():
 
 
 def test_every_key_has_a_comment():
-    files = sorted((REPO / "kd_search" / "config").glob("*.py"))
-    lines = "\n".join(path.read_text() for path in files).splitlines()
+    import make_config_reference as reference
+
+    lines = reference.read_source().splitlines()
     bare = [
         line
         for before, line in zip(lines, lines[1:])
@@ -45,7 +47,6 @@ def test_every_key_has_a_comment():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(REPO)))
 def test_shipped_config_merges(path):
     cfg = get_cfg()
-    add_kd_search_config(cfg)
     cfg.merge_from_file(str(path))
     assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
     assert cfg.DISTILLATION.STUDENT_META_ARCH in META_ARCH_REGISTRY
@@ -61,8 +62,7 @@ def test_configuration_reference_is_current():
 def test_configuration_reference_names_every_key():
     import make_config_reference as reference
 
-    plain, ours = get_cfg(), get_cfg()
-    add_kd_search_config(ours)
+    plain, ours = get_detectron2_cfg(), get_cfg()
 
     def leaves(node, prefix=""):
         for key, value in node.items():
@@ -74,6 +74,83 @@ def test_configuration_reference_names_every_key():
     described = {key: text for key, _, text in reference.read_keys(reference.read_source())}
     assert set(described) == added
     assert all(described.values())
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """``register_config`` for functions of one test."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    return register_config
+
+
+def test_every_config_has_registered_keys_once(register):
+    calls = []
+
+    @register
+    def add_keys(cfg):
+        calls.append(1)
+        cfg.MODEL.MINE = CfgNode({"SIZE": 3})
+        cfg.DISTILLATION.MINE_WEIGHT = 0.5
+
+    assert register(add_keys) is add_keys
+    first, second = get_cfg(), get_cfg()
+    assert len(calls) == 2
+    assert first.MODEL.MINE.SIZE == 3 and second.DISTILLATION.MINE_WEIGHT == 0.5
+    first.MODEL.MINE.SIZE = 4
+    assert second.MODEL.MINE.SIZE == get_cfg().MODEL.MINE.SIZE == 3
+
+
+@pytest.mark.parametrize("key", ["MODEL.DEVICE", "DISTILLATION.TERMS", "MODEL.MINE"])
+def test_two_packages_with_one_key_are_refused(register, key):
+    @register
+    def add_first(cfg):
+        cfg.MODEL.MINE = 1
+
+    @register
+    def add_second(cfg):
+        node, name = key.split(".")
+        cfg[node][name] = 2
+
+    with pytest.raises(ValueError, match=rf"add_second.*{key}") as error:
+        get_cfg()
+    assert ("add_first" in str(error.value)) == (key == "MODEL.MINE")
+
+
+def test_a_node_that_replaces_another_is_refused(register):
+    @register
+    def add_keys(cfg):
+        cfg.DISTILLATION.TEACHER = CfgNode({"MINE": 1})
+
+    with pytest.raises(ValueError, match=r"add_keys.*DISTILLATION\.TEACHER\.CONFIG_FILE"):
+        get_cfg()
+
+
+def test_an_imported_module_registers_its_keys(register, tmp_path, monkeypatch):
+    (tmp_path / "my_keys.py").write_text(
+        "from kd_search.config import register_config\n"
+        "@register_config\n"
+        "def add_keys(cfg):\n"
+        "    cfg.MINE = 7\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        import_modules(["my_keys"])
+        assert get_cfg().MINE == 7
+    finally:
+        sys.modules.pop("my_keys", None)
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "kd_search.no_such_module"])
+def test_an_import_of_a_missing_module_is_named(name):
+    with pytest.raises(ValueError, match=rf"--import {name}"):
+        import_modules(["json", name])
+
+
+def test_a_module_that_misses_another_one_is_reported_as_such(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        import_modules(["needs_more"])
 
 
 def test_own_data_sets_are_registered_from_the_config(tmp_path):

@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Write docs/configuration.md from the comments of kd_search/config/.
+"""Write docs/configuration.md from the comments of config keys.
+
+The keys are those of kd_search/config/ and kd_search/distillation/methods/*/config.py.
 
 python tools/make_config_reference.py           # write
 python tools/make_config_reference.py --check   # exit 1 if the file is not current
@@ -11,26 +13,34 @@ import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-SOURCE = REPO / "kd_search" / "config"
-#: In the order of add_kd_search_config().
-FILES = ("data.py", "model.py", "distillation.py", "training.py")
+#: Files of keys relative to ``kd_search``, in the order of the reference.
+FILES = (
+    *("config/data.py", "config/model.py", "config/distillation.py"),
+    "distillation/methods/*/config.py",
+    "config/training.py",
+)
 TARGET = REPO / "docs" / "configuration.md"
 
 HEAD = """# Configuration reference
 
-<!-- Made by tools/make_config_reference.py from kd_search/config/: edit that instead. -->
+<!-- Made by tools/make_config_reference.py from kd_search/config/ and
+kd_search/distillation/methods/*/config.py: edit these instead. -->
 
-These keys are added by `add_kd_search_config(cfg)`; all keys of
-[Detectron2](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references)
-keep their meaning. In brackets, where a default comes from: a paper, or this project.
+`kd_search.config.get_cfg()` returns a config with these keys, with those that other packages
+register (`kd_search.config.register_config`), and with all keys of
+[Detectron2](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references),
+which keep their meaning. In brackets, where a default comes from: a paper, or this project.
 """
 
 KEY = re.compile(r"^    cfg\.([A-Z0-9_.]+) = (.+)$")
 
 
 def read_source() -> str:
-    """The files, one after the other."""
-    return "\n".join((SOURCE / name).read_text() for name in FILES)
+    """The contents of the files, one after the other."""
+    package = REPO / "kd_search"
+    return "\n".join(
+        path.read_text() for pattern in FILES for path in sorted(package.glob(pattern))
+    )
 
 
 def read_keys(source: str) -> list[tuple[str, str, str]]:
@@ -64,7 +74,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="only say whether it is current")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if the file is not current"
+    )
     args = parser.parse_args()
     text = render(read_keys(read_source()))
     if not args.check:

@@ -6,8 +6,8 @@ import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from kd_search.distillation import file_sha256
 from kd_search.export import load_exported, tracing
+from kd_search.utils.files import file_sha256
 
 
 @pytest.fixture

@@ -66,9 +66,9 @@ def _add_reid_data(cfg: CfgNode) -> None:
     cfg.REID_DATA.SIA = CN()
     # Move boxes; without it every crop is padded. (kd_search)
     cfg.REID_DATA.SIA.IMAGE_LEVEL = False
-    # dp: pixels of the re-ID input; as DISTILLATION.SIA.PADDING.
+    # dp: pixels of the re-ID input. Not in what is known of the paper; 10 is the usual padding.
     cfg.REID_DATA.SIA.PADDING = 10.0
-    # alpha: pixels of the original image; as DISTILLATION.SIA.LIMIT.
+    # alpha: pixels of the original image. Not in what is known of the paper. (kd_search)
     cfg.REID_DATA.SIA.LIMIT = 20.0
 
     # Frames of a training sample.

@@ -60,14 +60,13 @@ def read_keys(source: str) -> list[tuple[str, str, str]]:
 
 
 def render(keys: list[tuple[str, str, str]]) -> str:
-    parts, group = [HEAD], None
+    """The page, with one section a node in the order of the files."""
+    sections: dict[str, str] = {}
     for key, default, description in keys:
-        prefix = key.rpartition(".")[0]
-        if prefix != group:
-            parts.append(f"\n## {prefix}\n")
-            group = prefix
-        parts.append(f"\n**`{key}`** = `{default}`  \n{description}\n")
-    return "".join(parts)
+        node = key.rpartition(".")[0]
+        section = sections.setdefault(node, f"\n## {node}\n")
+        sections[node] = section + f"\n**`{key}`** = `{default}`  \n{description}\n"
+    return HEAD + "".join(sections.values())
 
 
 def main() -> int:

@@ -41,12 +41,12 @@ def test_without_a_map_equal_classes_pass_as_they_are():
 @pytest.mark.parametrize(
     "pairs, teacher, student, message",
     [
-        ([], 80, 1, "teacher knows 80 classes, the student 1: set .*CLASS_MAP"),
-        ([[4, 0]], 4, 1, r"\[4, 0\] is out of range.*0\.\.3"),
-        ([[0, 1]], 4, 1, "out of range"),
-        ([[0, 0], [0, 1]], 4, 2, "maps class 0 of the teacher twice"),
-        ([[0, 0]], 4, 2, "no class of the teacher to class 1"),
-        ([[0, 0, 1]], 4, 1, r"\[0, 0, 1\] must be"),
+        ([], 80, 1, "80 classes.* 1: .*TEACHER.CLASS_MAP"),
+        ([[4, 0]], 4, 1, r"CLASS_MAP.*\[4, 0\].*0\.\.3"),
+        ([[0, 1]], 4, 1, r"CLASS_MAP.*\[0, 1\].*0\.\.0"),
+        ([[0, 0], [0, 1]], 4, 2, "CLASS_MAP.*class 0"),
+        ([[0, 0]], 4, 2, "CLASS_MAP.*class 1"),
+        ([[0, 0, 1]], 4, 1, r"CLASS_MAP.*\[0, 0, 1\]"),
     ],
 )
 def test_mistakes_are_named(pairs, teacher, student, message):

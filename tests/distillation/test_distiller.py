@@ -1,4 +1,4 @@
-"""Distiller: student, terms and teacher kept apart, whatever is moved, saved or trained."""
+"""Distiller: student, terms, teacher and companions when moved, saved or trained."""
 
 import copy
 
@@ -15,18 +15,22 @@ from kd_search.distillation import (
     DISTILLATION_TERM_REGISTRY,
     DistillationTerm,
     Distiller,
-    Teacher,
+    FrozenTeacher,
 )
-from kd_search.outputs import Layout
+from kd_search.distillation.methods.dkd import ReIDTeacher
+from kd_search.outputs import CROP_PARTS, IdentitySpec, ModelSpec, Part
+
+EMBEDDINGS = frozenset({Part.EMBEDDINGS})
 
 
 class EmbeddingProbe(DistillationTerm):
     """A term for tests: pulls embeddings to the teacher's."""
 
-    teacher_fields = frozenset({"embeddings"})
+    teacher_parts = student_parts = EMBEDDINGS
 
     def forward(self, student, teacher):
-        return {"loss_probe": (student.embeddings - teacher.embeddings).square().sum()}
+        ours, theirs = (outputs.get(Part.EMBEDDINGS) for outputs in (student, teacher))
+        return {"loss_probe": (ours - theirs).square().sum()}
 
 
 def table_cfg(path, *overrides):
@@ -44,7 +48,7 @@ def with_teacher():
     student = META_ARCH_REGISTRY.get("PersonSearchRCNN")(tiny_cfg("fpn"))
     teacher = META_ARCH_REGISTRY.get("PersonSearchRCNN")(tiny_cfg("c4"))
     terms = nn.ModuleDict({"EmbeddingProbe": EmbeddingProbe()})
-    return Distiller(student=student, terms=terms, teacher=Teacher(teacher, {"embeddings"}))
+    return Distiller(student=student, terms=terms, teacher=FrozenTeacher(teacher, EMBEDDINGS))
 
 
 def test_losses_are_the_students_and_the_terms(tmp_path):
@@ -107,7 +111,7 @@ def test_queue_starts_empty_filled_or_absent(tmp_path):
     assert torch.equal(table.queue, file.unlabelled[1:])
 
 
-def test_the_loss_of_a_table_is_weighed_as_the_config_says(tmp_path):
+def test_the_loss_of_a_table_is_weighted_by_the_config(tmp_path):
     write_table(tmp_path / "table.pth")
     losses = []
     for weight in (1.0, 3.0):
@@ -163,7 +167,7 @@ def test_teacher_equal_to_the_student_costs_the_probe_nothing():
     student = META_ARCH_REGISTRY.get("PersonSearchRCNN")(tiny_cfg("fpn"))
     teacher = copy.deepcopy(student)
     terms = nn.ModuleDict({"EmbeddingProbe": EmbeddingProbe()})
-    model = Distiller(student=student, terms=terms, teacher=Teacher(teacher, {"embeddings"}))
+    model = Distiller(student=student, terms=terms, teacher=FrozenTeacher(teacher, EMBEDDINGS))
     # Batch statistics differ from running ones, so compare in eval mode of the student too.
     for module in student.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -173,7 +177,7 @@ def test_teacher_equal_to_the_student_costs_the_probe_nothing():
     assert losses["loss_probe"] < 1e-9
 
 
-def test_the_teacher_is_asked_before_the_student():
+def test_the_teacher_runs_before_the_student():
     model, order = with_teacher(), []
     model.student.backbone.register_forward_hook(lambda *_: order.append("student"))
     model.teacher.model.backbone.register_forward_hook(lambda *_: order.append("teacher"))
@@ -181,28 +185,35 @@ def test_the_teacher_is_asked_before_the_student():
     assert order == ["teacher", "student"]
 
 
-class Judge(nn.Module):
+class CropNetwork(nn.Module):
     """A re-ID network with embeddings of another length than a detector's."""
 
-    def layout(self):
-        return Layout({}, 0, embedding_dim=33, num_identities=7)
+    def spec(self):
+        return ModelSpec({}, 0, parts=frozenset(), crops=IdentitySpec(33, 7))
+
+    def crop_features(self, crops):
+        return crops.new_zeros(len(crops), 33)
+
+    def classify(self, features):
+        return features, features.new_zeros(len(features), 7)
 
 
-def test_embeddings_and_identities_are_those_of_the_re_id_teacher():
+def test_terms_are_set_up_with_the_crops_of_the_re_id_teacher():
     class Listener(DistillationTerm):
-        def connect(self, student, teacher):
-            self.heard = teacher
+        def setup(self, student, teacher):
+            self.given = teacher
 
     detector = with_teacher()
     model = Distiller(
         student=detector.student,
         terms=nn.ModuleDict({"Listener": Listener()}),
         teacher=detector.teacher,
-        reid_teacher=Teacher(Judge(), ()),
+        companions={"ReIDTeacher": ReIDTeacher(CropNetwork(), input_size=(64, 32))},
     )
-    heard, theirs = model.terms["Listener"].heard, detector.teacher.model.layout()
-    assert (heard.embedding_dim, heard.num_identities) == (33, 7)
-    assert theirs.embedding_dim != 33 and heard.features == theirs.features != {}
+    given, own = model.terms["Listener"].given, detector.teacher.spec
+    assert given.crops == IdentitySpec(33, 7) and own.crops.embedding_dim != 33
+    assert given.identities == own.identities and given.features == own.features != {}
+    assert given.parts == own.parts | CROP_PARTS
 
 
 def test_a_loss_name_used_twice_is_refused():
@@ -219,30 +230,33 @@ def test_a_loss_name_used_twice_is_refused():
 class Joint(DistillationTerm):
     """A term for tests: keeps what it is given."""
 
-    joint_fields = frozenset({"embeddings", "person_ids"})
+    student_parts = joint_parts = EMBEDDINGS
 
     def forward(self, student, teacher):
-        self.seen = student
-        return {"loss_joint": student.embeddings.sum() * 0.0}
+        self.given = student
+        return {"loss_joint": student.identities.embeddings.sum() * 0.0}
 
 
 @pytest.mark.parametrize("gathers", [True, False])
-def test_a_term_for_the_joint_batch_sees_what_it_named_alone(gathers):
-    """In one process too, so that what it forgot to name shows at once."""
+def test_a_term_for_the_joint_batch_gets_its_parts_alone(gathers):
+    """In one process too, so that a part that it does not name is missing at once."""
     student = META_ARCH_REGISTRY.get("PersonSearchRCNN")(tiny_cfg("fpn"))
     term = Joint()
     terms = nn.ModuleDict({"Joint": term})
     losses_of(
         Distiller(student=student, terms=terms, gather_over_ranks=gathers), [training_input()]
     )
-    known = {name for name, value in vars(term.seen).items() if value is not None}
-    assert (known == Joint.joint_fields) == gathers and Joint.joint_fields <= known
+    given = {name for name, value in vars(term.given).items() if value}
+    assert (given == {"identities"}) == gathers and "identities" in given
+    identities = term.given.identities
+    assert len(identities.embeddings) == len(identities.person_ids) > 0
+    assert (identities.logits is None) == gathers
 
 
-def test_fields_that_cannot_be_joined_are_refused():
+def test_parts_that_cannot_be_joined_are_refused():
     term = Joint()
-    term.joint_fields = frozenset({"embeddings", "features"})
-    with pytest.raises(ValueError, match="Joint asks for features of all ranks: .*embeddings"):
+    term.joint_parts = EMBEDDINGS | {Part.FEATURES}
+    with pytest.raises(ValueError, match="Joint.joint_parts.*features.*identities.embeddings"):
         Distiller(student=with_teacher().student, terms=nn.ModuleDict({"Joint": term}))
 
 
@@ -250,27 +264,27 @@ def test_config_mistakes_are_named(tmp_path):
     table = tmp_path / "table.pth"
     write_table(table)
     for overrides, message in (
-        (("DISTILLATION.TERMS", ["NoSuchTerm"]), "NoSuchTerm"),
-        (("DISTILLATION.TERMS", ["IDTableTerm", "IDTableTerm"]), "twice"),
+        (("DISTILLATION.TERMS", ["NoSuchTerm"]), "DISTILLATION.TERMS.*NoSuchTerm"),
+        (("DISTILLATION.TERMS", ["IDTableTerm", "IDTableTerm"]), "TERMS.*IDTableTerm"),
         (("DISTILLATION.ID_TABLE.PATH", ""), "build_id_table.py"),
         (("DISTILLATION.ID_TABLE.PATH", str(tmp_path / "absent.pth")), "absent.pth"),
         (("DISTILLATION.ID_TABLE.MODE", "melted"), "MODE 'melted'"),
         (("DISTILLATION.ID_TABLE.QUEUE", "long"), "QUEUE 'long'"),
-        (("MODEL.REID_HEAD.EMBEDDING_DIM", 16), "embeddings of 8.*EMBEDDING_DIM 16"),
-        (("MODEL.OIM.NUM_IDS", 7), "has 6 identities.*has 7"),
+        (("MODEL.REID_HEAD.EMBEDDING_DIM", 16), "table.pth.* 8.*EMBEDDING_DIM 16"),
+        (("MODEL.OIM.NUM_IDS", 7), "table.pth.* 6 .*7"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             build_model(table_cfg(table, *overrides))
 
 
-def test_a_teacher_asked_for_but_not_named_is_refused():
+def test_a_teacher_that_a_term_requires_must_be_named():
     DISTILLATION_TERM_REGISTRY._do_register("ProbeForTest", lambda cfg: EmbeddingProbe())
     try:
         cfg = tiny_cfg(
             "fpn",
             *("MODEL.META_ARCHITECTURE", "Distiller", "DISTILLATION.TERMS", ["ProbeForTest"]),
         )
-        with pytest.raises(ValueError, match="TEACHER.CONFIG_FILE is empty.*embeddings"):
+        with pytest.raises(ValueError, match="TEACHER.CONFIG_FILE.*identities.embeddings"):
             build_model(cfg)
     finally:
         del DISTILLATION_TERM_REGISTRY._obj_map["ProbeForTest"]

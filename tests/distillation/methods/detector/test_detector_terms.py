@@ -1,12 +1,13 @@
-"""The detector terms on hand-made knowledge, against loops over the equations."""
+"""The detector terms on hand-made outputs, against loops over the equations."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 
-from kd_search.distillation import (
+from kd_search.distillation.methods.detector import (
     AnchorClassTerm,
     AnchorRegressionTerm,
     HintTerm,
@@ -14,53 +15,68 @@ from kd_search.distillation import (
     RegionRegressionTerm,
 )
 from kd_search.outputs import (
-    Knowledge,
-    Layout,
+    AnchorOutputs,
+    AnchorSpec,
+    AnchorTargets,
+    ModelOutputs,
+    ModelSpec,
+    RegionOutputs,
+    RegionSpec,
+    RegionTargets,
 )
 
 CELLS = [torch.tensor([[-8.0, -16.0, 8.0, 16.0]]), torch.tensor([[-16.0, -32.0, 16.0, 32.0]])]
 
 
-def layout(**changes):
-    values = {
-        "features": {
+def spec(anchors=None, regions=None, **changes):
+    """Specification of a network; ``anchors`` and ``regions`` change fields of these parts."""
+    own = ModelSpec(
+        features={
             "p4": ShapeSpec(channels=4, stride=16),
             "p5": ShapeSpec(channels=4, stride=32),
         },
-        "num_classes": 2,
-        "size_divisibility": 32,
-        "anchor_cells": CELLS,
-        "anchor_strides": [8, 16],
-        "anchor_delta_weights": (1.0,) * 4,
-        "region_delta_weights": (10.0, 10.0, 5.0, 5.0),
-    }
-    return Layout(**{**values, **changes})
+        num_classes=2,
+        size_divisibility=32,
+        anchors=replace(AnchorSpec(CELLS, [8, 16], 0.0, (1.0,) * 4), **(anchors or {})),
+        regions=replace(RegionSpec((10.0, 10.0, 5.0, 5.0)), **(regions or {})),
+    )
+    return replace(own, **changes)
 
 
 def regions(seed):
     generator = torch.Generator().manual_seed(seed)
-    return Knowledge(
-        region_logits=torch.randn(5, 3, generator=generator),
-        region_deltas=torch.randn(5, 8, generator=generator),
-        region_classes=torch.tensor([2, 0, 2, 1, 0]),
-        region_delta_targets=torch.randn(3, 4, generator=generator),
+    return ModelOutputs(
+        regions=RegionOutputs(
+            proposals=[],
+            logits=torch.randn(5, 3, generator=generator),
+            deltas=torch.randn(5, 8, generator=generator),
+            targets=RegionTargets(
+                classes=torch.tensor([2, 0, 2, 1, 0]),
+                deltas=torch.randn(3, 4, generator=generator),
+            ),
+        )
     )
 
 
 def anchors(seed, classes=None):
     generator = torch.Generator().manual_seed(seed)
     tail = () if classes is None else (classes,)
-    return Knowledge(
-        anchor_logits=[torch.randn(2, n, *tail, generator=generator) for n in (3, 2)],
-        anchor_deltas=[torch.randn(2, n, 4, generator=generator) for n in (3, 2)],
-        anchor_labels=torch.tensor([[1, 0, -1, 0, -1], [-1, 1, 1, 0, 0]], dtype=torch.int8),
-        anchor_delta_targets=torch.randn(3, 4, generator=generator),
-        anchor_normalizer=8.0,
+    return ModelOutputs(
+        anchors=AnchorOutputs(
+            boxes=[],
+            logits=[torch.randn(2, n, *tail, generator=generator) for n in (3, 2)],
+            deltas=[torch.randn(2, n, 4, generator=generator) for n in (3, 2)],
+            targets=AnchorTargets(
+                labels=torch.tensor([[1, 0, -1, 0, -1], [-1, 1, 1, 0, 0]], dtype=torch.int8),
+                deltas=torch.randn(3, 4, generator=generator),
+                normalizer=8.0,
+            ),
+        )
     )
 
 
 def connected(term, **changes):
-    term.connect(layout(**changes), layout(**changes))
+    term.setup(spec(**changes), spec(**changes))
     return term
 
 
@@ -68,7 +84,7 @@ def test_region_classes_against_the_equation():
     student, teacher = regions(0), regions(1)
     term = connected(RegionClassTerm(hard_weight=0.2, loss_weight=3.0))
     expected = 0.0
-    for own, given in zip(student.region_logits.double(), teacher.region_logits.double()):
+    for own, given in zip(student.regions.logits.double(), teacher.regions.logits.double()):
         p, log_q = given.softmax(0), own.log_softmax(0)
         expected -= sum(w * float(p[c] * log_q[c]) for c, w in enumerate((1.0, 1.0, 1.5)))
     found = term(student, teacher)
@@ -80,11 +96,11 @@ def test_region_classes_against_the_equation():
 def test_anchor_objectness_against_the_equation():
     student, teacher = anchors(0), anchors(1)
     term = connected(AnchorClassTerm(hard_weight=0.5))
-    own, given = (torch.cat(k.anchor_logits, 1).double().sigmoid() for k in (student, teacher))
+    own, given = (torch.cat(k.anchors.logits, 1).double().sigmoid() for k in (student, teacher))
     expected = 0.0
     for n in range(2):
         for a in range(5):
-            if student.anchor_labels[n, a] >= 0:
+            if student.anchors.targets.labels[n, a] >= 0:
                 p, q = float(given[n, a]), float(own[n, a])
                 expected -= p * math.log(q) + 1.5 * (1 - p) * math.log(1 - q)
     found = term(student, teacher)["loss_anchor_soft"]
@@ -94,13 +110,15 @@ def test_anchor_objectness_against_the_equation():
 
 def test_dense_anchors_are_modulated_and_share_the_class_loss():
     student, teacher = anchors(0, classes=2), anchors(1, classes=2)
-    term = connected(AnchorClassTerm(hard_weight=0.5, focal_gamma=2.0), dense_classes=True)
-    own, given = (torch.cat(k.anchor_logits, 1).double().sigmoid() for k in (student, teacher))
+    term = connected(
+        AnchorClassTerm(hard_weight=0.5, focal_gamma=2.0), anchors={"dense_classes": True}
+    )
+    own, given = (torch.cat(k.anchors.logits, 1).double().sigmoid() for k in (student, teacher))
     expected = 0.0
     for n in range(2):
         for a in range(5):
             for c in range(2):
-                if student.anchor_labels[n, a] >= 0:
+                if student.anchors.targets.labels[n, a] >= 0:
                     p, q = float(given[n, a, c]), float(own[n, a, c])
                     bce = -p * math.log(q) - 1.5 * (1 - p) * math.log(1 - q)
                     expected += abs(p - q) ** 2 * bce
@@ -114,16 +132,17 @@ def test_dense_anchors_are_modulated_and_share_the_class_loss():
 def test_region_regression_against_the_equation(kind, agnostic):
     student, teacher = regions(0), regions(1)
     if agnostic:
-        student.region_deltas = student.region_deltas[:, :4]
+        narrow = replace(student.regions, deltas=student.regions.deltas[:, :4])
+        student = replace(student, regions=narrow)
     term = connected(RegionRegressionTerm(kind=kind, margin=0.1, loss_weight=0.5))
     expected, paid, row = 0.0, 0, 0
-    for r, c in enumerate(student.region_classes.tolist()):
+    for r, c in enumerate(student.regions.targets.classes.tolist()):
         if c == 2:
             continue
-        own = student.region_deltas[r].double()
+        own = student.regions.deltas[r].double()
         own = own if agnostic else own[4 * c : 4 * c + 4]
-        given = teacher.region_deltas[r, 4 * c : 4 * c + 4].double()
-        target = student.region_delta_targets[row].double()
+        given = teacher.regions.deltas[r, 4 * c : 4 * c + 4].double()
+        target = student.regions.targets.deltas[row].double()
         row += 1
         if kind == "l2":
             expected += float((own - given).square().sum())
@@ -140,12 +159,12 @@ def test_region_regression_against_the_equation(kind, agnostic):
 def test_anchor_regression_against_the_equation():
     student, teacher = anchors(0), anchors(1)
     term = connected(AnchorRegressionTerm())
-    own, given = (torch.cat(k.anchor_deltas, 1).double() for k in (student, teacher))
+    own, given = (torch.cat(k.anchors.deltas, 1).double() for k in (student, teacher))
     expected, row = 0.0, 0
     for n in range(2):
         for a in range(5):
-            if student.anchor_labels[n, a] == 1:
-                target = student.anchor_delta_targets[row].double()
+            if student.anchors.targets.labels[n, a] == 1:
+                target = student.anchors.targets.deltas[row].double()
                 row += 1
                 mine, theirs = (float((x[n, a] - target).square().sum()) for x in (own, given))
                 expected += mine if mine > theirs else 0.0
@@ -159,39 +178,39 @@ def test_hint_is_the_mean_over_pairs_after_the_adapters():
     maps = {"p4": torch.randn(2, 4, 6, 8), "p5": torch.randn(2, 4, 3, 4)}
     given = {"p4": torch.randn(2, 4, 6, 8), "p5": torch.randn(2, 4, 3, 4)}
     term = connected(HintTerm(loss_weight=0.5))
-    found = term(Knowledge(features=maps), Knowledge(features=given))["loss_hint"]
+    found = term(ModelOutputs(features=maps), ModelOutputs(features=given))["loss_hint"]
     expected = 0.0
     for name in maps:
         adapted = term.adapters[f"{name}_{name}"](maps[name]).detach()
         expected += float((adapted.double() - given[name].double()).square().mean()) / 2
-    assert float(found) == pytest.approx(0.5 * expected, rel=1e-5)
+    assert float(found.detach()) == pytest.approx(0.5 * expected, rel=1e-5)
     found.backward()
     assert all(p.grad is not None for p in term.parameters())
 
 
 def test_hint_between_other_strides_and_channels():
     term = HintTerm(features=(("res4", "p3"),), norm="l1")
-    term.connect(
-        layout(features={"res4": ShapeSpec(channels=6, stride=16)}),
-        layout(features={"p3": ShapeSpec(channels=3, stride=8)}),
+    term.setup(
+        spec(features={"res4": ShapeSpec(channels=6, stride=16)}),
+        spec(features={"p3": ShapeSpec(channels=3, stride=8)}),
     )
-    student = Knowledge(features={"res4": torch.randn(1, 6, 5, 7)})
+    student = ModelOutputs(features={"res4": torch.randn(1, 6, 5, 7)})
     # The teacher pads to a multiple of 32: its map is larger than twice the student's.
-    teacher = Knowledge(features={"p3": torch.randn(1, 3, 12, 16)})
+    teacher = ModelOutputs(features={"p3": torch.randn(1, 3, 12, 16)})
     assert torch.isfinite(term(student, teacher)["loss_hint"])
 
 
 def test_hints_that_cannot_be_are_refused():
-    narrow = layout(features={"p4": ShapeSpec(channels=2, stride=16)})
-    with pytest.raises(ValueError, match="p4 of the student has 2 channels.*4.*ADAPTATION to True"):
-        HintTerm(adaptation=False).connect(narrow, layout())
-    with pytest.raises(ValueError, match=r"no feature of the same name.*\[res4\] and \[p4, p5\]"):
-        HintTerm().connect(layout(features={"res4": ShapeSpec(channels=4, stride=16)}), layout())
-    with pytest.raises(ValueError, match=r"the teacher has no 'p9', it has \[p4, p5\]"):
-        HintTerm(features=(("p4", "p9"),)).connect(layout(), layout())
+    narrow = spec(features={"p4": ShapeSpec(channels=2, stride=16)})
+    with pytest.raises(ValueError, match="p4.*2 channels.*4.*HINT.ADAPTATION"):
+        HintTerm(adaptation=False).setup(narrow, spec())
+    with pytest.raises(ValueError, match=r"HINT.FEATURES.*\[res4\].*\[p4, p5\]"):
+        HintTerm().setup(spec(features={"res4": ShapeSpec(channels=4, stride=16)}), spec())
+    with pytest.raises(ValueError, match=r"HINT.FEATURES.*teacher.*'p9'.*\[p4, p5\]"):
+        HintTerm(features=(("p4", "p9"),)).setup(spec(), spec())
     with pytest.raises(ValueError, match="HINT.NORM 'l3'"):
         HintTerm(norm="l3")
-    with pytest.raises(ValueError, match="HINT.FEATURES.*must be a name or"):
+    with pytest.raises(ValueError, match=r"HINT.FEATURES.*'a', 'b', 'c'"):
         HintTerm(features=(("a", "b", "c"),))
 
 
@@ -199,16 +218,16 @@ def test_hints_that_cannot_be_are_refused():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"anchor_cells": [CELLS[0], CELLS[1] * 2]},
-        {"anchor_cells": CELLS[:1], "anchor_strides": [8]},
-        {"anchor_strides": [8, 32]},
-        {"anchor_offset": 0.5},
+        {"anchors": {"cells": [CELLS[0], CELLS[1] * 2]}},
+        {"anchors": {"cells": CELLS[:1], "strides": [8]}},
+        {"anchors": {"strides": [8, 32]}},
+        {"anchors": {"offset": 0.5}},
         {"size_divisibility": 0},
     ],
 )
 def test_anchors_that_differ_are_refused_and_both_sets_printed(term, changes):
     with pytest.raises(ValueError) as error:
-        term().connect(layout(), layout(**changes))
+        term().setup(spec(), spec(**changes))
     message = str(error.value)
     assert term.__name__ in message and "\n" not in message
     assert "student {8: 16x32, 16: 32x64} at offset 0, images padded to multiples of 32" in message
@@ -217,21 +236,21 @@ def test_anchors_that_differ_are_refused_and_both_sets_printed(term, changes):
 
 
 def test_networks_of_another_kind_are_refused():
-    with pytest.raises(ValueError, match="cannot compare an RPN.*one-stage"):
-        AnchorClassTerm().connect(layout(), layout(dense_classes=True))
-    with pytest.raises(ValueError, match="needs a teacher with anchors"):
-        AnchorClassTerm().connect(layout(), layout(anchor_cells=None))
+    with pytest.raises(ValueError, match="AnchorClassTerm.*RPN.*one-stage"):
+        AnchorClassTerm().setup(spec(), spec(anchors={"dense_classes": True}))
+    with pytest.raises(ValueError, match="AnchorClassTerm.*teacher.*anchors"):
+        AnchorClassTerm().setup(spec(), replace(spec(), anchors=None))
     for term in (RegionClassTerm, RegionRegressionTerm):
-        with pytest.raises(ValueError, match="needs a student with region heads"):
-            term().connect(layout(region_delta_weights=None), layout())
+        with pytest.raises(ValueError, match=f"{term.__name__}.*student.*region heads"):
+            term().setup(replace(spec(), regions=None), spec())
     with pytest.raises(ValueError, match="USE_SIGMOID_CE"):
-        RegionClassTerm().connect(layout(), layout(region_softmax=False))
+        RegionClassTerm().setup(spec(), spec(regions={"softmax": False}))
 
 
 def test_values_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="HARD_WEIGHT 1.5 must lie in 0..1"):
+    with pytest.raises(ValueError, match="SOFT_LABELS.HARD_WEIGHT 1.5"):
         RegionClassTerm(hard_weight=1.5)
-    with pytest.raises(ValueError, match="TEMPERATURE 0 must be above 0"):
+    with pytest.raises(ValueError, match="SOFT_LABELS.TEMPERATURE 0"):
         AnchorClassTerm(temperature=0)
-    with pytest.raises(ValueError, match="KIND 'l5'"):
+    with pytest.raises(ValueError, match="BOUNDED_REGRESSION.KIND 'l5'"):
         RegionRegressionTerm(kind="l5")

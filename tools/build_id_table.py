@@ -17,9 +17,9 @@ from detectron2.utils.logger import setup_logger
 
 from kd_search.checkpoint import load_trained
 from kd_search.data import build_person_search_table_loader, get_id_map
-from kd_search.distillation import IDTableFile, file_sha256
+from kd_search.distillation.methods.id_table import IDTableFile
 from kd_search.engine import PersonSearchTrainer, build_config, compute_identity_means
-from kd_search.utils.files import check_writable
+from kd_search.utils.files import check_writable, file_sha256
 
 
 def build_table(cfg, weights: str, source: str = "mean") -> IDTableFile:

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.ops import roi_align
 
 from kd_search.data import PersonSearchDatasetMapper
-from kd_search.distillation import CropSampler, cut_crops
+from kd_search.distillation.methods.dkd import CropSampler, cut_crops
 from kd_search.distillation.methods.dkd.crops import is_mirrored
 
 #: A person's box in the original image, and a bright marker in it: a tenth from its left, seven

@@ -7,7 +7,7 @@ from tiny import REPO
 
 from kd_search.data import PersonSearchDatasetMapper, get_person_search_dicts
 from kd_search.data.person_search.mapper import absolute_boxes
-from kd_search.distillation import cut_crops
+from kd_search.distillation.methods.dkd import cut_crops
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.synthetic import (
     PRESETS,
@@ -79,7 +79,7 @@ def likenesses(teacher, student, dataset):
         sample = mapper(record)
         ours.append(student.embed([sample], [boxes]))
         features = teacher.crop_features(cut_crops(sample["image"], boxes, TEACHER_SIZE))
-        theirs.append(torch.nn.functional.normalize(teacher.judge_features(features)[0], dim=1))
+        theirs.append(torch.nn.functional.normalize(teacher.classify(features)[0], dim=1))
     pairs = []
     for embeddings in (theirs, ours):
         rows = torch.cat(embeddings).double()
@@ -101,7 +101,7 @@ def test_terms_bring_the_student_nearer_to_its_teacher(generated, tmp_path):
         for name, own in students.items()
     }
     plain, taught = trainers.values()
-    assert len(taught.model.terms) == 3 and taught.model.crop_sampler.shifts
+    assert len(taught.model.terms) == 3 and taught.model.companions["ReIDTeacher"].sampler.shifts
     start = student_of(plain).state_dict()
     for name, value in student_of(taught).state_dict().items():
         assert torch.equal(value, start[name])

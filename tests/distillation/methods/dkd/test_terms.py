@@ -1,7 +1,8 @@
-"""The terms of DKD on hand-made knowledge, and whole steps with a re-ID teacher."""
+"""The terms of DKD on hand-made outputs, and whole steps with a re-ID teacher."""
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,44 +19,42 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from kd_search.data import PersonSearchDatasetMapper
-from kd_search.distillation import (
+from kd_search.distillation import Distiller
+from kd_search.distillation.methods.dkd import (
     CropSampler,
-    Distiller,
     IdentityProbabilityTerm,
     PairRelationTerm,
     ReIDTeacher,
     TripletRelationTerm,
 )
-from kd_search.outputs import (
-    Crops,
-    Knowledge,
-    Layout,
-)
+from kd_search.outputs import CROP_PARTS, CropOutputs, Crops, IdentitySpec, ModelOutputs, ModelSpec
 
 
-def layout(**changes):
-    return Layout(**{"features": {}, "num_classes": 1, "embedding_dim": 8, **changes})
+def spec(embedding_dim=8, num_identities=0):
+    crops = IdentitySpec(embedding_dim, num_identities)
+    return ModelSpec({}, 1, parts=CROP_PARTS, crops=crops)
 
 
-def knowledge(seed, ids=(0, 1, -1, 0), dim=8, shifts=False):
+def outputs(seed, ids=(0, 1, -1, 0), dim=8, shifts=False):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.tensor(ids * (1 + shifts), dtype=torch.int64)
     shifted = torch.arange(len(ids)) >= len(ids) // (1 + shifts)
-    crops = Crops([], ids, shifted, [], [])
-    return Knowledge(
-        crops=crops,
-        crop_embeddings=torch.randn(len(ids), dim, generator=generator),
-        crop_identity_logits=torch.randn(len(ids), 5, generator=generator),
-    )
+    embeddings = torch.randn(len(ids), dim, generator=generator)
+    logits = torch.randn(len(ids), 5, generator=generator)
+    return ModelOutputs(crops=CropOutputs(Crops([], ids, shifted), embeddings, logits))
+
+
+def with_embeddings(given, embeddings):
+    return replace(given, crops=replace(given.crops, embeddings=embeddings))
 
 
 @pytest.mark.parametrize("direction", ["student_teacher", "teacher_student"])
 def test_probabilities_of_labelled_people_alone(direction):
-    student, teacher = knowledge(0), knowledge(1)
+    student, teacher = outputs(0), outputs(1)
     expected = 0.0
     for row in (0, 1, 3):
-        own = student.crop_identity_logits[row].double().softmax(0)
-        given = teacher.crop_identity_logits[row].double().softmax(0)
+        own = student.crops.logits[row].double().softmax(0)
+        given = teacher.crops.logits[row].double().softmax(0)
         p, q = (own, given) if direction == "student_teacher" else (given, own)
         expected += float((p * (p / q).log()).sum()) / 3
     term = IdentityProbabilityTerm(direction=direction, loss_weight=2.0)
@@ -64,9 +63,9 @@ def test_probabilities_of_labelled_people_alone(direction):
 
 
 def test_shifted_boxes_add_a_second_sum_of_the_same_weight():
-    student, teacher = knowledge(0, shifts=True), knowledge(1, shifts=True)
-    own = student.crop_identity_logits.double().log_softmax(1)
-    given = teacher.crop_identity_logits.double().log_softmax(1)
+    student, teacher = outputs(0, shifts=True), outputs(1, shifts=True)
+    own = student.crops.logits.double().log_softmax(1)
+    given = teacher.crops.logits.double().log_softmax(1)
     kl = (own.exp() * (own - given)).sum(dim=1)
     expected = float(kl[[0, 1, 3]].mean() + kl[[4, 5, 7]].mean())
     found = IdentityProbabilityTerm()(student, teacher)["loss_probability"]
@@ -75,10 +74,10 @@ def test_shifted_boxes_add_a_second_sum_of_the_same_weight():
 
 @pytest.mark.parametrize("ids", [(-1, -1), ()])
 @pytest.mark.parametrize("term", [IdentityProbabilityTerm, PairRelationTerm, TripletRelationTerm])
-def test_nobody_to_compare_is_zero_with_a_graph(ids, term):
-    student, teacher = knowledge(0, ids), knowledge(1, ids)
-    student.crop_embeddings.requires_grad_()
-    student.crop_identity_logits.requires_grad_()
+def test_no_one_to_compare_is_zero_with_a_graph(ids, term):
+    student, teacher = outputs(0, ids), outputs(1, ids)
+    student.crops.embeddings.requires_grad_()
+    student.crops.logits.requires_grad_()
     (loss,) = term()(student, teacher).values()
     loss.backward()
     if not ids or term is IdentityProbabilityTerm:
@@ -88,10 +87,10 @@ def test_nobody_to_compare_is_zero_with_a_graph(ids, term):
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_pair_relations_do_not_mind_other_sizes(normalize):
-    student, teacher = knowledge(0), knowledge(1, dim=3)
+    student, teacher = outputs(0), outputs(1, dim=3)
     matrices = []
-    for known in (student, teacher):
-        f = known.crop_embeddings.double()
+    for given in (student, teacher):
+        f = given.crops.embeddings.double()
         f = F.normalize(f, dim=1) if normalize else f
         matrices.append(F.normalize(f @ f.T, dim=1))
     expected = float((matrices[0] - matrices[1]).square().sum()) / 16
@@ -103,11 +102,12 @@ def test_pair_relations_do_not_mind_other_sizes(normalize):
 
 def test_pairs_of_a_student_with_the_directions_of_its_teacher_cost_nothing():
     """Only without normalisation do the lengths of the teacher's embeddings count."""
-    teacher, other = knowledge(1), knowledge(0)
-    teacher.crop_embeddings *= torch.tensor([[1.0], [1.5], [0.7], [2.0]])
-    student = copy.deepcopy(teacher)
-    for known in (student, other):
-        known.crop_embeddings = F.normalize(known.crop_embeddings, dim=1)
+    teacher, other = outputs(1), outputs(0)
+    lengths = torch.tensor([[1.0], [1.5], [0.7], [2.0]])
+    teacher = with_embeddings(teacher, teacher.crops.embeddings * lengths)
+    student, other = (
+        with_embeddings(x, F.normalize(x.crops.embeddings, dim=1)) for x in (teacher, other)
+    )
     terms = [
         PairRelationTerm(**PairRelationTerm.from_config(cfg))
         for cfg in (tiny_cfg("fpn"), tiny_cfg("fpn", "DISTILLATION.DKD.NORMALIZE_PAIRS", False))
@@ -119,8 +119,8 @@ def test_pairs_of_a_student_with_the_directions_of_its_teacher_cost_nothing():
 
 @pytest.mark.parametrize("literal", [False, True])
 def test_triplet_relations_against_the_equation(literal):
-    student, teacher = knowledge(0, (0, 1, 2, 0)), knowledge(1, (0, 1, 2, 0))
-    own, given = (F.normalize(k.crop_embeddings.double(), dim=1) for k in (student, teacher))
+    student, teacher = outputs(0, (0, 1, 2, 0)), outputs(1, (0, 1, 2, 0))
+    own, given = (F.normalize(k.crops.embeddings.double(), dim=1) for k in (student, teacher))
     ids, expected = [0, 1, 2, 0], 0.0
     for i in range(4):
         others = [j for j in range(4) if j != i and (literal or ids[j] != ids[i])]
@@ -133,12 +133,12 @@ def test_triplet_relations_against_the_equation(literal):
 def test_a_student_who_is_its_teacher():
     """Nothing to learn but the margin, which the equation asks of the teacher itself."""
     ids = (0, 1, 2, 0)
-    teacher = knowledge(1, ids)
+    teacher = outputs(1, ids)
     student = copy.deepcopy(teacher)
     assert IdentityProbabilityTerm()(student, teacher)["loss_probability"] == 0
     assert PairRelationTerm()(student, teacher)["loss_pair_relation"] == 0
     assert TripletRelationTerm(margin=0.0)(student, teacher)["loss_triplet_relation"] == 0
-    unit, expected = F.normalize(teacher.crop_embeddings.double(), dim=1), 0.0
+    unit, expected = F.normalize(teacher.crops.embeddings.double(), dim=1), 0.0
     for i in range(4):
         nearest = min(float((unit[i] - unit[j]).norm()) for j in range(4) if ids[j] != ids[i])
         expected += max(0.0, 1.5 - nearest) / 4
@@ -148,16 +148,16 @@ def test_a_student_who_is_its_teacher():
 
 def test_misfits_are_refused():
     term = IdentityProbabilityTerm()
-    with pytest.raises(ValueError, match="student with identity logits: set .*CLASSIFIER"):
-        term.connect(layout(), layout(num_identities=4))
-    with pytest.raises(ValueError, match="tells 4 identities apart, the student 5"):
-        term.connect(layout(num_identities=5), layout(num_identities=4))
-    with pytest.raises(ValueError, match="student has 8, the re-ID teacher 32: set .*PROJECTION"):
-        TripletRelationTerm().connect(layout(), layout(embedding_dim=32))
+    with pytest.raises(ValueError, match="IdentityProbabilityTerm.*crops.logits.*HEAD.CLASSIFIER"):
+        distiller(False, "MODEL.OIM.ENABLED", False)
+    with pytest.raises(ValueError, match="IdentityProbabilityTerm.* 4 .* 5"):
+        term.setup(spec(num_identities=5), spec(num_identities=4))
+    with pytest.raises(ValueError, match="TripletRelationTerm.* 8, .* 32: .*DKD.PROJECTION"):
+        TripletRelationTerm().setup(spec(), spec(embedding_dim=32))
     projecting = TripletRelationTerm(projection=True)
-    projecting.connect(layout(), layout(embedding_dim=32))
-    teacher = knowledge(1, dim=32)
-    projecting(knowledge(0), teacher)["loss_triplet_relation"].backward()
+    projecting.setup(spec(), spec(embedding_dim=32))
+    teacher = outputs(1, dim=32)
+    projecting(outputs(0), teacher)["loss_triplet_relation"].backward()
     assert projecting.projection.weight.grad.abs().sum() > 0
 
 
@@ -167,20 +167,20 @@ class TinyReID(nn.Module):
     def __init__(self, num_ids=NUM_IDS, dim=8):
         super().__init__()
         self.embed = nn.Linear(3 * 8 * 4, dim)
-        self.classify = nn.Linear(dim, num_ids)
+        self.classifier = nn.Linear(dim, num_ids)
         self.seen = []
 
     device = torch.device("cpu")
 
-    def layout(self):
-        return layout(embedding_dim=8, num_identities=self.classify.out_features)
+    def spec(self):
+        return spec(num_identities=self.classifier.out_features)
 
     def crop_features(self, crops):
         self.seen.append(crops)
         return self.embed(F.adaptive_avg_pool2d(crops / 255, (8, 4)).flatten(1))
 
-    def judge_features(self, features):
-        return features, self.classify(features)
+    def classify(self, features):
+        return features, self.classifier(features)
 
 
 def distiller(shifts, *overrides):
@@ -194,8 +194,8 @@ def distiller(shifts, *overrides):
         }
     )
     sampler = CropSampler(shifts=shifts, input_size=(64, 32), padding=10.0, limit=20.0)
-    teacher = ReIDTeacher(TinyReID(), input_size=(64, 32))
-    return Distiller(student=student, terms=terms, reid_teacher=teacher, crop_sampler=sampler)
+    teacher = ReIDTeacher(TinyReID(), input_size=(64, 32), sampler=sampler)
+    return Distiller(student=student, terms=terms, companions={"ReIDTeacher": teacher})
 
 
 @pytest.mark.parametrize("shifts", [False, True])
@@ -209,11 +209,11 @@ def test_a_step_with_a_re_id_teacher_trains_the_student_alone(tmp_path, shifts, 
     assert losses["loss_probability"] > 0 and losses["loss_pair_relation"] > 0
     sum(losses.values()).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
-    assert all(p.grad is None for p in model.reid_teacher.model.parameters())
-    assert not model.reid_teacher.model.training
+    teacher = model.companions["ReIDTeacher"].model
+    assert all(p.grad is None for p in teacher.parameters()) and not teacher.training
     # Three people, each once more with feature-level augmentation.
-    assert [len(crops) for crops in model.reid_teacher.model.seen] == [3 * (1 + shifts)]
-    assert not any("reid_teacher" in name for name in model.state_dict())
+    assert [len(crops) for crops in teacher.seen] == [3 * (1 + shifts)]
+    assert not any("companions" in name for name in model.state_dict())
 
 
 def test_moving_boxes_does_not_change_what_the_student_samples(tmp_path):
@@ -230,7 +230,7 @@ def test_moving_boxes_does_not_change_what_the_student_samples(tmp_path):
     for theirs, ours in zip(expected, found):
         assert len(theirs) == 5
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    first, second = model.reid_teacher.model.seen
+    first, second = model.companions["ReIDTeacher"].model.seen
     assert torch.equal(first[:3], second[:3]) and not torch.equal(first[3:], second[3:])
 
 
@@ -283,7 +283,7 @@ def marker(crops):
 
 
 @pytest.mark.parametrize("shifts", [False, True])
-def test_the_teacher_is_handed_the_regions_that_the_student_judges(tmp_path, shifts):
+def test_student_and_teacher_embed_the_same_regions(tmp_path, shifts):
     """A marker shows it: image after image, however each was augmented, wherever its box moved."""
     augmentations = [
         [],
@@ -295,18 +295,19 @@ def test_the_teacher_is_handed_the_regions_that_the_student_judges(tmp_path, shi
     model = distiller(shifts)
     size = (128, 64)
     # Boxes move by up to a tenth of their size to either side.
-    model.crop_sampler = CropSampler(shifts=shifts, input_size=size, padding=6.4, limit=100.0)
-    model.reid_teacher.input_size = size
-    judged = []
-    judge = model.student.judge_crops
-    model.student.judge_crops = lambda known, crops: judged.append(crops) or judge(known, crops)
+    sampler = CropSampler(shifts=shifts, input_size=size, padding=6.4, limit=100.0)
+    teacher = model.companions["ReIDTeacher"]
+    teacher.sampler, teacher.input_size = sampler, size
+    embedded = []
+    embed = model.student.embed_crops
+    model.student.embed_crops = lambda given, crops: embedded.append(crops) or embed(given, crops)
     model.train()
     farthest = 0.0
     for seed in range(4):
         torch.manual_seed(seed)
         with EventStorage():
             model(batch)
-        regions, shown = judged[-1], model.reid_teacher.model.seen[-1]
+        regions, shown = embedded[-1], teacher.model.seen[-1]
         assert regions.person_ids.tolist() == [i for i in range(4) for _ in range(1 + shifts)]
         # What the student's region shows, at the size of the teacher's crop.
         seen = [

@@ -1,4 +1,4 @@
-"""Whose embeddings the rows of a distilled ID table are after a refresh."""
+"""Rows of a distilled ID table after a refresh, of the teacher or blended with the student."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def cosines(rows, others):
     return (rows.double().numpy() * others).sum(axis=1)
 
 
-# ------------------------------------------------------------------------------------- from whom
+# --------------------------------------------------------------------------------------- the source
 
 
 @pytest.mark.parametrize("mode", ["frozen", "momentum"])
@@ -76,8 +76,8 @@ def test_rows_from_the_teacher_are_its_means_and_not_the_students(folder, tmp_pa
     assert cosines(rows, means_of(model.teacher.model, plain, len(rows))).min() > 0.9
     assert cosines(rows, means_of(model.student, plain, len(rows))).max() < 0.7
     assert trainer.storage.latest()["id_table/IDTableTerm/moved_mean"][0] > 0
-    # The teacher is asked between steps alone.
-    assert not model._observes
+    # The teacher runs between steps alone.
+    assert not model._runs_teacher
     saved = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert torch.equal(saved["terms"]["IDTableTerm.table.rows"], rows)
     assert not any("teacher" in name for part in ("model", "terms") for name in saved[part])
@@ -251,7 +251,7 @@ def test_a_teacher_with_other_embeddings_or_none_is_refused(folder, tmp_path):
         assert "TEACHER.CONFIG_FILE" in message and "ID_TABLE.PATH" in message
 
 
-def test_without_a_period_nothing_is_asked_of_a_teacher(folder):
+def test_without_a_period_no_teacher_is_built(folder):
     register(folder, KIND)
     options = (KEY + "REFRESH_PERIOD", 0, "DISTILLATION.TEACHER.CONFIG_FILE", "")
     model = build_model(refresh_cfg(folder, *options))

@@ -9,11 +9,9 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from tiny_reid import reid_cfg
 
-from kd_search.distillation import DistancePreservationTerm, Teacher, ViewLogitsTerm
-from kd_search.outputs import (
-    Knowledge,
-    Layout,
-)
+from kd_search.distillation import FrozenTeacher
+from kd_search.distillation.methods.vkd import DistancePreservationTerm, ViewLogitsTerm
+from kd_search.outputs import IdentityOutputs, IdentitySpec, ModelOutputs, ModelSpec, Part
 
 SIZE = (64, 32)
 
@@ -49,12 +47,16 @@ def distiller(*overrides):
     ).train()
 
 
+def outputs(logits=None, embeddings=None):
+    return ModelOutputs(identities=IdentityOutputs(embeddings, logits=logits))
+
+
 def test_terms_against_the_equations():
     torch.manual_seed(0)
-    student = Knowledge(embeddings=torch.randn(3, 4), identity_logits=torch.randn(3, 5) * 9)
-    teacher = Knowledge(embeddings=torch.randn(3, 6), identity_logits=torch.randn(3, 5) * 9)
+    student = outputs(embeddings=torch.randn(3, 4), logits=torch.randn(3, 5) * 9)
+    teacher = outputs(embeddings=torch.randn(3, 6), logits=torch.randn(3, 5) * 9)
     kl = 0.0
-    for own, given in zip(student.identity_logits.double(), teacher.identity_logits.double()):
+    for own, given in zip(student.identities.logits.double(), teacher.identities.logits.double()):
         p, q = (given / 10).softmax(0), (own / 10).softmax(0)
         kl += 100 * float((p * (p / q).log()).sum()) / 3
     found = ViewLogitsTerm()(student, teacher)["loss_view_logits"]
@@ -63,7 +65,11 @@ def test_terms_against_the_equations():
     for i in range(3):
         for j in range(3):
             ours, theirs = (
-                float((k.embeddings[i].double() - k.embeddings[j].double()).square().sum())
+                float(
+                    (k.identities.embeddings[i].double() - k.identities.embeddings[j].double())
+                    .square()
+                    .sum()
+                )
                 for k in (student, teacher)
             )
             total += 0.5 * (theirs - ours) ** 2 / 9
@@ -74,9 +80,8 @@ def test_terms_against_the_equations():
 def test_logits_may_be_compared_by_their_squared_error():
     """The mean over all B x L entries, as ``MSELoss``; the temperature has no part in it."""
     torch.manual_seed(0)
-    student = Knowledge(identity_logits=torch.randn(3, 5) * 9)
-    teacher = Knowledge(identity_logits=torch.randn(3, 5) * 9)
-    pairs = zip(student.identity_logits.flatten(), teacher.identity_logits.flatten())
+    student, teacher = (outputs(torch.randn(3, 5) * 9) for _ in range(2))
+    pairs = zip(student.identities.logits.flatten(), teacher.identities.logits.flatten())
     expected = 0.1 * sum((float(a) - float(b)) ** 2 for a, b in pairs) / 15
     for temperature in (1.0, 10.0):
         cfg = reid_cfg(
@@ -85,7 +90,7 @@ def test_logits_may_be_compared_by_their_squared_error():
         )
         found = ViewLogitsTerm(**ViewLogitsTerm.from_config(cfg))(student, teacher)
         assert float(found["loss_view_logits"]) == pytest.approx(expected, rel=1e-6)
-    with pytest.raises(ValueError, match="LOGITS_DISTANCE 'l1' must be one of"):
+    with pytest.raises(ValueError, match="VKD.LOGITS_DISTANCE 'l1'"):
         ViewLogitsTerm(distance="l1")
 
 
@@ -147,13 +152,14 @@ def test_teacher_may_use_the_statistics_of_the_batch_and_keeps_none():
     torch.manual_seed(0)
     network = build_model(reid_cfg())
     before = copy.deepcopy(network.state_dict())
-    plain = Teacher(copy.deepcopy(network), {"embeddings"})
-    teacher = Teacher(network, {"embeddings"}, batch_statistics=True)
-    found = teacher.observe(batch()).embeddings
+    parts = frozenset({Part.EMBEDDINGS})
+    plain = FrozenTeacher(copy.deepcopy(network), parts)
+    teacher = FrozenTeacher(network, parts, batch_statistics=True)
+    found = teacher.forward_teacher(batch()).get(Part.EMBEDDINGS)
     expected = copy.deepcopy(plain.model).train()
     with torch.no_grad():
-        torch.testing.assert_close(found, expected._judge(expected._frames(batch()))[0])
-    assert not torch.allclose(found, plain.observe(batch()).embeddings)
+        torch.testing.assert_close(found, expected._predict(expected._frames(batch()))[0])
+    assert not torch.allclose(found, plain.forward_teacher(batch()).get(Part.EMBEDDINGS))
     assert not network.training
     after = network.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in after)
@@ -179,11 +185,14 @@ def test_fresh_layers_forget_loaded_weights(tmp_path, caplog):
             assert torch.equal(value, theirs[name]), name
         else:
             assert torch.equal(value, loaded[name]), name
-    assert "Initialised anew:" in caplog.text and "  classifier: weight" in caplog.text
+    assert "Reinitialised:" in caplog.text and "  classifier: weight" in caplog.text
     with pytest.raises(ValueError, match="FRESH_LAYERS.*'neck9'"):
         distiller(*teacher, "DISTILLATION.FRESH_LAYERS", ["neck9"])
 
 
 def test_other_identities_are_refused():
-    with pytest.raises(ValueError, match="teacher tells 4 identities apart, the student 5"):
-        ViewLogitsTerm().connect(Layout({}, 0, num_identities=5), Layout({}, 0, num_identities=4))
+    with pytest.raises(ValueError, match="ViewLogitsTerm.* 4 .* 5"):
+        student, teacher = (
+            ModelSpec({}, 0, identities=IdentitySpec(8, number)) for number in (5, 4)
+        )
+        ViewLogitsTerm().setup(student, teacher)

@@ -55,12 +55,15 @@ class DistillableRPN(RPN):
 
     def forward_train(
         self, images: ImageList, features: dict[str, torch.Tensor], targets: list[Instances]
-    ) -> tuple[list[Instances], dict[str, torch.Tensor], AnchorOutputs]:
-        """As ``forward`` in training mode, with the outputs for the anchors as well."""
+    ) -> tuple[list[Instances], dict[str, torch.Tensor], Optional[AnchorOutputs]]:
+        """As ``forward``, with the outputs for the anchors as well.
+
+        They are ``None`` in evaluation mode, which an RPN that is not trained may stay in.
+        """
         self._recorded = []
         try:
             proposals, losses = self(images, features, targets)
-            return proposals, losses, self._recorded[0]
+            return proposals, losses, self._recorded[0] if self._recorded else None
         finally:
             self._recorded = None
 

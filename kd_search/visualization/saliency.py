@@ -84,7 +84,7 @@ def score_maps(
         maps = network.feature_maps(crops)
     with torch.enable_grad():
         maps = maps.detach().requires_grad_()
-        scores = score(*network.judge_features(maps.mean(dim=(2, 3))))
+        scores = score(*network.classify(maps.mean(dim=(2, 3))))
         (gradients,) = torch.autograd.grad(scores.sum(), maps)
     weights = gradients.sum(dim=(2, 3))
     return torch.einsum("pd,pdhw->phw", weights, maps.detach()), scores.detach()

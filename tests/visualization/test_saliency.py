@@ -125,7 +125,7 @@ def test_maps_of_the_greatest_logit_by_hand():
     maps, logits = logit_maps(network, pictures)
     with torch.no_grad():
         features = network.feature_maps(pictures).double()
-        every = network.judge_features(features.mean(dim=(2, 3)).float())[1]
+        every = network.classify(features.mean(dim=(2, 3)).float())[1]
         scale = (
             network.neck.weight / (network.neck.running_var + network.neck.eps).sqrt()
         ).double()

@@ -25,8 +25,8 @@ def prototypes_of(folder: Path, kind: str, *overrides) -> dict:
     torch.manual_seed(0)
     distiller = PersonSearchTrainer.build_model(cfg)
     for prototypes in PrototypeGeneration(cfg, distiller, cfg.SEED).pick():
-        distiller.prototypes.put(*prototypes)
-    return distiller.prototypes.state_dict()
+        distiller.companions["PrototypeBank"].put(*prototypes)
+    return distiller.companions["PrototypeBank"].state_dict()
 
 
 def error_of(folder: Path) -> str:
@@ -42,7 +42,7 @@ def trained(folder: Path, output: Path) -> dict:
     trainer = PersonSearchTrainer(setting_cfg(folder, "rcnn", "SOLVER.MAX_ITER", 3, output=output))
     trainer.resume_or_load(resume=False)
     trainer.train()
-    return unwrap_model(trainer.model).prototypes.state_dict()
+    return unwrap_model(trainer.model).companions["PrototypeBank"].state_dict()
 
 
 def main(args):

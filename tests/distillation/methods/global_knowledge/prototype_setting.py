@@ -106,8 +106,8 @@ def setting(folders, kind, *overrides, folder=None, **options):
 def generate(cfg, distiller):
     picked = PrototypeGeneration(cfg, distiller, cfg.SEED).pick()
     for prototypes in picked:
-        distiller.prototypes.put(*prototypes)
-    return distiller.prototypes
+        distiller.companions["PrototypeBank"].put(*prototypes)
+    return distiller.companions["PrototypeBank"]
 
 
 def bits(bank):

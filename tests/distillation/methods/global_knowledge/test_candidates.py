@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from tiny_training_set import HEIGHT, WIDTH, object_records
 from torch import nn
 
-from kd_search.distillation import Teacher, Translation
+from kd_search.distillation import FrozenTeacher, TeacherOutputAligner
 from kd_search.distillation.methods.global_knowledge.candidates import (
     CandidateBoxes,
     CandidateImage,
@@ -15,7 +15,7 @@ from kd_search.distillation.methods.global_knowledge.candidates import (
     choose_images,
     confident_boxes,
 )
-from kd_search.outputs import Layout
+from kd_search.outputs import ModelSpec
 
 
 def entry(name, box, mode=BoxMode.XYXY_ABS, **more):
@@ -138,6 +138,12 @@ class Detector(nn.Module):
         super().__init__()
         self.rows = rows
 
+    def spec(self):
+        return ModelSpec({}, num_classes=4)
+
+    def forward_teacher(self, batched_inputs, parts):
+        raise NotImplementedError
+
     def forward(self, batch):
         assert not self.training
         self.seen = batch
@@ -156,31 +162,33 @@ def inputs():
     return [{"image": image, "width": 10, "height": 10}]
 
 
-def test_a_teacher_is_asked_for_boxes_in_the_classes_of_the_student():
+def test_boxes_of_a_teacher_have_the_classes_of_the_student():
     detector = Detector(
         *((0, 0.95, BOX), (1, 0.99, NEAR), (2, 0.99, FAR), (0, 0.9, FAR), (3, 0.91, BOX))
     )
-    layouts = (
-        Layout({}, num_classes=2, image_format="BGR"),
-        Layout({}, num_classes=4, image_format="RGB"),
+    specs = (
+        ModelSpec({}, num_classes=2, image_format="BGR"),
+        ModelSpec({}, num_classes=4, image_format="RGB"),
     )
     # Both 0 and 1 are 1 here, nobody knows 2.
-    teacher = Teacher(detector, (), Translation(*layouts, [[0, 1], [1, 1], [3, 0]]))
+    teacher = FrozenTeacher(
+        detector, frozenset(), TeacherOutputAligner(*specs, [[0, 1], [1, 1], [3, 0]])
+    )
     found = confident_boxes(teacher, inputs(), 0.9)
     assert found.classes.tolist() == [1, 0]
     assert found.boxes.tolist() == [list(NEAR), list(BOX)]
     assert torch.equal(detector.seen[0]["image"], inputs()[0]["image"].flip(0))
 
 
-def test_a_teacher_without_translation_says_what_it_finds():
-    teacher = Teacher(Detector((0, 0.95, BOX), (1, 0.2, FAR), (1, 0.97, BOX)), ())
+def test_boxes_of_a_teacher_without_an_aligner_keep_their_classes():
+    teacher = FrozenTeacher(Detector((0, 0.95, BOX), (1, 0.2, FAR), (1, 0.97, BOX)))
     found = confident_boxes(teacher, inputs(), 0.9)
     assert found.classes.tolist() == [1, 0]
-    assert len(confident_boxes(Teacher(Detector(), ()), inputs(), 0.9).boxes) == 0
+    assert len(confident_boxes(FrozenTeacher(Detector()), inputs(), 0.9).boxes) == 0
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
 def test_classes_are_their_own_without_a_map(num_classes):
-    layout = Layout({}, num_classes=num_classes)
+    spec = ModelSpec({}, num_classes=num_classes)
     classes = torch.arange(num_classes)
-    assert torch.equal(Translation(layout, layout).classes.student_classes(classes), classes)
+    assert torch.equal(TeacherOutputAligner(spec, spec).classes.student_classes(classes), classes)

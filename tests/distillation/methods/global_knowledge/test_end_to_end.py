@@ -14,6 +14,7 @@ from kd_search.distillation.methods.global_knowledge.features import CandidateFe
 from kd_search.distillation.methods.global_knowledge.region_features import pool_regions
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.losses import global_knowledge_loss
+from kd_search.outputs import Part
 from kd_search.synthetic import (
     OBJECTS_PRESETS,
     generate_objects,
@@ -87,7 +88,7 @@ def distilled_cfg(names, output, teacher, *overrides):
 def knowledge_loss(cfg, distiller, student):
     """L_global of a student, every region weighing 1, with the boxes of the distiller's prototypes
     as *this* student sees them, over the annotated boxes of the first pictures."""
-    bank = distiller.prototypes
+    bank = distiller.companions["PrototypeBank"]
     student.eval()
     records = training_records(cfg)
     images = choose_images(records, images_per_class=800, min_size=12.0, seed=0)
@@ -109,7 +110,7 @@ def knowledge_loss(cfg, distiller, student):
             pooled = []
             for model in (student, distiller.teacher.model):
                 with torch.no_grad():
-                    maps = model.observe(batch, {"features"}).features
+                    maps = model.forward_teacher(batch, frozenset({Part.FEATURES})).features
                 pooled += pool_regions(
                     [maps[name]], [bank.strides[level]], regions, index, bank.samples
                 )
@@ -128,7 +129,7 @@ def knowledge_loss(cfg, distiller, student):
 @pytest.mark.e2e
 def test_a_student_with_the_terms_sees_prototypes_more_like_its_teacher(names, teacher, tmp_path):
     distiller = train(distilled_cfg(names, tmp_path / "distilled", teacher))
-    bank = distiller.prototypes
+    bank = distiller.companions["PrototypeBank"]
     assert bank.filled.any(dim=2).all() and bank.filled.sum() > 2 * bank.num_groups * 4
     plain = train(cfg_of(names, tmp_path / "plain"))
     cfg = distilled_cfg(names, tmp_path / "measured", teacher)

@@ -8,7 +8,8 @@ from detectron2.layers import ShapeSpec
 from tiny_training_set import HEIGHT, WIDTH, object_records
 from torch import nn
 
-from kd_search.distillation import PrototypeBank, Teacher, Translation
+from kd_search.distillation import FrozenTeacher, TeacherOutputAligner
+from kd_search.distillation.methods.global_knowledge import PrototypeBank
 from kd_search.distillation.methods.global_knowledge.candidates import choose_images
 from kd_search.distillation.methods.global_knowledge.features import (
     CandidateFeatures,
@@ -16,10 +17,7 @@ from kd_search.distillation.methods.global_knowledge.features import (
     gather_candidates,
     join,
 )
-from kd_search.outputs import (
-    Knowledge,
-    Layout,
-)
+from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 NAMES, STRIDES, OURS, THEIRS = ["p2", "p3"], [4, 8], 5, 6
 #: Pictures are shown half as large.
@@ -38,11 +36,14 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.calls = []
 
-    def observe(self, batch, fields):
-        assert set(fields) == {"features"} and not torch.is_grad_enabled()
-        self.calls.append(batch[0]["image"].float().sum().item())
-        image = batch[0]["image"][None].float()
-        return Knowledge(
+    def spec(self):
+        return ModelSpec({}, num_classes=4)
+
+    def forward_teacher(self, batched_inputs, parts):
+        assert parts == {Part.FEATURES} and not torch.is_grad_enabled()
+        image = batched_inputs[0]["image"][None].float()
+        self.calls.append(image.sum().item())
+        return ModelOutputs(
             features={name: self.dropout(conv(image)) for name, conv in self.levels.items()}
         )
 
@@ -67,14 +68,14 @@ def images(tmp_path):
 
 @pytest.fixture
 def networks():
-    return Network(OURS).eval(), Teacher(Network(THEIRS, seed=1), {"features"})
+    return Network(OURS).eval(), FrozenTeacher(Network(THEIRS, seed=1), frozenset({Part.FEATURES}))
 
 
 def mean_of_cells(model, position, box, level, samples):
     """Bilinear samples at the centres of a samples x samples grid, one after the other, float64."""
     (batch,) = batches([position])
     with torch.no_grad():
-        maps = model.observe(batch, ["features"]).features
+        maps = model.forward_teacher(batch, frozenset({Part.FEATURES})).features
     cells = maps[NAMES[level]][0].double()
     corners = [c * SCALE / STRIDES[level] - 0.5 for c in box]
     total = 0
@@ -154,11 +155,11 @@ def test_an_image_that_cannot_be_read_later_or_before_is_left_out_of_one_pass(im
 
 def test_the_teacher_gets_its_own_order_of_channels(images, networks):
     student, teacher = networks
-    layouts = [
-        Layout({"p2": ShapeSpec(channels=1, stride=4)}, num_classes=4, image_format=order)
+    specs = [
+        ModelSpec({"p2": ShapeSpec(channels=1, stride=4)}, num_classes=4, image_format=order)
         for order in ("BGR", "RGB")
     ]
-    flipped = Teacher(teacher.model, (), Translation(*layouts))
+    flipped = FrozenTeacher(teacher.model, frozenset(), TeacherOutputAligner(*specs))
     plain = CandidateFeatures(student, teacher, bank_of(), images).visit(batches([0]))
     other = CandidateFeatures(student, flipped, bank_of(), images).visit(batches([0]))
     assert torch.equal(plain.student[0], other.student[0])

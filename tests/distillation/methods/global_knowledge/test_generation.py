@@ -1,4 +1,4 @@
-"""What prototypes are made from, and that neither order, ranks nor modes have a part."""
+"""What prototypes are made from, whatever the order, the ranks and the modes of modules."""
 
 import copy
 
@@ -14,12 +14,13 @@ from kd_search.data.io.image import (
 )
 from kd_search.data.sampling.unreadable import TooManySkippedImagesError
 from kd_search.data.training_records import training_records
-from kd_search.distillation import pool_regions
 from kd_search.distillation.methods.global_knowledge.candidates import annotated_boxes
 from kd_search.distillation.methods.global_knowledge.features import HalfRows
 from kd_search.distillation.methods.global_knowledge.generation import PrototypeGeneration
+from kd_search.distillation.methods.global_knowledge.region_features import pool_regions
 from kd_search.engine import PersonSearchTrainer
 from kd_search.losses import density_filter, select_prototypes
+from kd_search.outputs import Part
 from tests.distillation.methods.global_knowledge.prototype_setting import (
     CLUSTERS,
     KEY,
@@ -50,7 +51,7 @@ def features_by_hand(model, record, boxes, bank):
     boxes = torch.as_tensor(resized.apply_box(boxes.numpy()), dtype=torch.float32)
     model.eval()
     with torch.no_grad():
-        maps = model.observe([{"image": x}], {"features"}).features
+        maps = model.forward_teacher([{"image": x}], frozenset({Part.FEATURES})).features
         maps = [maps[name] for name in bank.names]
         index = torch.zeros(len(boxes), dtype=torch.int64)
         return pool_regions(maps, bank.strides, boxes, index, bank.samples)
@@ -98,13 +99,13 @@ def test_student_features_are_anew_in_every_generation_and_the_teachers_are_not(
     calls = {"student": 0, "teacher": 0}
 
     def counted(model, side):
-        observe = model.observe
+        forward = model.forward_teacher
 
         def count(*args):
             calls[side] += 1
-            return observe(*args)
+            return forward(*args)
 
-        model.observe = count
+        model.forward_teacher = count
 
     counted(distiller.student, "student")
     counted(distiller.teacher.model, "teacher")
@@ -135,7 +136,7 @@ def test_modes_weights_and_statistics_are_left_as_they_were(folders):
     assert [module.training for module in distiller.modules()] == modes
     assert not any(module.training for module in distiller.teacher.model.modules())
     same(before, distiller.student.state_dict())
-    assert distiller.prototypes.is_empty
+    assert distiller.companions["PrototypeBank"].is_empty
 
 
 def test_workers_have_no_part_in_prototypes(folders):
@@ -237,7 +238,7 @@ def test_an_unreadable_image_stops_or_is_left_out_as_in_training(folders, caplog
     cfg, distiller = setting(folders, "rcnn", folder="torn")
     with pytest.raises(ImageError, match="5.png"):
         generate(cfg, distiller)
-    assert distiller.prototypes.is_empty and distiller.student.training
+    assert distiller.companions["PrototypeBank"].is_empty and distiller.student.training
     cfg.INPUT.ON_IMAGE_ERROR, cfg.INPUT.MAX_SKIPPED_FRACTION = "skip", 0.5
     bank = generate(cfg, distiller)
     assert not bank.filled[:, 1].any() and bank.filled[:, 0].all()
@@ -267,7 +268,7 @@ def test_boxes_that_the_teacher_is_sure_of_are_asked_for_and_mapped(folders, mon
     teacher = distiller.teacher
     monkeypatch.setattr(teacher.model, "forward", detect)
     groups = [[3], [2], [1], [0]]
-    teacher.translation.classes = type(teacher.translation.classes)(
+    teacher.aligner.classes = type(teacher.aligner.classes)(
         [(theirs, ours) for ours, (theirs,) in enumerate(groups)], 4, 4
     )
     off = generate(cfg, distiller)

@@ -37,7 +37,7 @@ def folders(tmp_path_factory):
 
 
 class Generation:
-    """Stands in for :class:`PrototypeGeneration`; remembers when it was asked."""
+    """Stands in for :class:`PrototypeGeneration`; records when it was called."""
 
     num_images = 7
 
@@ -53,14 +53,12 @@ class Generation:
 def hook_of(monkeypatch, folders, *overrides, picks=True, start=0, terms=None):
     options = {} if terms is None else {"terms": terms}
     cfg, distiller = setting(folders, "rcnn", *overrides, **options)
-    made = []
+    bank, made = distiller.companions["PrototypeBank"], []
 
     def make(*args):
         made.append(Generation(*args))
         made[-1].trainer = hook.trainer
-        dims = [
-            getattr(distiller.prototypes, f"{side}_0").shape[-1] for side in ("student", "teacher")
-        ]
+        dims = [getattr(bank, f"{side}_0").shape[-1] for side in ("student", "teacher")]
         rows = [torch.ones(1, dim) for dim in dims]
         one = (0, 0, *rows, torch.zeros(1, dtype=torch.int64), torch.ones(1, 4))
         made[-1].picks = [one] if picks else []
@@ -76,7 +74,7 @@ def hook_of(monkeypatch, folders, *overrides, picks=True, start=0, terms=None):
         storage=EventStorage(),
         between_steps=EventStorage,
     )
-    return hook, made, distiller.prototypes
+    return hook, made, bank
 
 
 def run(hook, start=0, end=10):
@@ -164,16 +162,17 @@ def test_an_interrupted_training_ends_bit_for_bit_as_one_that_ran_through(
     assert saved["prototypes"]["filled"].any()
     resumed = trainer_of(folders, tmp_path / "cut", *overrides, kind=kind, resume=True)
     assert resumed.start_iter == last + 1
-    same(bits(resumed.model.prototypes), saved["prototypes"])
+    resumed_bank, whole_bank = (x.model.companions["PrototypeBank"] for x in (resumed, whole))
+    same(bits(resumed_bank), saved["prototypes"])
     resumed.train()
-    same(bits(resumed.model.prototypes), bits(whole.model.prototypes))
+    same(bits(resumed_bank), bits(whole_bank))
     same(resumed.model.student.state_dict(), whole.model.student.state_dict())
     same(resumed.model.terms.state_dict(), whole.model.terms.state_dict())
     assert whole.losses == {**stopped.losses, **resumed.losses} and len(whole.losses) == 6
     assert len(stopped.losses) == last + 1 and len(resumed.losses) == 5 - last
     assert all(losses["loss_global_knowledge"] > 0 for losses in whole.losses.values())
     # The generations differ, as the student does.
-    assert not torch.equal(saved["prototypes"]["student_0"], whole.model.prototypes.student_0)
+    assert not torch.equal(saved["prototypes"]["student_0"], whole_bank.student_0)
 
 
 def test_a_signal_ends_a_generation_at_once_and_loses_no_step(folders, tmp_path, monkeypatch):
@@ -195,7 +194,7 @@ def test_a_signal_ends_a_generation_at_once_and_loses_no_step(folders, tmp_path,
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     saved = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
     assert saved["iteration"] == 1
-    same(saved["prototypes"], bits(trainer.model.prototypes))
+    same(saved["prototypes"], bits(trainer.model.companions["PrototypeBank"]))
     assert trainer.model.student.training
 
 

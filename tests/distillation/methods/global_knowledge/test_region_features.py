@@ -6,8 +6,12 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from kd_search.distillation import assign_levels, pool_regions, regions_of
-from kd_search.outputs import Knowledge
+from kd_search.distillation.methods.global_knowledge.region_features import (
+    assign_levels,
+    pool_regions,
+    regions_of,
+)
+from kd_search.outputs import IdentityOutputs, ModelOutputs, RegionOutputs, RegionTargets
 
 #: In a 128 x 96 picture: inside, over the border, thinner than a cell, all of it.
 BOXES = torch.tensor(
@@ -122,14 +126,15 @@ def annotated(boxes, classes, ids=None):
 
 def test_regions_are_the_foreground_proposals_in_order():
     boxes = torch.arange(20.0).view(5, 4)
-    knowledge = Knowledge(
-        proposals=[proposals(*boxes[:2].tolist()), proposals(), proposals(*boxes[2:].tolist())],
-        region_classes=torch.tensor([2, 1, 0, -1, 1]),
-        person_ids=torch.tensor([4, -1, 3]),
-        # What is annotated is not asked for where there are proposals.
+    given = [proposals(*boxes[:2].tolist()), proposals(), proposals(*boxes[2:].tolist())]
+    targets = RegionTargets(torch.tensor([2, 1, 0, -1, 1]), torch.zeros(3, 4))
+    outputs = ModelOutputs(
+        regions=RegionOutputs(given, targets=targets),
+        identities=IdentityOutputs(person_ids=torch.tensor([4, -1, 3])),
+        # Annotated boxes are not used where there are proposals.
         annotated=[annotated([], [])] * 3,
     )
-    regions = regions_of(knowledge, num_classes=2)
+    regions = regions_of(outputs, num_classes=2)
     assert torch.equal(regions.boxes, boxes[[1, 2, 4]])
     assert regions.image_index.tolist() == [0, 2, 2]
     assert regions.classes.tolist() == [1, 0, 1]
@@ -139,13 +144,13 @@ def test_regions_are_the_foreground_proposals_in_order():
 def test_without_proposals_regions_are_what_is_annotated():
     boxes = torch.arange(12.0).view(3, 4)
     parts = [annotated([], [], []), annotated(boxes.tolist(), [1, 5, 0], [3, 4, -1])]
-    regions = regions_of(Knowledge(annotated=parts), num_classes=2)
+    regions = regions_of(ModelOutputs(annotated=parts), num_classes=2)
     assert torch.equal(regions.boxes, boxes[[0, 2]])
     assert regions.image_index.tolist() == [1, 1] and regions.person_ids.tolist() == [3, -1]
     parts[0].remove("gt_person_ids")
-    assert regions_of(Knowledge(annotated=parts), num_classes=2).person_ids is None
+    assert regions_of(ModelOutputs(annotated=parts), num_classes=2).person_ids is None
 
 
-def test_a_network_that_knows_of_no_boxes_is_named():
-    with pytest.raises(ValueError, match="neither proposals nor annotated boxes.*annotated"):
-        regions_of(Knowledge(), num_classes=2)
+def test_a_network_without_boxes_is_refused():
+    with pytest.raises(ValueError, match="ModelOutputs.annotated"):
+        regions_of(ModelOutputs(), num_classes=2)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kd_search.distillation import PrototypeBank
+from kd_search.distillation.methods.global_knowledge import PrototypeBank
 from kd_search.distillation.methods.global_knowledge.candidates import CandidateBoxes
 from kd_search.distillation.methods.global_knowledge.features import (
     Candidates,

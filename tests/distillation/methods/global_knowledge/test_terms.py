@@ -1,6 +1,7 @@
-"""The terms of global knowledge on hand-made agreement, against loops over the equations."""
+"""The terms of global knowledge on hand-made matches, against loops over the equations."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,18 +9,29 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 from tiny import tiny_cfg
 
-from kd_search.distillation import (
+from kd_search.distillation.methods.global_knowledge import (
     GlobalKnowledgeTerm,
     PrototypeBank,
     WeightedFeatureTerm,
     WeightedSoftLabelTerm,
-    assign_levels,
 )
+from kd_search.distillation.methods.global_knowledge.match import (
+    PROTOTYPE_BANK,
+    PrototypeMatch,
+    match_of,
+)
+from kd_search.distillation.methods.global_knowledge.region_features import assign_levels
 from kd_search.losses import weighted_binary_soft_labels, weighted_soft_labels
 from kd_search.outputs import (
-    Agreement,
-    Knowledge,
-    Layout,
+    AnchorOutputs,
+    AnchorSpec,
+    AnchorTargets,
+    ModelOutputs,
+    ModelSpec,
+    Part,
+    RegionOutputs,
+    RegionSpec,
+    RegionTargets,
 )
 
 NAMES, STRIDES = ["p4", "p5"], [16, 32]
@@ -39,34 +51,37 @@ def random(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def layout(channels=(3, 5), **changes):
+def spec(channels=(3, 5), dense_classes=False, offset=0.0, **changes):
     features = {n: ShapeSpec(channels=c, stride=s) for n, s, c in zip(NAMES, STRIDES, channels)}
-    values = {
-        **{"features": features, "num_classes": 2, "anchor_cells": CELLS},
-        **{"anchor_strides": STRIDES, "region_delta_weights": (10.0, 10.0, 5.0, 5.0)},
-    }
-    return Layout(**{**values, **changes})
+    own = ModelSpec(
+        features=features,
+        num_classes=2,
+        anchors=AnchorSpec(CELLS, STRIDES, offset, (1.0,) * 4, dense_classes),
+        regions=RegionSpec((10.0, 10.0, 5.0, 5.0)),
+    )
+    return replace(own, **changes)
 
 
-def knowledge(channels, seed, teacher_padding=0):
+def outputs(channels, seed, teacher_padding=0):
     """Seven regions, those of rows 1, 3, 4 and 6 foreground, and maps of two 96 x 128 images."""
     maps = {
         name: random(2, d, 96 // s + teacher_padding, 128 // s + teacher_padding, seed=seed + d)
         for name, s, d in zip(NAMES, STRIDES, channels)
     }
     logits = random(7, 3, seed=seed + 50)
-    return Knowledge(
-        features=maps,
-        region_logits=logits,
+    regions = RegionOutputs(
+        [],
+        logits=logits,
         foreground_logits=logits[[1, 3, 4, 6]],
-        region_classes=torch.tensor([2, 0, -1, 1, 1, 2, 0]),
+        targets=RegionTargets(torch.tensor([2, 0, -1, 1, 1, 2, 0]), torch.zeros(4, 4)),
     )
+    return ModelOutputs(features=maps, regions=regions)
 
 
-def agreement(seed=0, attenuation=1.0, counts=(6, 3)):
+def match(seed=0, attenuation=1.0, counts=(6, 3)):
     boxes = torch.tensor(BOXES, dtype=torch.float32)
     weights = [torch.rand(4, generator=torch.Generator().manual_seed(seed + i)) for i in range(2)]
-    return Agreement(
+    return PrototypeMatch(
         boxes=boxes,
         image_index=torch.tensor([0, 0, 1, 1]),
         classes=torch.tensor([0, 1, 1, 0]),
@@ -82,10 +97,14 @@ def agreement(seed=0, attenuation=1.0, counts=(6, 3)):
     )
 
 
+def with_match(student, **changes):
+    """The student's outputs with other fields of its match."""
+    return student.with_extra(PROTOTYPE_BANK, replace(match_of(student), **changes))
+
+
 def both(channels=((3, 5), (4, 2)), teacher_padding=0, **changes):
-    student = knowledge(channels[0], 0)
-    student.agreement = agreement(**changes)
-    return student, knowledge(channels[1], 100, teacher_padding)
+    student = outputs(channels[0], 0).with_extra(PROTOTYPE_BANK, match(**changes))
+    return student, outputs(channels[1], 100, teacher_padding)
 
 
 def slow_cosine(x, y):
@@ -95,7 +114,7 @@ def slow_cosine(x, y):
 
 def test_global_knowledge_sums_levels_and_averages_regions():
     student, teacher = both(attenuation=0.25)
-    known, expected = student.agreement, 0.0
+    known, expected = match_of(student), 0.0
     for level in range(2):
         lists = [
             part[level].double().tolist()
@@ -113,9 +132,9 @@ def test_global_knowledge_sums_levels_and_averages_regions():
     assert float(found["loss_global_knowledge"]) == pytest.approx(3 * 0.25 * expected, rel=1e-5)
 
 
-def connected(term, *layouts):
+def connected(term, *specs):
     torch.manual_seed(0)
-    term.connect(*(layouts or (layout(), layout((4, 2)))))
+    term.setup(*(specs or (spec(), spec((4, 2)))))
     return term
 
 
@@ -123,7 +142,7 @@ def connected(term, *layouts):
 @pytest.mark.parametrize("teacher_padding", [0, 2])
 def test_features_weigh_the_cells_of_each_levels_own_boxes(teacher_padding, reduction, divisor):
     student, teacher = both(teacher_padding=teacher_padding, attenuation=0.5)
-    known = student.agreement
+    known = match_of(student)
     assert known.levels.tolist() == [0, 1, 0, 1]
     term = connected(
         WeightedFeatureTerm(foreground_weight=2.0, background_weight=3.0, level_reduction=reduction)
@@ -163,15 +182,15 @@ def test_adapters_of_one_cell_see_their_own_cell_alone():
     term = connected(WeightedFeatureTerm(adapter_kernel=1))
     assert {tuple(a.weight.shape) for a in term.adapters.values()} == {(4, 3, 1, 1), (2, 5, 1, 1)}
     assert all(bool(loss.isfinite()) for loss in term(student, teacher).values())
-    with pytest.raises(ValueError, match="GLOBAL_KNOWLEDGE.ADAPTER_KERNEL 2 must be 1, 3, 5"):
+    with pytest.raises(ValueError, match="GLOBAL_KNOWLEDGE.ADAPTER_KERNEL 2"):
         WeightedFeatureTerm(adapter_kernel=2)
 
 
 def test_soft_labels_of_the_foreground_by_the_weight_of_their_own_level():
     student, teacher = both(attenuation=0.0)
-    known, expected = student.agreement, 0.0
+    known, expected = match_of(student), 0.0
     for row, (region, level) in enumerate(zip((1, 3, 4, 6), known.levels.tolist())):
-        p, q = (k.region_logits[region].double().div(3).softmax(0) for k in (teacher, student))
+        p, q = (k.regions.logits[region].double().div(3).softmax(0) for k in (teacher, student))
         kl = float((p * (p / q).log()).sum()) / 3
         expected += float(known.weights[level][row]) * 9 * kl / 4
     term = connected(WeightedSoftLabelTerm(temperature=3.0, loss_weight=0.5))
@@ -179,7 +198,7 @@ def test_soft_labels_of_the_foreground_by_the_weight_of_their_own_level():
     assert found.keys() == {"loss_weighted_soft"}
     # Soft labels do not fade.
     assert float(found["loss_weighted_soft"]) == pytest.approx(0.5 * expected, rel=1e-5)
-    assert term.teacher_fields == {"features", "foreground_logits"}
+    assert term.teacher_parts == {Part.FOREGROUND_LOGITS}
 
 
 #: (image, anchor) of the positive ones, image after image: three at the first level, two at the
@@ -190,11 +209,14 @@ POSITIVE = [(0, 0), (0, 1), (0, 3), (1, 2), (1, 3)]
 def one_stage():
     """Four anchors, three at the first level; positive in two images at both levels."""
     student, teacher = both()
-    student.anchor_labels = torch.tensor([[1, 1, 0, 1], [-1, 0, 1, 1]], dtype=torch.int8)
-    student.anchor_logits = list((2 * random(2, 4, 2, seed=3)).split([3, 1], dim=1))
-    teacher.anchor_logits = list((2 * random(2, 4, 2, seed=4)).split([3, 1], dim=1))
-    student.agreement.anchor_weights = torch.tensor([0.1, 0.9, 0.3, 0.7, 0.5])
-    return student, teacher
+    labels = torch.tensor([[1, 1, 0, 1], [-1, 0, 1, 1]], dtype=torch.int8)
+    ours, theirs = (list((2 * random(2, 4, 2, seed=i)).split([3, 1], dim=1)) for i in (3, 4))
+    targets = AnchorTargets(labels, torch.zeros(5, 4), 5.0)
+    student = with_match(student, anchor_weights=torch.tensor([0.1, 0.9, 0.3, 0.7, 0.5]))
+    return (
+        replace(student, anchors=AnchorOutputs([], logits=ours, targets=targets)),
+        replace(teacher, anchors=AnchorOutputs([], logits=theirs)),
+    )
 
 
 def slow_softmax_kl(theirs, ours):
@@ -217,29 +239,30 @@ def slow_binary_kl(theirs, ours):
 def test_every_positive_anchor_is_weighed_by_its_own_weight(divergence, slow):
     """The released code's weights are in this order, its logits in that of the levels."""
     student, teacher = one_stage()
-    weights, expected = student.agreement.anchor_weights.tolist(), 0.0
+    weights, expected = match_of(student).anchor_weights.tolist(), 0.0
     for (image, anchor), weight in zip(POSITIVE, weights):
         theirs, ours = (
-            (torch.cat(k.anchor_logits, dim=1)[image, anchor].double() / 3).tolist()
+            (torch.cat(k.anchors.logits, dim=1)[image, anchor].double() / 3).tolist()
             for k in (teacher, student)
         )
         expected += weight * 3**2 * slow(theirs, ours) / len(POSITIVE)
-    dense = layout(dense_classes=True), layout((4, 2), dense_classes=True)
+    dense = spec(dense_classes=True), spec((4, 2), dense_classes=True)
     term = WeightedSoftLabelTerm(
         one_stage=True, divergence=divergence, temperature=3.0, loss_weight=0.5
     )
     found = connected(term, *dense)(student, teacher)["loss_weighted_soft"]
     assert float(found) == pytest.approx(0.5 * expected, rel=1e-5)
-    assert term.teacher_fields == {"features", "anchor_logits"} and term.needs_anchor_weights
+    assert term.teacher_parts == {Part.ANCHOR_LOGITS} and term.needs_anchor_weights
 
 
 def test_a_shift_of_all_classes_teaches_the_binary_labels_alone():
     """A softmax says which class, not whether there is an object."""
-    dense = layout(dense_classes=True), layout((4, 2), dense_classes=True)
+    dense = spec(dense_classes=True), spec((4, 2), dense_classes=True)
     losses = {}
     for divergence in ("softmax", "binary"):
         student, teacher = one_stage()
-        student.anchor_logits = [x - 1.5 for x in teacher.anchor_logits]
+        shifted = [x - 1.5 for x in teacher.anchors.logits]
+        student = replace(student, anchors=replace(student.anchors, logits=shifted))
         term = connected(WeightedSoftLabelTerm(one_stage=True, divergence=divergence), *dense)
         losses[divergence] = float(term(student, teacher)["loss_weighted_soft"])
     assert losses["softmax"] == pytest.approx(0.0, abs=1e-6) and losses["binary"] > 0.01
@@ -247,13 +270,16 @@ def test_a_shift_of_all_classes_teaches_the_binary_labels_alone():
 
 @pytest.mark.parametrize("weights", [1.0, 0.3])
 def test_a_student_equal_to_its_teacher_learns_nothing(weights):
-    student = knowledge((4, 2), 0)
-    known = student.agreement = agreement()
-    known.student = [x.clone().requires_grad_() for x in known.teacher]
-    known.prototypes_student = known.prototypes_teacher
-    known.weights = [torch.full((4,), weights)] * 2
+    given = match()
+    known = replace(
+        given,
+        student=[x.clone().requires_grad_() for x in given.teacher],
+        prototypes_student=given.prototypes_teacher,
+        weights=[torch.full((4,), weights)] * 2,
+    )
+    student = outputs((4, 2), 0).with_extra(PROTOTYPE_BANK, known)
     losses = GlobalKnowledgeTerm()(student, student)
-    features = connected(WeightedFeatureTerm(), layout((4, 2)), layout((4, 2)))
+    features = connected(WeightedFeatureTerm(), spec((4, 2)), spec((4, 2)))
     for adapter in features.adapters.values():
         adapter.weight.data.zero_()
         for channel in range(len(adapter.weight)):
@@ -272,17 +298,17 @@ def test_a_student_equal_to_its_teacher_learns_nothing(weights):
 def test_weights_scale_the_soft_labels_and_never_the_background():
     student, teacher = both()
     labels, features = connected(WeightedSoftLabelTerm()), connected(WeightedFeatureTerm())
-    student.agreement.weights = [torch.ones(4)] * 2
+    student = with_match(student, weights=[torch.ones(4)] * 2)
     soft, maps = labels(student, teacher)["loss_weighted_soft"], features(student, teacher)
-    student.agreement.weights = [torch.full((4,), 0.25)] * 2
+    student = with_match(student, weights=[torch.full((4,), 0.25)] * 2)
     torch.testing.assert_close(labels(student, teacher)["loss_weighted_soft"], 0.25 * soft)
     # A weight that all boxes share cancels in the weighted mean.
     for name, loss in features(student, teacher).items():
         torch.testing.assert_close(loss, maps[name])
 
 
-def bank_knowledge(classes=(0, 1)):
-    student, teacher = knowledge((3, 5), 0), knowledge((4, 2), 100)
+def bank_outputs(classes=(0, 1)):
+    student, teacher = outputs((3, 5), 0), outputs((4, 2), 100)
     for features in (student.features, teacher.features):
         for grid in features.values():
             grid.requires_grad_()
@@ -292,16 +318,16 @@ def bank_knowledge(classes=(0, 1)):
         image.gt_boxes = Boxes(torch.tensor([BOXES[r] for r in rows[: len(classes)]]).view(-1, 4))
         image.gt_classes = torch.tensor(classes, dtype=torch.int64)
         images.append(image)
-    student.annotated = images
-    return student, teacher
+    # Without proposals, the regions are the annotated boxes.
+    return replace(student, annotated=images, regions=None), teacher
 
 
 def test_without_prototypes_the_global_loss_is_exactly_0_with_a_graph():
     bank = PrototypeBank(NAMES, STRIDES, [3, 5], [4, 2], num_classes=2)
     for classes in ((0, 1), ()):
-        student, teacher = bank_knowledge(classes)
-        student.agreement = bank.compare(student, teacher)
-        assert all((weights == 1).all() for weights in student.agreement.weights)
+        student, teacher = bank_outputs(classes)
+        student = student.with_extra(PROTOTYPE_BANK, bank.compare(student, teacher))
+        assert all((weights == 1).all() for weights in match_of(student).weights)
         loss = GlobalKnowledgeTerm()(student, teacher)["loss_global_knowledge"]
         assert float(loss.detach()) == 0.0
         loss.backward()
@@ -313,8 +339,8 @@ def test_gradients_reach_the_student_alone():
     for level, dims in enumerate(((3, 4), (5, 2))):
         parts = [random(3, d, seed=level) for d in dims]
         bank.put(level, 1, *parts, torch.arange(3), torch.zeros(3, 4))
-    student, teacher = bank_knowledge()
-    student.agreement = bank.compare(student, teacher)
+    student, teacher = bank_outputs()
+    student = student.with_extra(PROTOTYPE_BANK, bank.compare(student, teacher))
     losses = GlobalKnowledgeTerm()(student, teacher)
     losses.update(connected(WeightedFeatureTerm())(student, teacher))
     sum(losses.values()).backward()
@@ -324,22 +350,28 @@ def test_gradients_reach_the_student_alone():
 
 @pytest.mark.parametrize("one", [False, True])
 def test_no_region_is_zero_with_a_graph(one):
-    student, teacher = both()
-    known = student.agreement
-    for name in ("boxes", "image_index", "classes", "levels"):
-        setattr(known, name, getattr(known, name)[:0])
-    known.weights = [w[:0] for w in known.weights]
+    student, teacher = one_stage() if one else both()
+    known = match_of(student)
+    nothing = {name: getattr(known, name)[:0] for name in ("boxes", "image_index", "classes")}
+    student = with_match(
+        student,
+        **nothing,
+        levels=known.levels[:0],
+        weights=[w[:0] for w in known.weights],
+        anchor_weights=torch.zeros(0),
+    )
     if one:
-        student, teacher = (one_stage()[i] for i in range(2))
-        student.agreement = known
-        known.anchor_weights = torch.zeros(0)
-        student.anchor_labels = torch.zeros_like(student.anchor_labels)
-    student.region_classes = torch.full_like(student.region_classes, 2)
-    teacher.foreground_logits = teacher.foreground_logits[:0]
-    leaves = student.anchor_logits if one else [student.region_logits]
+        labels = torch.zeros_like(student.anchors.targets.labels)
+        targets = replace(student.anchors.targets, labels=labels)
+        student = replace(student, anchors=replace(student.anchors, targets=targets))
+    background = RegionTargets(torch.full((7,), 2), torch.zeros(0, 4))
+    student = replace(student, regions=replace(student.regions, targets=background))
+    none = replace(teacher.regions, foreground_logits=teacher.regions.foreground_logits[:0])
+    teacher = replace(teacher, regions=none)
+    leaves = student.anchors.logits if one else [student.regions.logits]
     for leaf in leaves:
         leaf.requires_grad_()
-    dense = layout(dense_classes=True)
+    dense = spec(dense_classes=True)
     loss = connected(WeightedSoftLabelTerm(one_stage=one), dense, dense)(student, teacher)
     loss["loss_weighted_soft"].backward()
     assert float(loss["loss_weighted_soft"].detach()) == 0.0
@@ -353,7 +385,7 @@ def test_golden_numbers():
     """Written down from this code at fixed seeds, after it agreed with the loops."""
     student, teacher = both(attenuation=0.75)
     adapted = WeightedFeatureTerm()
-    adapted.connect(layout(), layout((4, 2)))
+    adapted.setup(spec(), spec((4, 2)))
     for i, adapter in enumerate(adapted.adapters.values()):
         adapter.weight.data.copy_(random(*adapter.weight.shape, seed=i) / 5)
         adapter.bias.data.zero_()
@@ -363,7 +395,7 @@ def test_golden_numbers():
     assert {name: float(loss.detach()) for name, loss in losses.items()} == pytest.approx(
         GOLDEN, rel=1e-5
     )
-    dense = layout(dense_classes=True)
+    dense = spec(dense_classes=True)
     for divergence, golden in GOLDEN_ONE_STAGE.items():
         term = connected(WeightedSoftLabelTerm(one_stage=True, divergence=divergence), dense, dense)
         loss = term(*one_stage())["loss_weighted_soft"]
@@ -374,7 +406,8 @@ def test_values_of_the_config_arrive():
     node = "DISTILLATION.GLOBAL_KNOWLEDGE"
     cfg = tiny_cfg("fpn", f"{node}.FEATURES", ["p4"], f"{node}.WEIGHTED", False)
     term = GlobalKnowledgeTerm(cfg)
-    assert (term.loss_weight, term.needs_agreement, term.needs_prototypes) == (5.0, True, True)
+    assert (term.loss_weight, term.needs_prototypes) == (5.0, True)
+    assert tuple(term.companions) == (PROTOTYPE_BANK,)
     term = WeightedFeatureTerm(cfg)
     assert (term.foreground_weight, term.background_weight, term.features) == (1.0, 4.0, ("p4",))
     assert not term.needs_prototypes and not WeightedSoftLabelTerm(cfg).needs_prototypes
@@ -404,24 +437,40 @@ def test_reductions_by_key_are_those_of_the_released_code(name):
 
 
 def test_misfits_are_refused_in_one_line():
-    dense = layout(dense_classes=True)
-    for term, layouts, message in (
-        (WeightedSoftLabelTerm(), (layout(), layout(region_delta_weights=None)), "region heads"),
-        (WeightedSoftLabelTerm(), (layout(), layout(region_softmax=False)), "USE_SIGMOID_CE"),
-        (WeightedSoftLabelTerm(one_stage=True), (dense, layout()), "cannot compare an RPN"),
+    dense = spec(dense_classes=True)
+    for term, specs, message in (
+        (
+            WeightedSoftLabelTerm(),
+            (spec(), spec(regions=None)),
+            "WeightedSoftLabelTerm.*teacher.*region heads",
+        ),
+        (
+            WeightedSoftLabelTerm(),
+            (spec(), spec(regions=RegionSpec((10.0,) * 4, softmax=False))),
+            "USE_SIGMOID_CE",
+        ),
         (
             WeightedSoftLabelTerm(one_stage=True),
-            (dense, layout(dense_classes=True, anchor_offset=0.5)),
-            "different anchors",
+            (dense, spec()),
+            "WeightedSoftLabelTerm.*RPN.*one-stage",
         ),
-        (WeightedFeatureTerm(), (layout(), layout(features={})), "same name and stride"),
-        (WeightedFeatureTerm(features=("p9",)), (layout(), layout()), "student has no 'p9'"),
-        (WeightedFeatureTerm(), (layout(), layout(num_classes=0)), "teacher is no detector"),
+        (
+            WeightedSoftLabelTerm(one_stage=True),
+            (dense, spec(dense_classes=True, offset=0.5)),
+            "WeightedSoftLabelTerm.*MODEL.ANCHOR_GENERATOR",
+        ),
+        (WeightedFeatureTerm(), (spec(), spec(features={})), r"p4 of stride 16.*\[\]"),
+        (
+            WeightedFeatureTerm(features=("p9",)),
+            (spec(), spec()),
+            "GLOBAL_KNOWLEDGE.FEATURES.*student.*'p9'",
+        ),
+        (WeightedFeatureTerm(), (spec(), spec(num_classes=0)), "teacher.*detector"),
     ):
         with pytest.raises(ValueError, match=message) as error:
-            term.connect(*layouts)
+            term.setup(*specs)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="TEMPERATURE 0 must be above 0"):
+    with pytest.raises(ValueError, match="GLOBAL_KNOWLEDGE.TEMPERATURE 0"):
         WeightedSoftLabelTerm(temperature=0)
     for make, message in (
         (

@@ -183,7 +183,7 @@ def objects_of(record: dict, image: torch.Tensor) -> Objects:
 def judge(model, inputs: list[dict], regions: Boxes) -> tuple[torch.Tensor, torch.Tensor]:
     """Class logits and box deltas of given regions of one image."""
     features = model.backbone(model.preprocess_image(inputs).tensor)
-    return model.roi_heads.judge(features, [regions])
+    return model.roi_heads.predict_boxes(features, [regions])
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ def look(args: argparse.Namespace) -> None:
     checkpoint = args.checkpoint or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     model = load_distiller(cfg, checkpoint)
     records = training_records(cfg)
-    bank = model.prototypes
+    bank = model.companions["PrototypeBank"]
     names = class_names(cfg, bank.num_classes)
     prototypes = prototype_pictures(bank, records, names)
     positions = choose_positions(len(records), args.measured)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -20,8 +21,9 @@ from kd_search.data.training_records import POSITION_KEY, build_record_loader
 from kd_search.distillation import Distiller
 from kd_search.distillation.methods.global_knowledge.bank import PrototypeBank
 from kd_search.distillation.methods.global_knowledge.candidates import annotated_boxes
+from kd_search.distillation.methods.global_knowledge.match import PROTOTYPE_BANK
 from kd_search.engine import PersonSearchTrainer
-from kd_search.outputs import Knowledge
+from kd_search.outputs import ModelOutputs, Part
 from kd_search.visualization.agreement import JudgedScene
 from kd_search.visualization.drawing import crop
 
@@ -45,18 +47,19 @@ def load_distiller(cfg, checkpoint: str) -> Distiller:
             "distilled training"
         )
     model = PersonSearchTrainer.build_model(cfg).eval()
-    if model.prototypes is None:
+    if PROTOTYPE_BANK not in model.companions:
         raise ValueError(
             f"DISTILLATION.TERMS {list(cfg.DISTILLATION.TERMS)} compare with no prototypes"
         )
     load_trained(model, checkpoint, checkpointables=["prototypes"])
-    if model.prototypes.is_empty:
+    bank = model.companions[PROTOTYPE_BANK]
+    if bank.is_empty:
         raise ValueError(
             f"{checkpoint} holds no prototypes: it is the checkpoint of another training, or of "
             "one whose terms need none"
         )
     # A training without weights has none to show; with prototypes they can be told all the same.
-    model.prototypes.weighted = model.prototypes.in_use = True
+    bank.weighted = bank.in_use = True
     return model
 
 
@@ -148,12 +151,12 @@ def judge_images(
     Returns:
         without those that cannot be read, where ``INPUT.ON_IMAGE_ERROR`` is "skip".
     """
-    scenes = {}
+    scenes, bank = {}, model.companions[PROTOTYPE_BANK]
     loader = build_record_loader(cfg, list(records), list(positions))
     for (sample,) in tqdm(loader, desc="agreement", unit="img", disable=None):
         position = sample[POSITION_KEY]
         found = annotated_boxes(records[position])
-        agreement = model.prototypes.compare(*_knowledge(model, sample, found))
+        match = bank.compare(*_features(model, sample, found))
         visible = [
             a.get("visible") for a in records[position]["annotations"] if not a.get("iscrowd", 0)
         ]
@@ -161,8 +164,8 @@ def judge_images(
             name=os.path.basename(records[position]["file_name"]),
             boxes=found.boxes.numpy(),
             classes=[names[i] for i in found.classes.tolist()],
-            levels=[agreement.names[i] for i in agreement.levels.tolist()],
-            agreement=agreement.assigned_weights().cpu().numpy(),
+            levels=[match.names[i] for i in match.levels.tolist()],
+            agreement=match.assigned_weights().cpu().numpy(),
             visible=None if None in visible else np.array(visible, dtype=np.float32),
         )
     return scenes
@@ -192,7 +195,7 @@ def what_goes_with_agreement(scenes: Sequence[JudgedScene]) -> list[str]:
     return sentences
 
 
-def _knowledge(model: Distiller, sample: dict, found) -> tuple[Knowledge, Knowledge]:
+def _features(model: Distiller, sample: dict, found) -> tuple[ModelOutputs, ModelOutputs]:
     """Student's and teacher's features of an image with its annotated boxes."""
     inputs = [{key: sample[key] for key in ("image", "height", "width")}]
     height, width = sample["image"].shape[-2:]
@@ -204,7 +207,7 @@ def _knowledge(model: Distiller, sample: dict, found) -> tuple[Knowledge, Knowle
         gt_classes=found.classes,
         gt_person_ids=found.person_ids,
     ).to(model.device)
-    student = model.student.observe(inputs, {"features"})
-    student.annotated = [annotated]
-    teacher = model.teacher.model.observe(model.teacher.inputs(inputs), {"features"})
-    return student, teacher
+    features = frozenset({Part.FEATURES})
+    student = model.student.forward_teacher(inputs, features)
+    teacher = model.teacher.model.forward_teacher(model.teacher.inputs(inputs), features)
+    return replace(student, annotated=[annotated]), teacher

@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from kd_search import add_kd_search_config
+from kd_search.config import get_cfg
 
 
 class LittleSet:
@@ -84,7 +83,6 @@ def data_cfg():
 
     def make(*overrides):
         cfg = get_cfg()
-        add_kd_search_config(cfg)
         cfg.SEED = 5
         cfg.SOLVER.IMS_PER_BATCH = 2
         cfg.DATALOADER.NUM_WORKERS = 0

@@ -6,13 +6,12 @@ from functools import cache
 import pytest
 import torch
 from detectron2 import model_zoo
-from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from tiny import REPO
 
 import kd_search.distillation.teacher as teacher_module
-from kd_search import add_kd_search_config
-from kd_search.distillation import IDTableFile
+from kd_search.config import get_cfg
+from kd_search.distillation.methods.id_table import IDTableFile
 from kd_search.engine import PersonSearchTrainer
 from tests.projects.detector_kd import RUNNABLE, name_of
 
@@ -24,7 +23,6 @@ def merged(path):
 @cache
 def _merged(path):
     cfg = get_cfg()
-    add_kd_search_config(cfg)
     cfg.merge_from_file(str(path))
     return cfg
 
@@ -166,14 +164,15 @@ def test_teachers_of_the_model_zoo(path, name):
     assert shapes[0] == shapes[1]
 
 
-def test_layouts_are_compared_at_all():
+def test_specifications_are_compared():
     """What the test above rests on: another anchor is refused."""
-    from kd_search.distillation import AnchorClassTerm
+    from kd_search.distillation.methods.detector import AnchorClassTerm
     from kd_search.modeling import as_distillable
 
     path = next(p for p in RUNNABLE if name_of(p) == "generated/teacher_r18_fpn64.yaml")
-    layout = PersonSearchTrainer.build_model(as_distillable(merged(path))).layout()
-    cells = [c.clone() for c in layout.anchor_cells]
+    spec = PersonSearchTrainer.build_model(as_distillable(merged(path))).spec()
+    cells = [c.clone() for c in spec.anchors.cells]
     cells[0][0, 0] -= 1
-    with pytest.raises(ValueError, match="different anchors"):
-        AnchorClassTerm().connect(layout, dataclasses.replace(layout, anchor_cells=cells))
+    moved = dataclasses.replace(spec, anchors=dataclasses.replace(spec.anchors, cells=cells))
+    with pytest.raises(ValueError, match="AnchorClassTerm.*ANCHOR_GENERATOR"):
+        AnchorClassTerm().setup(spec, moved)

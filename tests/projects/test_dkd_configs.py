@@ -55,7 +55,7 @@ def test_boxes_move_as_far_for_the_student_as_for_the_teacher(path):
 
 @pytest.mark.parametrize("path", STUDENTS, ids=name_of)
 def test_student_and_teacher_fit_every_term(path, monkeypatch):
-    """Building connects the terms: identities and sizes of embeddings are compared."""
+    """Building sets up the terms: identities and sizes of embeddings are compared."""
     monkeypatch.chdir(REPO)
     monkeypatch.setattr(reid_teacher_module, "load_teacher", lambda *args: "")
     cfg = merged(path)
@@ -63,8 +63,9 @@ def test_student_and_teacher_fit_every_term(path, monkeypatch):
     cfg.MODEL.OIM.NUM_IDS = 7
     cfg.DATASETS.TRAIN = ()
     distiller = PersonSearchTrainer.build_model(cfg)
-    assert len(distiller.terms) == 3 and distiller.reid_teacher.model.num_ids == 7
-    assert distiller.reid_teacher.input_size == tuple(teacher_of(cfg).REID_DATA.SIZE)
+    teacher = distiller.companions["ReIDTeacher"]
+    assert len(distiller.terms) == 3 and teacher.model.num_ids == 7
+    assert teacher.input_size == tuple(teacher_of(cfg).REID_DATA.SIZE)
     separate = cfg.MODEL.REID_HEAD.SEPARATE_RES5
     assert separate == ("c4" in path.name)
 

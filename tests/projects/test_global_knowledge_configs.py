@@ -81,7 +81,7 @@ def test_schedule_is_that_of_the_authors(path):
 
 @pytest.mark.parametrize("path", DISTILLED, ids=name_of)
 def test_student_and_teacher_fit_every_term(path):
-    """Building connects the terms and makes room for the prototypes."""
+    """Building sets up the terms and the bank of prototypes."""
     cfg = merged(path)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.OIM.NUM_IDS = cfg.MODEL.OIM.NUM_IDS or 7
@@ -92,13 +92,13 @@ def test_student_and_teacher_fit_every_term(path):
         sum(p.numel() for p in m.parameters()) for m in (distiller.student, distiller.teacher.model)
     )
     assert ours < theirs
-    bank, node = distiller.prototypes, cfg.DISTILLATION.GLOBAL_KNOWLEDGE
+    bank, node = distiller.companions["PrototypeBank"], cfg.DISTILLATION.GLOBAL_KNOWLEDGE
     assert bank.in_use and bank.is_empty and bank.per_class == node.PER_CLASS
     assert bank.strides == sorted(bank.strides)
     if node.GROUPS == "identity":
         assert bank.num_groups == node.CLUSTERS and len(bank.identity_groups) == 7
     else:
-        assert bank.num_groups == distiller.student.layout().num_classes
+        assert bank.num_groups == distiller.student.spec().num_classes
     if path.parent.name in ("coco", "voc"):
         # The authors compare all five maps of either kind of network.
         first = 3 if "retinanet" in path.name else 2

@@ -23,10 +23,10 @@ from kd_search.data.detection.objects import (
     register_objects,
 )
 from kd_search.data.training_records import training_records
-from kd_search.distillation import PrototypeBank
+from kd_search.distillation.methods.global_knowledge import PrototypeBank
 from kd_search.distillation.methods.global_knowledge.candidates import annotated_boxes
 from kd_search.engine import PersonSearchTrainer, build_config
-from kd_search.outputs import Knowledge
+from kd_search.outputs import ModelOutputs
 from kd_search.synthetic import (
     OBJECTS_PRESETS,
     generate_objects,
@@ -58,10 +58,11 @@ def run(tmp_path_factory):
     ]
     cfg = build_config(STUDENT, opts)
     model = PersonSearchTrainer.build_model(cfg)
-    fill(model.prototypes, training_records(cfg))
+    bank = model.companions["PrototypeBank"]
+    fill(bank, training_records(cfg))
     checkpointer = PersonSearchCheckpointer(model, str(folder), save_to_disk=True)
     checkpointer.save("model_final")
-    model.prototypes.filled.fill_(False)
+    bank.filled.fill_(False)
     checkpointer.save("model_0000001")
     yield opts, folder
     for split in ("train", "test"):
@@ -147,7 +148,7 @@ def test_numbers_are_those_of_the_bank(run):
     opts, folder = run
     cfg = build_config(STUDENT, opts)
     model = load_distiller(cfg, str(folder / "model_final.pth"))
-    records = training_records(cfg)
+    bank, records = model.companions["PrototypeBank"], training_records(cfg)
     positions = [0, 3, 15]
     names = class_names(cfg, 8)
     assert names == list(OBJECT_CLASSES)
@@ -170,12 +171,12 @@ def test_numbers_are_those_of_the_bank(run):
         for network in (model.student, model.teacher.model):
             with torch.no_grad():
                 features = network.backbone(network.preprocess_image([{"image": tensor}]).tensor)
-            sides.append(Knowledge(features=features, annotated=[instances]))
-        expected = model.prototypes.compare(*sides)
+            sides.append(ModelOutputs(features=features, annotated=[instances]))
+        expected = bank.compare(*sides)
         np.testing.assert_allclose(
             scene.agreement, expected.assigned_weights().numpy(), rtol=1e-5, atol=1e-6
         )
-        assert scene.levels == [model.prototypes.names[i] for i in expected.levels]
+        assert scene.levels == [bank.names[i] for i in expected.levels]
         assert scene.classes == [OBJECT_CLASSES[i] for i in classes]
         # Not those of the network's input.
         np.testing.assert_allclose(scene.boxes, boxes.numpy(), atol=1e-4)

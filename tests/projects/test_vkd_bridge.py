@@ -34,7 +34,7 @@ def test_network_of_either_stage_is_a_re_id_teacher(name, tmp_path, monkeypatch)
         *("DISTILLATION.REID_TEACHER.OPTS", OPTS),
     )
     model = PersonSearchTrainer.build_model(cfg).train()
-    teacher = model.reid_teacher
+    teacher = model.companions["ReIDTeacher"]
     # Crops of its own size, and colours in its own order.
     assert teacher.input_size == (128, 64) and teacher.flips_channels
     with EventStorage():

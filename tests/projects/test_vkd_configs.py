@@ -136,7 +136,9 @@ def test_cross_distilled_student_was_trained_by_a_config_of_its_backbone(path):
     assert cfg.MODEL.WEIGHTS == f"{own.OUTPUT_DIR}/model_final.pth"
     assert teacher_of(cfg) == merged(path.with_name(f"teacher_{teacher}.yaml"))
     distiller = built(path)
-    sizes = [x.layout().embedding_dim for x in (distiller.student, distiller.teacher.model)]
+    sizes = [
+        x.spec().identities.embedding_dim for x in (distiller.student, distiller.teacher.model)
+    ]
     assert sizes[0] < sizes[1]
     assert {name.split(".")[0] for name in distiller._fresh_values} >= {"neck", "classifier"}
 
@@ -149,7 +151,7 @@ def test_sizes_of_embeddings_and_maps(path):
     name = path.stem.removeprefix("teacher_")
     channels = {"r34": 512, "densenet121": 1024, "mobilenetv2": 1280}.get(name, 2048)
     model = built(path)
-    (shape,) = model.layout().features.values()
+    (shape,) = model.spec().features.values()
     assert shape.channels == channels and shape.stride == (32 if name == "densenet121" else 16)
 
 

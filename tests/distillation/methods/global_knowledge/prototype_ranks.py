@@ -1,4 +1,4 @@
-"""Prototypes of several ranks; run by test_prototype_generation.py, writes one file per rank."""
+"""Prototypes of several ranks; run by test_generation.py, writes one file per rank."""
 
 import sys
 from pathlib import Path

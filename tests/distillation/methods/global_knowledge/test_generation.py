@@ -1,6 +1,7 @@
 """What prototypes are made from, whatever the order, the ranks and the modes of modules."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -312,7 +313,9 @@ def test_a_real_teacher_detects_on_the_original_picture(folders):
 @pytest.fixture(scope="module")
 def ranks(folders):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = start_script("prototype_ranks.py", {}, str(folders), launcher=launcher)
+    process = start_script(
+        Path(__file__).with_name("prototype_ranks.py"), {}, str(folders), launcher=launcher
+    )
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return [torch.load(folders / f"rank{r}.pth", weights_only=True) for r in (0, 1)]

@@ -1,5 +1,7 @@
 """Rows of a distilled ID table after a refresh, of the teacher or blended with the student."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -185,7 +187,9 @@ def test_a_resumed_training_ends_on_the_same_bits(folder, tmp_path, overrides):
 def ranks(folder):
     write_refresh_setting(folder)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = start_script("refresh_setting.py", {}, str(folder), launcher=launcher)
+    process = start_script(
+        Path(__file__).with_name("refresh_setting.py"), {}, str(folder), launcher=launcher
+    )
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return [torch.load(folder / f"rank{r}.pth", weights_only=True) for r in (0, 1)]

@@ -79,6 +79,9 @@ def measure(args: argparse.Namespace) -> dict:
     if not parameters:
         parts = ", ".join(name for name, _ in student.named_children())
         raise ValueError(f"--layer {args.layer}: the student has no such layer, only {parts}")
+    # As in training: companions such as a re-ID teacher need the original images.
+    cfg.defrost()
+    cfg.INPUT.WITH_ORIGINAL_IMAGE |= getattr(model, "needs_original_images", False)
     batches = itertools.islice(PersonSearchTrainer.build_train_loader(cfg), args.batches)
     bar = tqdm(batches, total=args.batches, desc="gradients", unit="batch", disable=None)
     return loss_gradients(model, bar, parameters)

@@ -122,6 +122,7 @@ def test_a_cache_is_used_again_and_a_corrupt_one_is_built_again(tmp_path, datase
     with caplog.at_level("INFO", "kd_search.distillation.methods.dkd.crop_cache"):
         distiller(tmp_path, dataset, tmp_path / "cache")
     assert str(folder) in caplog.text
+    assert json.loads((folder / "index.json").read_text())["sha256"]
 
 
 def test_an_interrupted_build_starts_again(tmp_path, dataset, monkeypatch):

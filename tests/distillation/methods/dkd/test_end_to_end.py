@@ -1,10 +1,14 @@
 """DKD on a tiny generated set: the student ends up seeing likenesses as its re-ID teacher does."""
 
+import json
+
+import loss_gradients
 import numpy as np
 import pytest
 import torch
 from tiny import REPO
 
+from kd_search.checkpoint import PersonSearchCheckpointer
 from kd_search.data import PersonSearchDatasetMapper, get_person_search_dicts
 from kd_search.data.person_search.mapper import absolute_boxes
 from kd_search.distillation.methods.dkd import cut_crops
@@ -53,12 +57,16 @@ def trainer_of(config, folder, *overrides):
 
 
 def train_teacher(folder, seed=1):
-    """The trained network in evaluation mode, and what a student has to know of it."""
+    """The trained network in evaluation mode, and the keys of its students."""
     trainer = trainer_of("reid_teacher_r18.yaml", folder, *TEACHER, "SEED", seed)
     trainer.train()
-    return trainer.model.eval(), (
+    return trainer.model.eval(), taught_by(folder / "model_final.pth")
+
+
+def taught_by(weights):
+    return (
         *("DISTILLATION.REID_TEACHER.OPTS", list(TEACHER)),
-        *("DISTILLATION.REID_TEACHER.WEIGHTS", str(folder / "model_final.pth")),
+        *("DISTILLATION.REID_TEACHER.WEIGHTS", str(weights)),
         # dp of the smaller crops.
         *("DISTILLATION.SIA.PADDING", 2.5),
     )
@@ -113,3 +121,21 @@ def test_terms_bring_the_student_nearer_to_its_teacher(generated, tmp_path):
         trainer.train()
         found[name] = agreement(teacher, student_of(trainer), "kd_generated_train")
     assert found["taught"] > found["plain"] + LEAST_GAIN, found
+
+
+def test_loss_gradients_of_the_terms_are_measured_by_the_tool(generated, tmp_path):
+    """Its batches hold the original images, which the re-ID teacher cuts its crops from."""
+    teacher = PersonSearchTrainer.build_model(
+        build_config(str(CONFIGS / "reid_teacher_r18.yaml"), TEACHER)
+    )
+    torch.save({"model": teacher.state_dict()}, tmp_path / "teacher.pth")
+    config = str(CONFIGS / "student_r18w50_fpn.yaml")
+    opts = (*STUDENT, *taught_by(tmp_path / "teacher.pth"))
+    model = PersonSearchTrainer.build_model(build_config(config, opts))
+    PersonSearchCheckpointer(model, str(tmp_path)).save("student")
+    arguments = ["--config-file", config, "--checkpoint", str(tmp_path / "student.pth")]
+    arguments += ["--batches", "1", "--output", str(tmp_path / "gradients.json")]
+    assert loss_gradients.main([*arguments, *map(str, opts)]) == 0
+    losses = json.loads((tmp_path / "gradients.json").read_text())["losses"]
+    for name in ("loss_probability", "loss_pair_relation", "loss_triplet_relation"):
+        assert losses[name]["norm"] > 0, name

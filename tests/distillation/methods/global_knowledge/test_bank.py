@@ -400,7 +400,7 @@ def test_a_checkpoint_without_prototypes_resumes(tmp_path, caplog):
     checkpointer = PersonSearchCheckpointer(after, str(tmp_path / "run"))
     assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
     assert after.companions["PrototypeBank"].is_empty
-    assert "holds no prototypes" in caplog.text
+    assert "model_0000001.pth holds no prototypes" in caplog.text
 
 
 def test_prototypes_of_other_sizes_are_refused_in_one_line(tmp_path):

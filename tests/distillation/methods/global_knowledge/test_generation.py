@@ -228,7 +228,7 @@ def test_sets_are_joined_and_images_counted_over_all(folders):
 
 def test_data_that_has_no_boxes_is_refused_in_one_line(folders):
     cfg, distiller = setting(folders, "rcnn", "DATASETS.TRAIN", ())
-    with pytest.raises(ValueError, match="DATASETS.TRAIN names no data set"):
+    with pytest.raises(ValueError, match="DATASETS.TRAIN"):
         PrototypeGeneration(cfg, distiller, 3)
 
 

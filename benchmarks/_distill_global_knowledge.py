@@ -12,13 +12,8 @@ from _distill_rows import overhead_row, same_detection_losses
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from kd_search.distillation import (
-    Distiller,
-    Teacher,
-    Translation,
-    build_prototype_bank,
-    build_terms,
-)
+from kd_search.distillation import Distiller, FrozenTeacher, TeacherOutputAligner, build_terms
+from kd_search.distillation.methods.global_knowledge import PrototypeBank
 
 TERMS = ["GlobalKnowledgeTerm", "WeightedFeatureTerm", "WeightedSoftLabelTerm"]
 MOST_OVERHEAD = 1.10
@@ -87,17 +82,20 @@ def pair_with_prototypes(adapter_kernel: int = 3) -> Pair:
     cfg.DISTILLATION.TERMS = TERMS
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.ADAPTER_KERNEL = adapter_kernel
     plain, model = build(STUDENT), settled_teacher()
-    student, teacher = plain.layout(), model.layout()
+    student, teacher = plain.spec(), model.spec()
     terms = build_terms(cfg)
-    fields = frozenset().union(*(term.teacher_fields for term in terms.values()))
-    bank = build_prototype_bank(cfg, student, teacher)
+    bank = PrototypeBank(cfg, student, teacher)
+    parts = bank.teacher_parts.union(*(term.teacher_parts for term in terms.values()))
     for level in range(bank.num_levels):
         ours, theirs = (getattr(bank, f"{side}_{level}")[0] for side in ("student", "teacher"))
         images = torch.arange(bank.per_class)
         boxes = torch.zeros(bank.per_class, 4)
         bank.put(level, 0, torch.randn_like(ours), torch.randn_like(theirs), images, boxes)
-    frozen = Teacher(model, fields, Translation(student, teacher))
+    frozen = FrozenTeacher(model, parts, TeacherOutputAligner(student, teacher))
     distiller = Distiller(
-        student=copy.deepcopy(plain), terms=terms, teacher=frozen, prototypes=bank
-    ).train()
-    return Pair(distiller, plain, frozen)
+        student=copy.deepcopy(plain),
+        terms=terms,
+        teacher=frozen,
+        companions={"PrototypeBank": bank},
+    )
+    return Pair(distiller.train(), plain, frozen)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Optional
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from kd_search import add_kd_search_config
-from kd_search.distillation import Distiller, Teacher, Translation, build_terms
+from kd_search.config import get_cfg
+from kd_search.distillation import Distiller, FrozenTeacher, TeacherOutputAligner, build_terms
 from kd_search.modeling import IDTable
 
 REPO = Path(__file__).resolve().parent.parent
@@ -31,7 +31,6 @@ ALL_TERMS = [
 
 def config(name: str) -> CfgNode:
     cfg = get_cfg()
-    add_kd_search_config(cfg)
     cfg.merge_from_file(str(REPO / "configs" / "generated" / f"{name}.yaml"))
     cfg.MODEL.OIM.NUM_IDS = NUM_IDS
     return cfg
@@ -44,7 +43,7 @@ def build(name: str) -> nn.Module:
 
 
 def settled_teacher() -> nn.Module:
-    """A teacher of random weights whose normalisation knows its features.
+    """A teacher of random weights whose normalisation has the statistics of its features.
 
     With the statistics that it is built with, its features would grow without bounds.
     """
@@ -63,7 +62,7 @@ class Pair:
 
     distiller: Distiller
     plain: nn.Module
-    teacher: Teacher
+    teacher: FrozenTeacher
 
     @property
     def hard_loss_factors(self) -> dict[str, float]:
@@ -81,8 +80,8 @@ def all_terms(device: str = "cpu") -> Pair:
 
 def with_teacher(terms: nn.ModuleDict, device: str = "cpu") -> Pair:
     plain, model = build(STUDENT), settled_teacher()
-    fields = frozenset().union(*(term.teacher_fields for term in terms.values()))
-    teacher = Teacher(model, fields, Translation(plain.layout(), model.layout()))
+    parts = frozenset().union(*(term.teacher_parts for term in terms.values()))
+    teacher = FrozenTeacher(model, parts, TeacherOutputAligner(plain.spec(), model.spec()))
     distiller = Distiller(student=copy.deepcopy(plain), terms=terms, teacher=teacher).train()
     return Pair(distiller.to(device), plain.to(device), teacher)
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from _distill_networks import NUM_IDS, REPO, Step, make_batch
 from _distill_rows import overhead_row, same_detection_losses
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from kd_search import add_kd_search_config
-from kd_search.distillation import CropSampler, Distiller, ReIDTeacher, build_terms, cut_crops
+from kd_search.config import get_cfg
+from kd_search.distillation import Distiller, build_terms
+from kd_search.distillation.methods.dkd import CropSampler, ReIDTeacher, cut_crops
 from kd_search.distillation.methods.dkd.crop_cache import CropCache
 from kd_search.distillation.methods.dkd.crops import is_mirrored
 from kd_search.outputs import Crops
@@ -31,13 +32,13 @@ def reid_rows(harness) -> list[dict]:
 
 
 def running_teacher(harness) -> dict:
-    """All terms and shifted boxes (FSA): every person of the batch is seen twice.
+    """All terms and shifted boxes (FSA): every person of the batch is embedded twice.
 
-    The reference cuts the same crops and looks at them, as the step has to.
+    The reference cuts and embeds the same crops, as the step has to.
     """
     batch = batch_with_originals()
     plain, distiller = student_and_distiller(batch, shifts=True)
-    teacher = distiller.reid_teacher
+    teacher = distiller.companions["ReIDTeacher"]
     ours, student_step = Step(distiller, batch), Step(plain, batch)
     crops = sampled_crops(distiller, batch)
     cut = cut_all(teacher, batch, crops)
@@ -45,7 +46,7 @@ def running_teacher(harness) -> dict:
 
     def reference():
         student_step()
-        teacher.observe(batch, crops)
+        teacher.embed_crops(batch, crops)
 
     timing = harness.compare(ours, reference)
     case = f"DKD terms and shifted boxes over plain student + re-ID teacher on the {len(cut)} crops"
@@ -56,7 +57,7 @@ def cached_teacher(harness) -> dict:
     """All terms, boxes where they were annotated, the teacher's features read from a cache."""
     batch = batch_with_originals()
     plain, distiller = student_and_distiller(batch, shifts=False)
-    teacher = distiller.reid_teacher
+    teacher = distiller.companions["ReIDTeacher"]
     crops = sampled_crops(distiller, batch)
     cut = cut_all(teacher, batch, crops)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,21 +74,19 @@ def student_and_distiller(batch: list[dict], *, shifts: bool) -> tuple[nn.Module
     plain = build(cfg, cfg.DISTILLATION.STUDENT_META_ARCH)
     teacher = settled_teacher(batch)
     node = cfg.DISTILLATION.SIA
-    sampler = CropSampler(
+    teacher.sampler = CropSampler(
         shifts=shifts, input_size=teacher.input_size, padding=node.PADDING, limit=node.LIMIT
     )
     distiller = Distiller(
         student=copy.deepcopy(plain),
         terms=build_terms(cfg),
-        reid_teacher=teacher,
-        crop_sampler=sampler,
+        companions={"ReIDTeacher": teacher},
     )
     return plain, distiller.train()
 
 
 def config(name: str) -> CfgNode:
     cfg = get_cfg()
-    add_kd_search_config(cfg)
     cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
     cfg.MODEL.OIM.NUM_IDS = cfg.MODEL.REID_NETWORK.NUM_IDS = NUM_IDS
     return cfg
@@ -99,7 +98,7 @@ def build(cfg: CfgNode, architecture: str) -> nn.Module:
 
 
 def settled_teacher(batch: list[dict]) -> ReIDTeacher:
-    """A teacher of random weights whose normalisation knows its features."""
+    """A teacher of random weights whose normalisation has the statistics of its features."""
     cfg = config("reid_teacher_r18")
     model = build(cfg, "ReIDNetwork")
     size = tuple(cfg.REID_DATA.SIZE)
@@ -108,7 +107,7 @@ def settled_teacher(batch: list[dict]) -> ReIDTeacher:
             module.momentum = 1.0
     people = [cut_crops(x["original_image"], boxes_of(x), size) for x in batch]
     with torch.no_grad():
-        model.judge_features(model.crop_features(torch.cat(people)))
+        model.classify(model.crop_features(torch.cat(people)))
     return ReIDTeacher(model, input_size=size)
 
 
@@ -136,7 +135,7 @@ def boxes_of(sample: dict) -> torch.Tensor:
 
 def sampled_crops(distiller: Distiller, batch: list[dict]) -> Crops:
     torch.manual_seed(0)
-    return distiller.crop_sampler(batch)
+    return distiller.companions["ReIDTeacher"].sampler(batch)
 
 
 def cut_all(teacher: ReIDTeacher, batch: list[dict], crops: Crops) -> torch.Tensor:
@@ -150,17 +149,17 @@ def cut_all(teacher: ReIDTeacher, batch: list[dict], crops: Crops) -> torch.Tens
 
 
 @torch.no_grad()
-def judge_alone(teacher: ReIDTeacher, cut: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The least that a teacher does: embeddings and logits of crops that are there already."""
-    return teacher.model.judge_features(teacher.model.crop_features(cut))
+def embed_alone(teacher: ReIDTeacher, cut: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The least work of a teacher: embeddings and logits of crops that are cut already."""
+    return teacher.model.classify(teacher.model.crop_features(cut))
 
 
 def same_teacher(teacher: ReIDTeacher, batch: list[dict], crops: Crops, cut: torch.Tensor) -> bool:
-    """Whether the terms read what the teacher says of the crops; batches round apart."""
-    observed = teacher.observe(batch, crops)
-    embeddings, logits = judge_alone(teacher, cut)
-    return torch.allclose(observed.crop_embeddings, embeddings, rtol=1e-4, atol=1e-4) and (
-        torch.allclose(observed.crop_identity_logits, logits, rtol=1e-4, atol=1e-4)
+    """Whether the terms read the teacher's outputs for the crops; batches round differently."""
+    found = teacher.embed_crops(batch, crops)
+    embeddings, logits = embed_alone(teacher, cut)
+    return torch.allclose(found.embeddings, embeddings, rtol=1e-4, atol=1e-4) and (
+        torch.allclose(found.logits, logits, rtol=1e-4, atol=1e-4)
     )
 
 

@@ -6,7 +6,7 @@ teacher, four scenes of 320x192). A step is forward, backward, optimizer and tab
 * frozen table: a student taught by a pre-computed ID table, over the plain student with a table of
   its own (no teacher runs);
 * teacher: a student whose terms read the teacher's region logits and embeddings, over the plain
-  student's step plus the same teacher judging the same regions, called on its own;
+  student's step plus the same teacher on the same regions, called on its own;
 * all terms: soft labels and bounded regression of regions and anchors and hints, over the plain
   student's step plus the teacher's backbone, RPN head and region heads, called on their own;
 * re-ID teacher: the terms of DKD and an external network on crops, over the plain student's step
@@ -40,23 +40,25 @@ from torch import nn
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kd_search.distillation import DistillationTerm, Distiller, IDTableTerm
+from kd_search.distillation import DistillationTerm, Distiller
+from kd_search.distillation.methods.id_table import IDTableTerm
 from kd_search.modeling import IDTable
-from kd_search.outputs import Knowledge
+from kd_search.outputs import ModelOutputs, Part
 
 MOST_OVERHEAD_OF_ALL_TERMS = 1.10
 MB = 1e6
 
 
 class ReadEverything(DistillationTerm):
-    """The cheapest term there can be that reads what the teacher says."""
+    """The cheapest term that reads outputs of the teacher."""
 
-    teacher_fields = frozenset({"region_logits", "embeddings"})
+    student_parts = teacher_parts = frozenset({Part.REGION_LOGITS, Part.EMBEDDINGS})
 
     def forward(self, student, teacher):
-        logits = (student.region_logits - teacher.region_logits).square().mean()
-        embeddings = (student.embeddings - teacher.embeddings).square().sum(dim=1).mean()
-        return {"loss_read": logits + embeddings}
+        logits, embeddings = (
+            student.get(part) - teacher.get(part) for part in (Part.REGION_LOGITS, Part.EMBEDDINGS)
+        )
+        return {"loss_read": logits.square().mean() + embeddings.square().sum(dim=1).mean()}
 
 
 def run(harness):
@@ -86,11 +88,11 @@ def running_teacher(harness):
     pair = with_teacher(nn.ModuleDict({"ReadEverything": ReadEverything()}))
     ours, student_step = Step(pair.distiller), Step(pair.plain)
     equal = same_detection_losses(ours, student_step)
-    knowledge = knowledge_of(pair.plain, ours.batch)
+    outputs = outputs_of(pair.plain, ours.batch)
 
     def reference():
         student_step()
-        pair.teacher.judge(pair.teacher.observe(ours.batch), knowledge)
+        pair.teacher.forward_regions(pair.teacher.forward_teacher(ours.batch), outputs)
 
     timing = harness.compare(ours, reference)
     return overhead_row(harness, "observed teacher over plain student + teacher", timing, equal)
@@ -100,17 +102,17 @@ def every_term(harness):
     """Time of a step with all terms, and whether the teacher did more than it has to."""
     pair = all_terms()
     ours, student_step = Step(pair.distiller), Step(pair.plain)
-    knowledge = knowledge_of(pair.plain, ours.batch)
+    outputs = outputs_of(pair.plain, ours.batch)
     equal = (
         same_detection_losses(ours, student_step, pair.hard_loss_factors)
         and all(bool(loss.isfinite()) for loss in ours.losses().values())
-        and same_teacher(pair, knowledge, ours.batch)
+        and same_teacher(pair, outputs, ours.batch)
     )
     surplus = surplus_calls(pair, ours, student_step)
 
     def reference():
         student_step()
-        judge_alone(pair.teacher.model, ours.batch, knowledge)
+        run_alone(pair.teacher.model, ours.batch, outputs)
 
     timing = harness.compare(ours, reference)
     case = "all terms over plain student + teacher's backbone, RPN head and region heads"
@@ -143,22 +145,22 @@ def memory(harness, device: str) -> list[dict]:
     pair, batch = all_terms(device), make_batch()
     teacher = pair.teacher.model
     weights = tensor_bytes(*teacher.state_dict().values())
-    knowledge = knowledge_of(pair.plain, batch)
+    outputs = outputs_of(pair.plain, batch)
     # Without gradient a map lives only until its last reader: this is the largest set of them.
-    maps, handed_on = traced(lambda: judge_alone(teacher, batch, knowledge), device)
+    maps, handed_on = traced(lambda: run_alone(teacher, batch, outputs), device)
     harness.say(
         f"{device}: peak of a step {plain / MB:.1f} MB plain, {ours / MB:.1f} MB with all terms; "
         f"the teacher's weights {weights / MB:.1f} MB, its feature maps alive at once "
         f"{maps / MB:.1f} MB, of which it hands on {handed_on / MB:.1f} MB"
     )
-    kept = kept_for_backward(harness, pair, knowledge, device)
+    kept = kept_for_backward(harness, pair, outputs, device)
     return [
         harness.value_row(
             f"{device}: peak memory of a step with all terms beyond a plain one; limit: the "
             "teacher's weights, what may be kept for backward, the gradients of adapters' outputs",
             value=(ours - plain) / MB,
             unit="MB",
-            # What the teacher has alive while it looks is gone when the student begins.
+            # The teacher's activations are freed before the student begins.
             limit=weights / MB + kept["limit"] + kept["adapter_outputs_mb"],
             plain_mb=plain / MB,
             ours_mb=ours / MB,
@@ -170,30 +172,30 @@ def memory(harness, device: str) -> list[dict]:
     ]
 
 
-def kept_for_backward(harness, pair: Pair, student: Knowledge, device: str) -> dict:
+def kept_for_backward(harness, pair: Pair, student: ModelOutputs, device: str) -> dict:
     """Row of what the graph holds between forward and backward, beyond a plain step's."""
     batch = make_batch()
     ours, plain = (traced(Step(model).losses, device)[1] for model in (pair.distiller, pair.plain))
     teacher = pair.teacher.model
-    observed = pair.teacher.judge(pair.teacher.observe(batch), student)
+    observed = pair.teacher.forward_regions(pair.teacher.forward_teacher(batch), student)
     names = pair.distiller.terms["HintTerm"].pairs
     hints = tensor_bytes(*(observed.features[theirs] for _, theirs in names))
     adapted = hints  # made in the shape of the teacher's maps
     inputs = tensor_bytes(*(student.features[own] for own, _ in names))
-    judged = tensor_bytes(
-        *observed.anchor_logits,
-        *observed.anchor_deltas,
-        observed.region_logits,
-        observed.region_deltas,
+    predicted = tensor_bytes(
+        *observed.anchors.logits,
+        *observed.anchors.deltas,
+        observed.regions.logits,
+        observed.regions.deltas,
     )
-    limit = hints + adapted + inputs + judged
+    limit = hints + adapted + inputs + predicted
     teacher.requires_grad_(True)
-    graph = traced(lambda: judge_alone(teacher, batch, student, graph=True), device)[1]
+    graph = traced(lambda: run_alone(teacher, batch, student, graph=True), device)[1]
     teacher.requires_grad_(False)
     harness.say(
         f"{device}: kept for backward {(ours - plain) / MB:.1f} MB: the teacher's maps "
         f"{hints / MB:.1f}, the adapters' outputs {adapted / MB:.1f} and inputs up to "
-        f"{inputs / MB:.1f}, logits and deltas up to {judged / MB:.1f}; a teacher with a graph "
+        f"{inputs / MB:.1f}, logits and deltas up to {predicted / MB:.1f}; a teacher with a graph "
         f"would keep {graph / MB:.1f} MB"
     )
     if graph <= limit:
@@ -207,22 +209,22 @@ def kept_for_backward(harness, pair: Pair, student: Knowledge, device: str) -> d
         teacher_maps_mb=hints / MB,
         adapter_outputs_mb=adapted / MB,
         adapter_inputs_mb=inputs / MB,
-        logits_and_deltas_mb=judged / MB,
+        logits_and_deltas_mb=predicted / MB,
         teacher_with_graph_mb=graph / MB,
     )
 
 
-def knowledge_of(student: nn.Module, batch: list[dict]) -> Knowledge:
+def outputs_of(student: nn.Module, batch: list[dict]) -> ModelOutputs:
     """Of the regions that :class:`Step` samples; without its graph."""
     torch.manual_seed(0)
     with EventStorage(), torch.no_grad():
         return student.forward_train(batch)[1]
 
 
-def judge_alone(
-    teacher: nn.Module, batch: list[dict], student: Knowledge, graph: bool = False
+def run_alone(
+    teacher: nn.Module, batch: list[dict], student: ModelOutputs, graph: bool = False
 ) -> tuple:
-    """The least that a teacher does: what each of its parts says, by Detectron2's own calls."""
+    """The least work of a teacher: its parts, by Detectron2's own calls."""
     with torch.set_grad_enabled(graph):
         features = teacher.backbone(teacher.preprocess_image(batch).tensor)
         maps = [features[name] for name in teacher.proposal_generator.in_features]
@@ -230,19 +232,19 @@ def judge_alone(
         heads = teacher.roi_heads
         regions = heads.box_pooler(
             [features[name] for name in heads.box_in_features],
-            [p.proposal_boxes for p in student.proposals],
+            [p.proposal_boxes for p in student.regions.proposals],
         )
         return features, anchors, heads.box_predictor(heads.box_head(regions))
 
 
-def same_teacher(pair: Pair, student: Knowledge, batch: list[dict]) -> bool:
-    """Whether the terms read what the teacher says when called on its own."""
-    observed = pair.teacher.judge(pair.teacher.observe(batch), student)
-    features, _, (logits, deltas) = judge_alone(pair.teacher.model, batch, student)
+def same_teacher(pair: Pair, student: ModelOutputs, batch: list[dict]) -> bool:
+    """Whether the terms read what the teacher outputs when called on its own."""
+    observed = pair.teacher.forward_regions(pair.teacher.forward_teacher(batch), student)
+    features, _, (logits, deltas) = run_alone(pair.teacher.model, batch, student)
     return (
         all(torch.equal(observed.features[name], features[name]) for name in features)
-        and torch.equal(observed.region_logits, logits)
-        and torch.equal(observed.region_deltas, deltas)
+        and torch.equal(observed.regions.logits, logits)
+        and torch.equal(observed.regions.deltas, deltas)
     )
 
 
@@ -270,7 +272,7 @@ def spy(module: nn.Module, name: str):
 
 
 class CountNMS(TorchDispatchMode):
-    """Counts non-maximum suppressions, whoever asks for them."""
+    """Counts non-maximum suppressions of all modules."""
 
     def __init__(self):
         super().__init__()

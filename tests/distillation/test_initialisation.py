@@ -29,7 +29,7 @@ def test_layers_are_copied_and_logged_by_name(caplog):
     assert len(names) == 7 and all(name.startswith("stem.") for name in names)
     assert torch.equal(student["stem"][0].weight, teacher["stem"][0].weight)
     assert (student["stem"][1].running_mean == 3).all()
-    # Neither what was not asked for nor a module whose name only begins alike.
+    # Neither other modules nor one whose name only begins alike.
     assert torch.equal(student["head"].weight, before[0])
     assert torch.equal(student["stem2"].weight, before[1])
     assert student["stem"][0].weight.requires_grad

@@ -34,7 +34,7 @@ STUDENT = (
     *("DATASETS.TEST", ()),
 )
 #: Measured on a CPU with the config's weights, correlation without and with the terms: seed 1 0.371
-#: and 0.749, seed 2 0.275 and 0.571, seed 3 0.437 and 0.708. The test runs seed 1 and asks for less
+#: and 0.749, seed 2 0.275 and 0.571, seed 3 0.437 and 0.708. The test runs seed 1 and requires less
 #: than half of the smallest gain.
 LEAST_GAIN = 0.12
 PLAIN = ("MODEL.META_ARCHITECTURE", "PersonSearchRCNN")

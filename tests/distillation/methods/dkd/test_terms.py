@@ -131,7 +131,7 @@ def test_triplet_relations_against_the_equation(literal):
 
 
 def test_a_student_who_is_its_teacher():
-    """Nothing to learn but the margin, which the equation asks of the teacher itself."""
+    """Nothing to learn but the margin, which the teacher itself does not keep."""
     ids = (0, 1, 2, 0)
     teacher = outputs(1, ids)
     student = copy.deepcopy(teacher)
@@ -244,8 +244,8 @@ def test_images_without_people_cost_nothing(tmp_path):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_people_without_identity_have_no_probability_and_nobody_to_be_told_from(tmp_path):
-    """Exactly zero, of whole steps; the pair-wise relations of strangers are knowledge too."""
+def test_unlabelled_people_have_neither_probability_nor_triplet_loss(tmp_path):
+    """Exactly zero, of whole steps; pair-wise relations need no identity."""
     model = distiller(True).train()
     with EventStorage():
         losses = model([crops_input(tmp_path, (-1, -1)), crops_input(tmp_path, ())])

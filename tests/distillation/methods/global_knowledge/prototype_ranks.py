@@ -52,7 +52,7 @@ def main(args):
         "rcnn": prototypes_of(folder / "rcnn", "rcnn"),
         "people": prototypes_of(folder / "people", "people", *CLUSTERS),
         "trained": trained(folder / "rcnn", folder / "output"),
-        "error": error_of(folder / "torn"),
+        "error": error_of(folder / "truncated"),
     }
     torch.save(result, folder / f"rank{comm.get_rank()}.pth")
 

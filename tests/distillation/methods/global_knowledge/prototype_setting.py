@@ -78,11 +78,11 @@ def _common(cfg, folder, kind):
 
 
 def write_settings(root):
-    """A folder for every kind, and ``torn``, whose image 5 is cut off."""
+    """A folder for every kind, and ``truncated``, whose image 5 is cut off."""
     for kind in ("rcnn", "retinanet", "people"):
         write_setting(root / kind, kind)
-    write_setting(root / "torn", "rcnn")
-    (root / "torn" / "5.png").write_bytes((root / "torn" / "5.png").read_bytes()[:500])
+    write_setting(root / "truncated", "rcnn")
+    (root / "truncated" / "5.png").write_bytes((root / "truncated" / "5.png").read_bytes()[:500])
     return root
 
 

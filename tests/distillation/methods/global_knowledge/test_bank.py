@@ -93,7 +93,7 @@ def pairs_of(bank, level, group):
 
 
 def test_compare_against_a_loop():
-    # Class 1 has no prototype at the finer level, class 2 fewer than there is room for.
+    # Class 1 has no prototype at the finer level, class 2 fewer than PER_CLASS.
     full = fill(bank(), [[4, 0, 2], [3, 4, 1]])
     student, teacher = outputs()
     found = full.compare(student, teacher)
@@ -183,7 +183,7 @@ def test_positive_anchors_weigh_r_of_their_own_boxes_and_classes():
         expected.append(slow_weight(*features, pairs_of(full, level, group)))
     assert found.anchor_weights.tolist() == pytest.approx(expected, abs=1e-5)
     assert not found.anchor_weights.requires_grad and expected.count(1.0) == 1
-    # Without weights all are 1, and without a term that asks for them there are none.
+    # Without weights all are 1, and without a term that reads them there are none.
     full.weighted = False
     assert torch.equal(full.compare(student, teacher).anchor_weights, torch.ones(6))
     full.weighs_anchors = False

@@ -110,7 +110,7 @@ def boxes_of(*rows):
     )
 
 
-def test_confident_boxes_join_where_nobody_annotated_their_class():
+def test_confident_boxes_are_added_where_their_class_is_not_annotated():
     annotated = boxes_of((0, (0, 0, 40, 40)), (1, (50, 0, 70, 20)))
     confident = boxes_of(
         (0, (0, 0, 40, 36)),  # IoU 0.9 with the first
@@ -170,7 +170,7 @@ def test_boxes_of_a_teacher_have_the_classes_of_the_student():
         ModelSpec({}, num_classes=2, image_format="BGR"),
         ModelSpec({}, num_classes=4, image_format="RGB"),
     )
-    # Both 0 and 1 are 1 here, nobody knows 2.
+    # Classes 0 and 1 map to 1; class 2 has no counterpart.
     teacher = FrozenTeacher(
         detector, frozenset(), TeacherOutputAligner(*specs, [[0, 1], [1, 1], [3, 0]])
     )

@@ -55,7 +55,7 @@ def train(cfg):
 
 @pytest.fixture(scope="module")
 def teacher(names, tmp_path_factory):
-    """What a student's config says of a teacher that was trained a little."""
+    """Config keys of a student, with a teacher that was trained a little."""
     folder = tmp_path_factory.mktemp("teacher")
     overrides = ("MODEL.FPN.OUT_CHANNELS", "24", "MODEL.RESNETS.WIDTH_MULTIPLIER", "0.5")
     cfg = cfg_of(names, folder, *overrides)

@@ -133,7 +133,7 @@ def test_the_teacher_looks_once_and_the_student_every_time(images, networks):
     assert len(teacher.model.calls) == 5
 
 
-def test_an_image_without_candidates_is_seen_by_nobody(images, networks):
+def test_an_image_without_candidates_runs_no_network(images, networks):
     student, teacher = networks
     # Its size turns out to be another than a dict without any said.
     images = {0: images[0]}

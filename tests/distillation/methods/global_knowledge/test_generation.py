@@ -94,7 +94,7 @@ def test_prototypes_are_the_picks_of_the_pure_functions_on_the_same_features(fol
     assert bank.filled[:, 0].all() and not bank.filled[:, 2:].any()
 
 
-def test_student_features_are_anew_in_every_generation_and_the_teachers_are_not(folders):
+def test_student_features_are_computed_in_every_generation_and_the_teachers_once(folders):
     cfg, distiller = setting(folders, "rcnn")
     generation = PrototypeGeneration(cfg, distiller, 3)
     calls = {"student": 0, "teacher": 0}
@@ -236,7 +236,7 @@ def test_data_that_has_no_boxes_is_refused_in_one_line(folders):
 
 
 def test_an_unreadable_image_stops_or_is_left_out_as_in_training(folders, caplog):
-    cfg, distiller = setting(folders, "rcnn", folder="torn")
+    cfg, distiller = setting(folders, "rcnn", folder="truncated")
     with pytest.raises(ImageError, match="5.png"):
         generate(cfg, distiller)
     assert distiller.companions["PrototypeBank"].is_empty and distiller.student.training
@@ -252,10 +252,10 @@ def test_an_unreadable_image_stops_or_is_left_out_as_in_training(folders, caplog
 # --------------------------------------------------------------------------------- confident boxes
 
 
-def test_boxes_that_the_teacher_is_sure_of_are_asked_for_and_mapped(folders, monkeypatch):
+def test_confident_boxes_of_the_teacher_are_mapped_to_the_students_classes(folders, monkeypatch):
     cfg, distiller = setting(folders, "rcnn", KEY + "MIN_SCORE", 0.8)
     found = Instances((HEIGHT, WIDTH))
-    # Class 1 of the student in picture 5, where nobody annotated it; one below the score; one of
+    # Class 1 of the student in picture 5, where it is not annotated; one below the score; one of
     # class 3, for which no picture was chosen.
     found.pred_boxes = Boxes(torch.tensor([[2.0, 2, 60, 40], [60, 2, 120, 40], [2, 2, 60, 40]]))
     found.scores = torch.tensor([0.9, 0.7, 0.95])
@@ -301,7 +301,7 @@ def test_a_real_teacher_detects_on_the_original_picture(folders):
     annotated = plain._features.visit(plain._loader).found
     assert len(found.boxes) > len(annotated.boxes)
     assert (found.boxes[:, 2] > WIDTH * 0.9).any() and (found.boxes <= WIDTH).all()
-    # Identities are known of annotated people alone: nobody is asked for more.
+    # Identities are known of annotated people alone: the teacher detects nothing.
     cfg, distiller = setting(folders, "people", *options, *CLUSTERS)
     distiller.teacher.model.inference = None
     generate(cfg, distiller)

@@ -43,10 +43,10 @@ class Generation:
 
     def __init__(self, cfg, distiller, seed):
         self.distiller, self.seed = distiller, seed
-        self.asked = []
+        self.calls = []
 
     def pick(self):
-        self.asked.append((self.trainer.iter, self.trainer.seed))
+        self.calls.append((self.trainer.iter, self.trainer.seed))
         return self.picks
 
 
@@ -89,13 +89,13 @@ def run(hook, start=0, end=10):
 def test_prototypes_are_made_before_the_first_step_and_every_period(folders, monkeypatch):
     hook, made, bank = hook_of(monkeypatch, folders, KEY + "PERIOD", 4)
     next(run(hook))
-    assert made[0].asked == [(0, 11)] and made[0].seed == 11 and bank.filled.sum() == 1
+    assert made[0].calls == [(0, 11)] and made[0].seed == 11 and bank.filled.sum() == 1
     list(run(hook))
-    assert [iteration for iteration, _ in made[1].asked] == [0, 4, 8]
+    assert [iteration for iteration, _ in made[1].calls] == [0, 4, 8]
     # An epoch is seven images, two at a time.
     hook, made, bank = hook_of(monkeypatch, folders)
     list(run(hook))
-    assert [iteration for iteration, _ in made[0].asked] == [0, 4, 8]
+    assert [iteration for iteration, _ in made[0].calls] == [0, 4, 8]
     value = hook.trainer.storage.latest()["prototypes/filled"][0]
     assert value == pytest.approx(1 / bank.filled.numel())
 
@@ -106,19 +106,19 @@ def test_a_resumed_training_keeps_those_of_its_checkpoint_until_the_next_are_due
     hook, made, bank = hook_of(monkeypatch, folders, KEY + "PERIOD", 4)
     bank.filled[0, 0, 0] = True
     list(run(hook, 3))
-    assert [iteration for iteration, _ in made[0].asked] == [4, 8]
+    assert [iteration for iteration, _ in made[0].calls] == [4, 8]
     list(run(hook, 8))
-    assert [iteration for iteration, _ in made[1].asked] == [8]
+    assert [iteration for iteration, _ in made[1].calls] == [8]
     # A checkpoint without prototypes: they are made at once.
     bank.filled.fill_(False)
     list(run(hook, 3))
-    assert [iteration for iteration, _ in made[2].asked] == [3, 4, 8]
+    assert [iteration for iteration, _ in made[2].calls] == [3, 4, 8]
 
 
 def test_a_set_without_candidates_is_not_looked_through_in_every_step(folders, monkeypatch):
     hook, made, bank = hook_of(monkeypatch, folders, KEY + "PERIOD", 4, picks=False)
     list(run(hook))
-    assert bank.is_empty and [iteration for iteration, _ in made[0].asked] == [0, 4, 8]
+    assert bank.is_empty and [iteration for iteration, _ in made[0].calls] == [0, 4, 8]
 
 
 def test_terms_that_need_no_prototypes_look_at_no_image(folders, monkeypatch):
@@ -178,10 +178,10 @@ def test_an_interrupted_training_ends_bit_for_bit_as_one_that_ran_through(
 def test_a_signal_ends_a_generation_at_once_and_loses_no_step(folders, tmp_path, monkeypatch):
     trainer = trainer_of(folders, tmp_path, KEY + "PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 100)
     pick = PrototypeGeneration.pick
-    asked = []
+    calls = []
 
     def pick_or_die(self):
-        asked.append(trainer.iter)
+        calls.append(trainer.iter)
         if trainer.iter == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             raise AssertionError("the signal did not end it")
@@ -190,7 +190,7 @@ def test_a_signal_ends_a_generation_at_once_and_loses_no_step(folders, tmp_path,
     monkeypatch.setattr(PrototypeGeneration, "pick", pick_or_die)
     with pytest.raises(SystemExit, match="143"):
         trainer.train()
-    assert asked == [0, 2]
+    assert calls == [0, 2]
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     saved = torch.load(tmp_path / "model_0000001.pth", weights_only=True)
     assert saved["iteration"] == 1

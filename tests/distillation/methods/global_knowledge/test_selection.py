@@ -155,8 +155,8 @@ def test_fewer_identities_than_clusters_have_one_each_and_the_unlabelled_none():
     groups = cluster_identities(candidates, 10, 5, seed=0)
     assert groups.tolist() == [-1, -1, 0, -1, -1, -1, -1, 1, -1, 2]
     assert cluster_identities(candidates, 10, 3, seed=0).tolist() == groups.tolist()
-    nobody = candidates_of([0] * 3, [-1] * 3)
-    assert cluster_identities(nobody, 4, 2, seed=0).tolist() == [-1] * 4
+    unlabelled = candidates_of([0] * 3, [-1] * 3)
+    assert cluster_identities(unlabelled, 4, 2, seed=0).tolist() == [-1] * 4
     assert cluster_identities(candidates_of([]), 4, 2, seed=0).tolist() == [-1] * 4
 
 

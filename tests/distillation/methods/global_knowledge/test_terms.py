@@ -256,7 +256,7 @@ def test_every_positive_anchor_is_weighed_by_its_own_weight(divergence, slow):
 
 
 def test_a_shift_of_all_classes_teaches_the_binary_labels_alone():
-    """A softmax says which class, not whether there is an object."""
+    """A softmax tells classes apart, not objects from background."""
     dense = spec(dense_classes=True), spec((4, 2), dense_classes=True)
     losses = {}
     for divergence in ("softmax", "binary"):

@@ -113,7 +113,7 @@ def test_a_step_trains_a_student_of_fewer_views_and_another_depth(tmp_path):
 
 
 def test_a_student_teaches_the_next_generation_with_all_views(tmp_path):
-    """Its own config says that it sees two of them."""
+    """Its own config has TRAIN_VIEWS 2."""
     own = ("MODEL.REID_NETWORK.TRAIN_VIEWS", 2)
     first = distiller(*save_teacher(tmp_path, reid_cfg()), *own)
     torch.save({"model": first.student.state_dict()}, tmp_path / "first.pth")

@@ -1,4 +1,4 @@
-"""ImageNet weights of torchvision's networks: from a file, or from torchvision's own cache."""
+"""Loads torchvision weights from a file or from torchvision's own cache."""
 
 import hashlib
 import logging
@@ -22,50 +22,54 @@ _HASHED_NAME = re.compile(r".*-([0-9a-f]{8})\.pth")
 def load_torchvision_features(
     features: nn.Module, source: str, known: type[WeightsEnum], key: str
 ) -> None:
-    """Load the convolutional part of a network of torchvision's; all of it, or nothing.
+    """Load the convolutional part of a torchvision network; all of it, or nothing.
 
     Args:
         features: ``model.features`` of the network.
-        source: path of a file with a state dict of the whole network, in torchvision's names; or
-            the name of an entry of ``known``, for the file in torchvision's cache
+        source: path of a state dict of the whole network, in torchvision's names; or the name of an
+            entry of ``known``, for the file in torchvision's cache
             (``$TORCH_HOME/hub/checkpoints``). Nothing is downloaded.
         known: torchvision's weights of this network.
         key: config key of ``source``, for messages.
 
     Raises:
-        FileNotFoundError: there is no such file; the line says what to do.
-        ValueError: the file is torn, or of another network.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is corrupt, or of another network.
     """
     path = _locate(source, known, key)
-    state = _read(path, key)
-    state = {_new_name(name): value for name, value in state.items()}
-    own = {n[len("features.") :]: v for n, v in state.items() if n.startswith("features.")}
-    shapes = {name: value.shape for name, value in features.state_dict().items()}
+    prefix = "features."
+    loaded = {_new_name(name): value for name, value in _read(path, key).items()}
+    loaded = {n[len(prefix) :]: value for n, value in loaded.items() if n.startswith(prefix)}
+    expected = features.state_dict()
+    # Files from before torch 0.4.1 have no num_batches_tracked.
     wrong = [
-        name
-        for name, shape in shapes.items()
-        if not name.endswith("num_batches_tracked")
-        and (name not in own or own[name].shape != shape)
+        prefix + name
+        for name in {**expected, **loaded}
+        if (name in loaded or not name.endswith("num_batches_tracked"))
+        and not _same_shape(loaded.get(name), expected.get(name))
     ]
-    wrong += [name for name in own if name not in shapes]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(
             f"{key}: {path} is not of this network: missing, unknown or of another shape are "
-            f"features.{', features.'.join(wrong[:3])}{more}"
+            f"{', '.join(wrong[:3])}{more}"
         )
-    features.load_state_dict(own, strict=False)
+    features.load_state_dict(loaded, strict=False)
     logger.info("Loaded torchvision's weights from %s", path)
 
 
+def _same_shape(one: object, other: object) -> bool:
+    return torch.is_tensor(one) and torch.is_tensor(other) and one.shape == other.shape
+
+
 def _locate(source: str, known: type[WeightsEnum], key: str) -> str:
+    otherwise = "set it to '' for a random start, or where MODEL.WEIGHTS holds the whole network"
     if source not in known.__members__:
         path = os.path.expanduser(source)
         if not os.path.isfile(path):
+            names = ", ".join(known.__members__)
             raise FileNotFoundError(
-                f"{key}: there is no file {source}, nor are there weights of that name "
-                f"({', '.join(known.__members__)}). Set it to '' for a random start, or where "
-                "MODEL.WEIGHTS holds the whole network"
+                f"{key}: {source} is neither a file nor one of {names}: correct it, or {otherwise}"
             )
         return path
     url = known[source].url
@@ -73,8 +77,7 @@ def _locate(source: str, known: type[WeightsEnum], key: str) -> str:
     path = os.path.join(folder, os.path.basename(url))
     if not os.path.isfile(path):
         raise FileNotFoundError(
-            f"{key}: {source} is not in torchvision's cache: put {url} into {folder}, or set it to "
-            "'' for a random start, or where MODEL.WEIGHTS holds the whole network"
+            f"{key}: {source} is not in the cache: put {url} into {folder}, or {otherwise}"
         )
     return path
 
@@ -87,9 +90,9 @@ def _read(path: str, key: str) -> dict[str, torch.Tensor]:
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
         return state
-    except Exception as error:  # a torn file fails in whatever way its next byte says
+    except Exception as error:  # the type depends on where in the file the damage is
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{key}: {path} is torn or holds no weights ({reason})") from None
+        raise ValueError(f"{key}: {path} is corrupt or holds no weights ({reason})") from None
 
 
 def _check_hash(path: str) -> None:

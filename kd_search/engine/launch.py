@@ -1,17 +1,17 @@
 """Starts a training script: alone, as processes of one or more machines, or under torchrun."""
 
-import dis
+import linecache
 import logging
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import traceback
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,33 +19,30 @@ from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch import multiprocessing as mp
 
-from kd_search.utils.threads import (
-    limit_threads,
-    wait_passively,
-)
+from kd_search.utils.threads import limit_threads, wait_passively
 
 logger = logging.getLogger(__name__)
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _TIMEOUT = timedelta(minutes=30)
-#: Exit status for bad input, which is told in one line.
+#: Exit status for bad input.
 BAD_INPUT = 2
 
 
 def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
-    """Run ``main(args)`` in as many processes as the arguments or torchrun say.
+    """Run ``main(args)`` in as many processes as the arguments or torchrun specify.
 
     Args:
-        main: at the top level of a module, so that it can be sent to other processes.
+        main: defined at the top level of a module, so that other processes can import it.
         args: of Detectron2's ``default_argument_parser``: ``num_gpus``, ``num_machines``,
-            ``machine_rank``, ``dist_url`` ("auto" picks a free port). Under torchrun its own
-            numbers count. Without a GPU, ``num_gpus`` is the number of CPU processes.
+            ``machine_rank``, ``dist_url`` ("auto" picks a free port). torchrun overrides these.
+            Without a GPU, ``num_gpus`` is the number of CPU processes.
 
     Returns:
-        what ``main`` returned, where it ran in this process.
+        the result of ``main``, where it ran in this process.
 
     Raises:
-        SystemExit: 2 for bad input found by kd_search itself, after one line on stderr; 130 and
+        SystemExit: 2 for bad input (see :func:`is_bad_input`), after one line on stderr; 130 and
             143 after SIGINT and SIGTERM.
     """
     if all(name in os.environ for name in _TORCHRUN):
@@ -67,7 +64,7 @@ def launch(main: Callable[[Namespace], Any], args: Namespace) -> Any:
         else:
             _spawn_on_cpu(main, args)
     except mp.ProcessExitedException as error:
-        # The process has said why: bad input, or it was asked to stop.
+        # The process has printed the reason.
         if error.exit_code not in (BAD_INPUT, 128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
         sys.exit(error.exit_code)
@@ -77,31 +74,28 @@ def _run(main: Callable[[Namespace], Any], args: Namespace) -> Any:
     try:
         return main(args)
     except KeyboardInterrupt:
-        # A spawned process that ends by it would look like one that succeeded.
+        # multiprocessing would give a spawned process exit status 0.
         sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if not is_bad_input(error):
             raise
-        # A loader worker's error comes with its whole trace; what matters is at the end.
+        # The error of a loader worker contains its traceback; the message is the last line.
         print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 
 def is_bad_input(error: BaseException) -> bool:
-    """Whether a ``raise`` of kd_search made an error: it is told in one line. Anything else may be
-    a bug and needs its trace."""
+    """Return whether the error reports bad input, and not a bug that needs its traceback.
+
+    That is an error class of kd_search, or any error from a ``raise`` statement of kd_search.
+    """
     if type(error).__module__.startswith("kd_search."):
         return True
-    *_, last = _steps(error.__traceback__)
-    code = last.tb_frame.f_code.co_code
-    is_raise = code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    return is_raise and last.tb_frame.f_globals.get("__name__", "").startswith("kd_search.")
-
-
-def _steps(tb: Optional[TracebackType]) -> Iterator[TracebackType]:
-    while tb is not None:
-        yield tb
-        tb = tb.tb_next
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    # A function in C has no frame: what ``int("x")`` raises ends in the frame of its caller.
+    statement = linecache.getline(frame.f_code.co_filename, line, frame.f_globals).lstrip()
+    is_ours = frame.f_globals.get("__name__", "").startswith("kd_search.")
+    return is_ours and statement.startswith("raise ")
 
 
 def _run_under_torchrun(main: Callable[[Namespace], Any], args: Namespace) -> Any:
@@ -116,19 +110,21 @@ def _run_under_torchrun(main: Callable[[Namespace], Any], args: Namespace) -> An
 
 
 def _spawn_on_cpu(main: Callable[[Namespace], Any], args: Namespace) -> None:
-    """Detectron2 0.5 starts several processes only with GPUs."""
+    """Start processes on this machine, which Detectron2 0.5 does with GPUs only."""
     url = args.dist_url
     if url == "auto":
         if args.num_machines > 1:
-            raise ValueError("--dist-url auto works on one machine only: name one, tcp://HOST:PORT")
-        url = f"tcp://127.0.0.1:{_free_port()}"
+            raise ValueError("--dist-url auto works on one machine only: set tcp://HOST:PORT")
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            url = f"tcp://127.0.0.1:{s.getsockname()[1]}"
     logger.warning("No GPU: --num-gpus %d starts as many CPU processes", args.num_gpus)
     context = mp.start_processes(
         _cpu_worker, args=(main, args, url), nprocs=args.num_gpus, join=False
     )
 
-    def forward(number: int, frame) -> None:
-        # Ctrl-C reaches the processes by itself as well: a SIGTERM behind it does no harm, a second
+    def forward(number: int, frame: Any) -> None:
+        # A terminal sends Ctrl-C to the processes as well. They ignore a SIGTERM after it; a second
         # SIGINT would stop them before they have saved.
         for process in context.processes:
             if process.is_alive():
@@ -143,9 +139,12 @@ def _spawn_on_cpu(main: Callable[[Namespace], Any], args: Namespace) -> None:
             signal.signal(number, handler)
 
 
-def _cpu_worker(local_rank: int, main: Callable[[Namespace], Any], args: Namespace, url: str):
-    if not multiprocessing.parent_process().is_alive():
-        # Killed while this process was starting: nobody else would ever end it.
+def _cpu_worker(
+    local_rank: int, main: Callable[[Namespace], Any], args: Namespace, url: str
+) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        # The parent was killed while this process was starting, and will not end it.
         sys.exit(128 + signal.SIGKILL)
     limit_threads(args.num_gpus)
     rank = args.machine_rank * args.num_gpus + local_rank
@@ -171,14 +170,14 @@ def _with_process_group(
     _create_local_process_group(local_size)
     comm.synchronize()
     result = _run(main, args)
-    # No process may take the group down while another one still uses it.
+    # All processes must be done with the group before one destroys it.
     comm.synchronize()
     dist.destroy_process_group()
     return result
 
 
 def _create_local_process_group(local_size: int) -> None:
-    """Tell Detectron2 which ranks share a machine; 0.5 has no function for it."""
+    """Set the groups of ranks on one machine; Detectron2 0.5 has no function for it."""
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(local_size)
         return
@@ -187,8 +186,3 @@ def _create_local_process_group(local_size: int) -> None:
         if first <= dist.get_rank() < first + local_size:
             comm._LOCAL_PROCESS_GROUP = group
 
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

@@ -1,6 +1,7 @@
 """Configs from the command line, and errors that fit in one line."""
 
 import argparse
+import importlib.util
 import json
 
 import pytest
@@ -238,28 +239,56 @@ def test_launch_returns_what_main_returns():
     assert launch(lambda args: args.x + 1, alone(x=1)) == 2
 
 
-def test_launch_tells_bad_input_in_one_line_and_exits_with_2(capsys):
+def module_of(tmp_path, name, body):
+    """Import a function ``work`` from a file, as a module of the given name."""
+    path = tmp_path / "module.py"
+    path.write_text(f"def work(args):\n    {body}\n")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'raise ValueError("a.jpg: bad")',
+        'raise OSError(\n        "a.jpg: "\n        "bad"\n    )',
+        'if args:\n        raise RuntimeError("a.jpg: bad") from None',
+        # As torch passes on an error of a loader worker.
+        'raise ValueError("in worker 0.\\nTraceback:\\n  line\\na.jpg: bad")',
+    ],
+)
+def test_launch_reports_bad_input_in_one_line_and_exits_with_2(capsys, tmp_path, body):
+    work = module_of(tmp_path, "kd_search.made_up", body).work
     with pytest.raises(SystemExit) as caught:
-        launch(lambda args: build_config("nowhere.yaml"), alone())
+        launch(lambda args: work(args), alone())
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: config file nowhere.yaml does not exist\n"
+    assert capsys.readouterr().err == "error: a.jpg: bad\n"
 
 
-def test_launch_tells_the_error_of_a_loader_worker_in_one_line(capsys):
+def test_launch_reports_errors_of_kd_search_wherever_they_are_raised(capsys):
     def main(args):
-        # What torch makes of it when it arrives from a worker.
-        raise ImageError(
-            "Caught ImageError in worker 0.\nTraceback:\n  line\nImageError: a.jpg is torn"
-        )
+        raise ImageError("a.jpg: bad")
 
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as caught:
         launch(main, alone())
-    assert capsys.readouterr().err == "error: ImageError: a.jpg is torn\n"
+    assert caught.value.code == 2 and capsys.readouterr().err == "error: a.jpg: bad\n"
 
 
-def test_launch_hides_no_bug():
-    with pytest.raises(ValueError, match="invalid literal"):
-        launch(lambda args: int("x"), alone())
+@pytest.mark.parametrize(
+    "name, body",
+    [
+        ("kd_search.made_up", 'int("x")'),
+        ("kd_search.made_up", "first, second = [1]"),
+        ("kd_search.made_up", "import torch; torch.ones(2) + torch.ones(3)"),
+        ("kd_search.made_up", 'import json; json.loads("x")'),
+        ("elsewhere", 'raise ValueError("x")'),
+    ],
+)
+def test_launch_hides_no_bug(tmp_path, name, body):
+    with pytest.raises((ValueError, RuntimeError)):
+        launch(module_of(tmp_path, name, body).work, alone())
 
 
 def test_launch_turns_ctrl_c_into_a_failed_exit_status():

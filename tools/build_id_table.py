@@ -5,14 +5,20 @@
         --output id_table.pth
 
 Two sources: ``mean`` runs the teacher over the ground-truth boxes of DATASETS.TRAIN and averages
-the embeddings of each identity; ``oim`` copies the table that the teacher's own OIM loss kept.
-A student uses it with DISTILLATION.TERMS ["IDTableTerm"] and DISTILLATION.ID_TABLE.PATH.
+the embeddings of each identity; ``oim`` copies the table of the teacher's own OIM loss. A student
+uses the file with DISTILLATION.TERMS ["IDTableTerm"] and DISTILLATION.ID_TABLE.PATH.
 """
+# ruff: noqa: E402
+
+from kd_search.utils.threads import wait_passively
+
+wait_passively()  # before anything imports torch
 
 import argparse
 import sys
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
 from kd_search.checkpoint import load_trained
@@ -22,11 +28,11 @@ from kd_search.engine import PersonSearchTrainer, build_config, compute_identity
 from kd_search.utils.files import check_writable, file_sha256
 
 
-def build_table(cfg, weights: str, source: str = "mean") -> IDTableFile:
-    """The table of one teacher.
+def build_table(cfg: CfgNode, weights: str, source: str = "mean") -> IDTableFile:
+    """Build the table of one teacher.
 
     Args:
-        cfg: config of the teacher; ``DATASETS.TRAIN`` is what the student will train on.
+        cfg: config of the teacher; ``DATASETS.TRAIN`` is the training set of the student.
         weights: file of the teacher's weights.
         source: "mean" or "oim".
 
@@ -40,9 +46,10 @@ def build_table(cfg, weights: str, source: str = "mean") -> IDTableFile:
     means = compute_identity_means(model, loader, len(person_ids))
     rows, counts = means.rows, means.counts
     if source == "oim":
-        if model.id_table is None or not model.id_table.rows.any():
+        table = getattr(model, "id_table", None)
+        if table is None or not table.rows.any():
             raise ValueError(f"{weights} has no OIM table of its own: use --source mean")
-        rows, counts = model.id_table.rows.cpu(), torch.zeros_like(counts)
+        rows, counts = table.rows.cpu(), torch.zeros_like(counts)
     return IDTableFile(
         rows=rows,
         counts=counts,

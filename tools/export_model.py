@@ -9,6 +9,11 @@ both give the same is the file written. Of a distilled network the student is ex
 
 Exit status: 0 exported, 2 not exported.
 """
+# ruff: noqa: E402
+
+from kd_search.utils.threads import wait_passively
+
+wait_passively()  # before anything imports torch
 
 import argparse
 import os

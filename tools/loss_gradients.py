@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""Say which losses a training follows: the gradient of each at the backbone.
+"""Print the gradient norm of each loss of a training at the student's backbone.
 
     python tools/loss_gradients.py \\
         --config-file output/distilled/config.yaml --checkpoint output/distilled/model_0000199.pth
 
 Terms of different papers have weights that were chosen for other networks and other data. A loss of
-a high value may pull at nothing, and one of a low value may outweigh all others; what is printed
-for every loss is its value, weight included, and the L2 norm of its gradient, as means over batches
-of the training set. Weights that move over training, as of losses that fade out, are those of its
-start. Nothing is trained and nothing is written but --output.
+a high value may have hardly any gradient, and one of a low value may dominate the others. For every
+loss the tool prints the value, weight included, and the L2 norm of its gradient, as means over
+batches of the training set. Weights that change during training, as of losses that fade out, have
+their initial values. Nothing is trained, and no file is written but --output.
 
 Exit status: 0 printed, 2 the input cannot be used.
 """
+# ruff: noqa: E402
+
+from kd_search.utils.threads import wait_passively
+
+wait_passively()  # before anything imports torch
 
 import argparse
 import itertools
@@ -24,7 +29,7 @@ from tqdm import tqdm
 
 from kd_search.checkpoint import load_trained
 from kd_search.engine import PersonSearchTrainer, build_config, loss_gradients
-from kd_search.engine.seeding import seed_everything
+from kd_search.engine.train_step import seed_everything
 from kd_search.utils.files import write_json
 
 
@@ -33,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", required=True, help="of the training; config.yaml of its folder will do")
+    add("--config-file", required=True, help="of the training, such as config.yaml of its folder")
     add("--checkpoint", help="default: model_final.pth of the config's OUTPUT_DIR")
     add("--batches", type=int, default=4, metavar="N", help="default: 4")
     add("--layer", default="backbone", help="of the student, by name (default: backbone)")
@@ -60,10 +65,10 @@ def main(argv: Optional[list[str]] = None) -> int:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Gradients of what the command line names; see :func:`kd_search.engine.loss_gradients`.
+    """Compute the gradients for the command line; see :func:`kd_search.engine.loss_gradients`.
 
     Raises:
-        FileNotFoundError, ValueError: what is wrong with the input, in one line.
+        FileNotFoundError, ValueError: the input cannot be used; one line.
     """
     if args.batches < 1:
         raise ValueError("--batches must be 1 or more")
@@ -71,7 +76,7 @@ def measure(args: argparse.Namespace) -> dict:
     seed_everything(max(cfg.SEED, 0), 0)
     model = PersonSearchTrainer.build_model(cfg).train()
     checkpoint = args.checkpoint or os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    # Prototypes and adapters are part of what is asked about.
+    # The weights of terms, such as adapters, are loaded as well.
     load_trained(model, checkpoint, checkpointables=None, trust_pickle=cfg.MODEL.TRUST_PICKLE)
     student = getattr(model, "student", model)
     named = student.named_parameters()

@@ -11,6 +11,11 @@ Of a distillation config, the student is used.
 
 Exit status: 0 searched, 2 the input cannot be used, 130 interrupted.
 """
+# ruff: noqa: E402
+
+from kd_search.utils.threads import wait_passively
+
+wait_passively()  # before anything imports torch
 
 import argparse
 import heapq

@@ -149,9 +149,7 @@ def _cpu_worker(
     limit_threads(args.num_gpus)
     rank = args.machine_rank * args.num_gpus + local_rank
     world_size = args.num_gpus * args.num_machines
-    _with_process_group(
-        main, args, url, local_rank, args.num_gpus, rank=rank, world_size=world_size
-    )
+    _with_process_group(main, args, url, local_rank, args.num_gpus, rank, world_size)
 
 
 def _with_process_group(
@@ -160,13 +158,16 @@ def _with_process_group(
     url: str,
     local_rank: int,
     local_size: int,
-    **rank_and_size: int,
+    rank: int = -1,
+    world_size: int = -1,
 ) -> Any:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(local_rank)
     backend = "nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, init_method=url, timeout=_TIMEOUT, **rank_and_size)
+    dist.init_process_group(
+        backend, init_method=url, timeout=_TIMEOUT, rank=rank, world_size=world_size
+    )
     _create_local_process_group(local_size)
     comm.synchronize()
     result = _run(main, args)
@@ -185,4 +186,3 @@ def _create_local_process_group(local_size: int) -> None:
         group = dist.new_group(list(range(first, first + local_size)))
         if first <= dist.get_rank() < first + local_size:
             comm._LOCAL_PROCESS_GROUP = group
-

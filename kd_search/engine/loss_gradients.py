@@ -1,4 +1,4 @@
-"""How strongly each loss of a training pulls at a part of the network."""
+"""Gradient norms of the losses of a training at a part of the network."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from torch import nn
 class LossGradient:
     """Means over batches."""
 
-    #: The loss as it is added up: with its weight.
+    #: The loss, with its weight.
     value: float
     #: L2 norm of its gradient with respect to the parameters.
     norm: float
@@ -22,26 +22,25 @@ class LossGradient:
 def loss_gradients(
     model: nn.Module, batches: Iterable[list[dict]], parameters: Sequence[nn.Parameter]
 ) -> dict[str, LossGradient]:
-    """Value and gradient of every loss apart; values alone do not say which loss a network follows.
+    """Compute value and gradient norm of every loss; values alone do not show which one dominates.
 
-    Nothing is trained. What a forward pass in training changes, as statistics of batch
-    normalisation, it changes here too.
+    Parameters do not change. Running statistics of batch normalisation do, as in any forward pass
+    in training mode.
 
     Args:
         model: in training mode; returns a dict of scalar losses.
         batches: of its training; at least one.
-        parameters: those that are asked about.
+        parameters: to differentiate with respect to.
 
     Returns:
-        by the name of the loss, as the model returns them. A loss without any gradient there, which
-        trains other parts, has norm 0.
+        by the name of the loss, in the model's order. A loss without a gradient there has norm 0.
 
     Raises:
-        ValueError: no batch, or no parameter that trains.
+        ValueError: no batch, or no parameter that requires a gradient.
     """
     parameters = [p for p in parameters if p.requires_grad]
     if not parameters:
-        raise ValueError("none of the parameters trains: no loss has a gradient there")
+        raise ValueError("none of the parameters is trained: no loss has a gradient there")
     found = defaultdict(list)
     for batch in batches:
         with EventStorage():

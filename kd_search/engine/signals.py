@@ -1,28 +1,29 @@
-"""Ctrl-C and kill, held back until the training state is whole."""
+"""Ctrl-C and kill, deferred until the training state is consistent."""
 
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Optional
+from typing import Any, Optional
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOTICE = b"\nStopping after this iteration, with a checkpoint. Ctrl-C again: at once.\n"
 
 
 class StopSignals:
-    """While entered, SIGINT and SIGTERM are remembered instead of stopping the process.
+    """Context in which SIGINT and SIGTERM are recorded and do not stop the process.
 
-    The trainer asks :meth:`requests` in every step, finishes the step, saves, and raises
-    :func:`stop_error`. A second Ctrl-C stops at once. Only the main thread of a process can
-    receive signals; entered in another thread, this does nothing.
+    The trainer reads :meth:`requests` in every step, finishes the step, saves, and raises
+    :func:`stop_error`. A second Ctrl-C stops at once. Only the main thread of a process can receive
+    signals; in another thread the context does nothing.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: Optional[int] = None
         self._at_once = False
         self._held = False
-        self._previous = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         self.received = None
@@ -31,18 +32,18 @@ class StopSignals:
             self._previous = {s: signal.signal(s, self._handle) for s in _SIGNALS}
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
 
     def requests(self) -> tuple[bool, bool]:
-        """Whether this process received (SIGINT, SIGTERM)."""
+        """Return whether this process received (SIGINT, SIGTERM)."""
         return self.received == signal.SIGINT, self.received == signal.SIGTERM
 
     @contextmanager
-    def at_once(self):
-        """Inside, a signal raises :func:`stop_error` where it hits: for work that may be lost."""
+    def at_once(self) -> Iterator[None]:
+        """Context in which a signal raises :func:`stop_error`, for work that may be lost."""
         self._at_once = True
         try:
             yield
@@ -50,17 +51,17 @@ class StopSignals:
             self._at_once = False
 
     @contextmanager
-    def held(self):
-        """Inside, no signal raises anything: for the writing of a checkpoint."""
+    def held(self) -> Iterator[None]:
+        """Context in which no signal raises anything: for writing a checkpoint."""
         self._held = True
         try:
             yield
         finally:
             self._held = False
 
-    def _handle(self, number: int, frame) -> None:
+    def _handle(self, number: int, frame: Any) -> None:
         if os.getpid() != self._pid:
-            return  # in a forked process, which inherited the handler but not the duty
+            return  # a forked process inherits the handler, but must not use it
         first = self.received is None
         self.received = self.received or number
         if self._held:
@@ -73,11 +74,12 @@ class StopSignals:
 
 
 @contextmanager
-def interrupts_blocked():
-    """Inside, processes are started that no Ctrl-C reaches; one for this process comes after.
+def interrupts_blocked() -> Iterator[None]:
+    """Context whose child processes never receive Ctrl-C; one for this process is deferred.
 
-    A terminal sends Ctrl-C to every process of a run. Loader workers must outlive it: the step that
-    is to be finished may need them. A blocked signal is inherited, whatever way they are started.
+    A terminal sends Ctrl-C to every process of a run. Loader workers must survive it, since the
+    step that is to be finished may need them. Children inherit a blocked signal, whatever way they
+    are started.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield  # Windows
@@ -90,5 +92,5 @@ def interrupts_blocked():
 
 
 def stop_error(number: int) -> BaseException:
-    """What ends a process that was asked to stop: KeyboardInterrupt, or exit status 143."""
+    """Return what ends a process after a signal: KeyboardInterrupt, or SystemExit with 143."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)

@@ -33,16 +33,20 @@ from kd_search.data.reid import build_reid_test_loader, build_reid_train_loader,
 from kd_search.engine.defaults import argument_parser, run_folders, setup
 from kd_search.engine.hooks import build_hooks
 from kd_search.engine.launch import is_bad_input, launch
-from kd_search.engine.loss_normalizers import read_loss_normalizers, write_loss_normalizers
 from kd_search.engine.parallel import (
     hold_together,
     wrap_model,
 )
-from kd_search.engine.seeding import draw_seed, seed_everything
 from kd_search.engine.signals import StopSignals, interrupts_blocked, stop_error
 from kd_search.engine.solver import build_optimizer
 from kd_search.engine.task import check_num_classes, check_task, is_search_task, train_task
-from kd_search.engine.train_step import TrainStep
+from kd_search.engine.train_step import (
+    TrainStep,
+    draw_seed,
+    read_loss_normalizers,
+    seed_everything,
+    write_loss_normalizers,
+)
 from kd_search.engine.writers import build_writers, cut_metrics
 from kd_search.evaluation import PersonSearchEvaluator
 from kd_search.evaluation.detection import build_detection_evaluator

@@ -1,4 +1,4 @@
-"""Where the numbers of a training run go, so that no kill loses any and no resume doubles any."""
+"""Writers of the numbers of a training run; a kill loses none, and a resume repeats none."""
 
 import json
 import logging
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 _WINDOW = 20
-#: Every step has it; results of an evaluation come in a line of their own.
+#: Written in every step; results of an evaluation come in a separate line without it.
 _TRAINING_SCALAR = "lr"
 
 
 class MetricsWriter(EventWriter):
     """Appends to ``metrics.json``, in the format of Detectron2's JSONWriter.
 
-    That one writes nothing more of an iteration that it has written once. This one remembers what
-    it has written by the name of the scalar: losses can be written before the checkpoint of an
-    iteration, and the results of its evaluation afterwards.
+    JSONWriter writes an iteration once only. This class tracks by scalar what it has written, so
+    that losses can be written before the checkpoint of an iteration, and the results of its
+    evaluation afterwards.
     """
 
     def __init__(self, path: str):
@@ -36,7 +36,7 @@ class MetricsWriter(EventWriter):
         self._written: dict[str, int] = {}
 
     def write(self) -> None:
-        """Write a line for each iteration that has new scalars; losses are medians of 20."""
+        """Write a line for each iteration with new scalars; losses are medians of 20."""
         lines: dict[int, dict[str, float]] = defaultdict(dict)
         latest = get_event_storage().latest_with_smoothing_hint(_WINDOW)
         for name, (value, iteration) in latest.items():
@@ -58,44 +58,43 @@ class _WriterHook(HookBase):
         """
         Args:
             writers: all of the run.
-            period: iterations between two writings.
-            eval_period: ``TEST.EVAL_PERIOD``; what is evaluated is written too.
+            period: iterations between two calls of the writers.
+            eval_period: ``TEST.EVAL_PERIOD``; iterations with an evaluation are written as well.
         """
         self._writers = list(writers)
         self._periods = [p for p in (period, eval_period) if p > 0]
 
-    def _is_due(self) -> bool:
+    def after_step(self) -> None:
         finished = self.trainer.iter + 1
-        return finished == self.trainer.max_iter or any(finished % p == 0 for p in self._periods)
+        if finished == self.trainer.max_iter or any(finished % p == 0 for p in self._periods):
+            self._write()
+
+    def _write(self) -> None:
+        raise NotImplementedError
 
 
 class ProgressHook(_WriterHook):
-    """Writes losses to the console and to ``metrics.json``; belongs before the checkpoint.
+    """Writes losses to the console and to ``metrics.json``; must run before the checkpointer.
 
-    What comes before a checkpoint is in the file when the checkpoint is there, whenever the run is
-    killed; what a killed run wrote of later iterations is cut by :func:`cut_metrics`.
+    A checkpoint on disk implies that the losses before it are in the file. :func:`cut_metrics`
+    removes what a killed run wrote of later iterations.
     """
 
-    def after_step(self) -> None:
-        if self._is_due():
-            for writer in self._writers:
-                if isinstance(writer, (CommonMetricPrinter, MetricsWriter)):
-                    writer.write()
+    def _write(self) -> None:
+        for writer in self._writers:
+            if isinstance(writer, (CommonMetricPrinter, MetricsWriter)):
+                writer.write()
 
 
 class ResultsHook(_WriterHook):
-    """Writes results of evaluations, and to all other writers; belongs behind the evaluation.
+    """Writes results of evaluations, and to all other writers; must run after the evaluation.
 
-    Detectron2's printer divides by the number of iterations since it last printed: it is not called
-    a second time in an iteration, neither here nor at the end.
+    It skips Detectron2's printer, which divides by the number of iterations since its last call
+    and must not be called twice in an iteration.
     """
 
-    def after_step(self) -> None:
-        if self._is_due():
-            self._write()
-
     def after_train(self) -> None:
-        # A run that goes on later would have a line more than one that was never stopped.
+        # A run that is resumed later would have one more line than a run without interruption.
         if not self.trainer.stopping:
             self._write()
         for writer in self._writers:
@@ -108,7 +107,7 @@ class ResultsHook(_WriterHook):
 
 
 def build_writers(output_dir: str, max_iter: Optional[int] = None) -> list[EventWriter]:
-    """Console, ``metrics.json``, and TensorBoard where TensorBoard is installed."""
+    """Build writers to console, ``metrics.json`` and, if it is installed, TensorBoard."""
     os.makedirs(output_dir, exist_ok=True)
     metrics = MetricsWriter(os.path.join(output_dir, METRICS_FILE))
     writers = [CommonMetricPrinter(max_iter), metrics]
@@ -122,14 +121,13 @@ def build_writers(output_dir: str, max_iter: Optional[int] = None) -> list[Event
 
 
 def cut_metrics(output_dir: str, start_iter: int) -> dict[str, float]:
-    """Drop what an interrupted run wrote after the checkpoint that it goes on from.
+    """Remove from ``metrics.json`` what a run wrote after the checkpoint that is resumed.
 
-    Without it, ``metrics.json`` holds the iterations between the last checkpoint and a kill twice.
-    The file is cut, in one call, at the first line of ``start_iter`` or later, at a torn line, or
-    at the results of an evaluation after the checkpoint itself.
+    The file is truncated, in one call, at the first line that is of ``start_iter`` or later, is
+    incomplete, or has the results of an evaluation after the checkpoint itself.
 
     Returns:
-        the results of that evaluation, to be written again; empty where there are none.
+        the results of that evaluation, to be written again; empty if there are none.
     """
     path = os.path.join(output_dir, METRICS_FILE)
     if not os.path.isfile(path):
@@ -148,7 +146,7 @@ def cut_metrics(output_dir: str, start_iter: int) -> dict[str, float]:
 
 
 def _parse(line: bytes) -> dict:
-    """A whole line, or nothing."""
+    """Return the scalars of a complete line, else an empty dict."""
     try:
         row = json.loads(line)
         float(row["iteration"])

@@ -57,7 +57,7 @@ def test_nothing_to_measure_is_refused():
     with pytest.raises(ValueError, match="no batch"):
         loss_gradients(model, [], [model.weights])
     model.weights.requires_grad_(False)
-    with pytest.raises(ValueError, match="none of the parameters trains"):
+    with pytest.raises(ValueError, match="parameters"):
         loss_gradients(model, [[1.0]], [model.weights])
 
 

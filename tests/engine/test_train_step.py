@@ -12,7 +12,7 @@ from tiny import tiny_cfg, training_input
 from torch import nn
 
 from kd_search.engine import TrainStep
-from kd_search.engine.seeding import seed_everything
+from kd_search.engine.train_step import seed_everything
 from tests.engine.toy import ToyLoader, ToyNetwork, toy_distiller
 
 

@@ -19,7 +19,13 @@ def _nothing_set(monkeypatch):
             monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize("script", ["train_net.py", "demo.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        *("train_net.py", "demo.py", "search.py"),
+        *("build_id_table.py", "loss_gradients.py", "export_model.py"),
+    ],
+)
 def test_openmp_waits_passively_in_scripts(script):
     """OpenMP itself says so, when torch loads it."""
     done = subprocess.run(

@@ -14,7 +14,7 @@ from kd_search.engine import build_config, launch, setup
 from kd_search.utils import folder_lock
 from tests.engine.toy import ToyTrainer, toy_cfg
 
-#: Only a network that tells people apart needs their number.
+#: Only a network with a re-ID branch needs the number of identities.
 PEOPLE = ["MODEL.META_ARCHITECTURE", "PersonSearchRCNN"]
 
 
@@ -39,39 +39,33 @@ def test_file_and_overrides_are_merged_and_identities_counted(tmp_path, identiti
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    "content, message",
     [
-        (
-            {"SOLVER": {"BASE_LE": 1.0}},
-            "there is no key SOLVER.BASE_LE, did you mean SOLVER.BASE_L",
-        ),
+        ({"SOLVER": {"BASE_LE": 1.0}}, "SOLVER.BASE_LE.*SOLVER.BASE_L"),
         ({"SOLVER": {"MAX_ITER": "many"}}, "SOLVER.MAX_ITER"),
         ({"_BASE_": "nowhere.yaml"}, "nowhere.yaml"),
-        ("SOLVER: [1, 2", "is not plain YAML.*line 1"),
-        ("SOLVER: !!python/object/apply:os.mkdir [here]", "is not plain YAML"),
+        ("SOLVER: [1, 2", "YAML.*line 1"),
+        ("SOLVER: !!python/object/apply:os.mkdir [here]", "YAML.*os.mkdir"),
         ("just words", "bad.yaml"),
     ],
 )
-def test_what_is_wrong_with_a_config_file_is_said_with_its_name(tmp_path, content, words):
+def test_errors_of_a_config_file_name_it(tmp_path, content, message):
     path = write(tmp_path / "bad.yaml", content)
-    with pytest.raises((ValueError, FileNotFoundError), match=words) as caught:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         build_config(path)
     assert "bad.yaml" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "opts, words",
+    "opts, message",
     [
-        (
-            ["SOLVER.MAX_ITERS", "3"],
-            "there is no key SOLVER.MAX_ITERS, did you mean SOLVER.MAX_ITER",
-        ),
-        (["SOLVER.MAX_ITER", "many"], "override SOLVER.MAX_ITER many: .*[Tt]ype"),
-        (["SOLVER.MAX_ITER"], "pairs KEY VALUE"),
+        (["SOLVER.MAX_ITERS", "3"], r"SOLVER.MAX_ITERS\b.*SOLVER.MAX_ITER\b"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER many: .*[Tt]ype"),
+        (["SOLVER.MAX_ITER"], "KEY VALUE.* SOLVER.MAX_ITER"),
     ],
 )
-def test_what_is_wrong_with_an_override_is_said(opts, words):
-    with pytest.raises(ValueError, match=words):
+def test_errors_of_an_override_name_it(opts, message):
+    with pytest.raises(ValueError, match=message):
         build_config("", opts)
 
 
@@ -132,7 +126,7 @@ def test_a_value_out_of_range_is_refused_with_its_key(tmp_path, key, value):
     str(caught.value).encode()
 
 
-def test_values_at_the_ends_of_their_ranges_are_taken(identities):
+def test_values_at_the_ends_of_their_ranges_are_accepted(identities):
     opts = {
         "SOLVER.BASE_LR": 0.0,
         "SOLVER.MAX_ITER": 1,
@@ -153,7 +147,7 @@ def test_values_at_the_ends_of_their_ranges_are_taken(identities):
 
 
 def test_absent_config_file_is_named():
-    with pytest.raises(FileNotFoundError, match="config file nowhere.yaml does not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         build_config("nowhere.yaml")
 
 
@@ -167,13 +161,13 @@ def test_evaluation_builds_the_plain_student_and_needs_no_training_set():
 
 def test_training_set_without_identities_is_refused(monkeypatch):
     monkeypatch.setattr("kd_search.engine.defaults.get_id_map", lambda names: [])
-    with pytest.raises(ValueError, match="no person with an identity"):
+    with pytest.raises(ValueError, match="DATASETS.TRAIN"):
         build_config("", PEOPLE)
 
 
 def test_evaluation_of_nothing_is_refused(tmp_path, identities):
     arguments = ["--eval-only", "OUTPUT_DIR", str(tmp_path)]
-    with pytest.raises(ValueError, match="--eval-only has nothing to evaluate"):
+    with pytest.raises(ValueError, match="--eval-only.*MODEL.WEIGHTS"):
         setup(default_argument_parser().parse_args(arguments))
 
 
@@ -184,7 +178,7 @@ def setup_of(folder, *flags):
 
 @pytest.fixture
 def calm(identities, monkeypatch):
-    """Without what is not asked about here, and with all folders free afterwards."""
+    """Disable everything of ``setup`` but the locks; release all folders afterwards."""
     for name in ("_check_tasks", "_check_classes", "setup_logger", "default_setup"):
         monkeypatch.setattr(f"kd_search.engine.defaults.{name}", lambda *_, **__: None)
     yield
@@ -207,27 +201,27 @@ def test_an_evaluation_holds_the_folders_of_its_results_alone(tmp_path, calm):
 
 @pytest.mark.parametrize("common", [True, False])
 def test_an_evaluation_beside_a_training_needs_other_sets(tmp_path, calm, common):
-    """The lock of another process is left by one that is on another machine."""
+    """The locks are those of a process on another machine."""
     for folder in (tmp_path, tmp_path / "inference" / ("b" if common else "c")):
         folder.mkdir(parents=True, exist_ok=True)
         holder = {"host": "elsewhere", "pid": 12, "started": "2026", "kernel": "k"}
         (folder / ".lock").write_text(json.dumps(holder))
     evaluation = ["--eval-only", "MODEL.WEIGHTS", "x.pth"]
     if common:
-        with pytest.raises(folder_lock.FolderInUseError, match="inference/b is in use by .* 12 on"):
+        with pytest.raises(folder_lock.FolderInUseError, match="inference/b .* 12 on"):
             setup_of(tmp_path, *evaluation)
         assert not (tmp_path / "inference/a/.lock").exists()
     else:
         setup_of(tmp_path, *evaluation)
         assert held(tmp_path) == [".", "inference/a", "inference/b", "inference/c"]
-    with pytest.raises(folder_lock.FolderInUseError, match=f"{tmp_path} is in use by .* 12 on"):
+    with pytest.raises(folder_lock.FolderInUseError, match=f"{tmp_path} .* 12 on"):
         setup_of(tmp_path)
 
 
 @pytest.mark.parametrize("flags", [(), ("--eval-only", "MODEL.WEIGHTS", "x.pth")])
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, calm, flags):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=f"{tmp_path}/file/run.* cannot be written"):
+    with pytest.raises(OSError, match=f"{tmp_path}/file/run"):
         setup_of(tmp_path / "file/run", *flags)
 
 
@@ -300,26 +294,26 @@ def test_launch_turns_ctrl_c_into_a_failed_exit_status():
     assert caught.value.code == 130
 
 
-def test_launch_tells_an_error_of_the_data_in_training_in_one_line(tmp_path, capfd):
-    """Not Detectron2's trace of it, neither on the screen nor in the log file."""
+def test_launch_reports_bad_data_in_training_in_one_line(tmp_path, capfd):
+    """Neither screen nor log file have Detectron2's traceback."""
     setup_logger(str(tmp_path))
 
-    class Torn(ToyTrainer):
+    class BadData(ToyTrainer):
         def run_step(self):
             if self.iter == 1:
                 raise ImageError("a.jpg: not an image file")
             super().run_step()
 
     with pytest.raises(SystemExit):
-        launch(lambda args: Torn(toy_cfg(tmp_path)).train(), alone())
+        launch(lambda args: BadData(toy_cfg(tmp_path)).train(), alone())
     out, err = capfd.readouterr()
     assert err == "error: a.jpg: not an image file\n"
     assert "Traceback" not in out + (tmp_path / "log.txt").read_text()
 
-    class Wrong(Torn):
+    class Bug(BadData):
         def run_step(self):
             int("x")
 
-    with pytest.raises(ValueError, match="invalid literal"):
-        launch(lambda args: Wrong(toy_cfg(tmp_path)).train(), alone())
+    with pytest.raises(ValueError, match="'x'"):
+        launch(lambda args: Bug(toy_cfg(tmp_path)).train(), alone())
     assert "Exception during training" in (tmp_path / "log.txt").read_text()

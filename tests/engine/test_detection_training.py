@@ -1,18 +1,21 @@
 """Plain detectors on plain detection sets: train, evaluate, resume; and configs that do not fit."""
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
 from detection_tree import make_tree, register_tiny_objects
-from detectron2.engine import default_argument_parser
+from detectron2.engine import default_argument_parser, hooks
 from detectron2.modeling.meta_arch import retinanet
 
 from kd_search.data.detection.kitti import register_kitti
-from kd_search.engine import PersonSearchTrainer, build_config, setup
+from kd_search.engine import (
+    PersonSearchCheckpointer,
+    PersonSearchTrainer,
+    build_config,
+    setup,
+)
 from kd_search.engine.task import best_metric, has_id_branch
-from tests.engine.toy import everything
+from tests.engine.toy import assert_same, everything, read_metrics, trained
 
 REPO = Path(__file__).resolve().parents[2]
 RCNN = str(REPO / "configs/objects/student_r18w25_fpn.yaml")
@@ -50,31 +53,13 @@ def tiny(names, output, *overrides):
 
 
 def train(config, opts, resume=False):
-    trainer = PersonSearchTrainer(build_config(config, opts))
-    trainer.resume_or_load(resume=resume)
-    results = trainer.train()
-    return trainer, results
-
-
-def same(one, other, path=""):
-    assert type(one) is type(other), path
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            same(one[key], other[key], f"{path}.{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), path
-        for number, (x, y) in enumerate(zip(one, other)):
-            same(x, y, f"{path}[{number}]")
-    elif torch.is_tensor(one):
-        assert torch.equal(one, other), path
-    else:
-        assert one == other, path
+    trainer = trained(PersonSearchTrainer, build_config(config, opts), resume)
+    return trainer, trainer._last_eval_results
 
 
 @pytest.fixture
 def no_scripted_loss(monkeypatch):
-    """Nothing may call Detectron2's scripted focal loss: its bits depend on how often it ran."""
+    """Fail if Detectron2's scripted focal loss is called: its rounding changes between calls."""
 
     def called(*args, **kwargs):
         raise AssertionError("the scripted focal loss was called")
@@ -87,8 +72,7 @@ def test_a_plain_detector_trains_evaluates_and_resumes(config, names, tmp_path, 
     whole, results = train(config, tiny(names, tmp_path / "whole"))
     assert set(results) == {"bbox"} and {"AP", "AP50", "AP-wheel"} <= set(results["bbox"])
     assert (tmp_path / "whole/model_final.pth").is_file()
-    lines = (tmp_path / "whole/metrics.json").read_text().splitlines()
-    assert "bbox/AP" in json.loads(lines[-1])
+    assert "bbox/AP" in read_metrics(tmp_path / "whole")[-1]
 
     class Stopped(PersonSearchTrainer):
         def after_step(self):
@@ -97,13 +81,11 @@ def test_a_plain_detector_trains_evaluates_and_resumes(config, names, tmp_path, 
                 raise KeyboardInterrupt  # one step after the last checkpoint
 
     opts = tiny(names, tmp_path / "stopped")
-    stopped = Stopped(build_config(config, opts))
-    stopped.resume_or_load(resume=False)
     with pytest.raises(KeyboardInterrupt):
-        stopped.train()
+        trained(Stopped, build_config(config, opts), resume=False)
     resumed, again = train(config, opts, resume=True)
     assert resumed.start_iter == 2
-    same(everything(resumed), everything(whole))
+    assert_same(everything(resumed), everything(whole))
     assert str(again) == str(results)  # NaN where a size of objects is absent
 
 
@@ -113,8 +95,6 @@ def test_a_saved_detector_can_be_evaluated_alone(names, tmp_path):
     opts = tiny(names, tmp_path / "b", "MODEL.WEIGHTS", weights, "DATASETS.TRAIN", "('not_here',)")
     cfg = build_config(RCNN, opts, eval_only=True)
     model = PersonSearchTrainer.build_model(cfg)
-    from kd_search.engine import PersonSearchCheckpointer
-
     PersonSearchCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
     assert str(PersonSearchTrainer.test(cfg, model)) == str(results)
 
@@ -126,30 +106,21 @@ def test_sets_that_must_be_converted_train_and_evaluate_too(names, tmp_path):
     assert trainer.cfg.MODEL.OIM.NUM_IDS == 0
 
 
-def test_the_best_checkpoint_is_told_by_the_right_metric(names):
+def test_the_best_checkpoint_is_chosen_by_the_metric_of_the_network(names):
     cfg = build_config(RCNN, tiny(names, "unused"))
     assert best_metric(cfg) == "bbox/AP"
     cfg.defrost()
     cfg.DATASETS.TEST = ("prw_test",)
-    # Faster R-CNN finds people, but tells nobody apart.
+    # Faster R-CNN has no re-ID branch.
     assert best_metric(cfg) == "bbox/AP"
     cfg.MODEL.META_ARCHITECTURE = "PersonSearchRCNN"
     assert best_metric(cfg) == "person_search/mAP"
 
 
 def test_a_run_with_periodic_evaluation_keeps_a_best_checkpoint(names, tmp_path):
-    opts = tiny(
-        names, tmp_path, "TEST.EVAL_PERIOD", "2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"
-    )
-    _, results = train(RCNN, opts)
-    evaluated = [
-        json.loads(line)["iteration"]
-        for line in (tmp_path / "metrics.json").read_text().splitlines()
-        if "bbox/AP" in line
-    ]
+    train(RCNN, tiny(names, tmp_path, "TEST.EVAL_PERIOD", "2"))
+    evaluated = [line["iteration"] for line in read_metrics(tmp_path) if "bbox/AP" in line]
     assert evaluated[0] == 1 and len(evaluated) == 2
-    from detectron2.engine import hooks
-
     assert (tmp_path / "model_best.pth").is_file() == hasattr(hooks, "BestCheckpointer")
 
 
@@ -181,7 +152,7 @@ def test_identities_are_counted_only_where_the_network_tells_people_apart(
 def test_an_unknown_network_has_no_id_branch_and_is_refused_later(tmp_path):
     cfg = build_config("", ["MODEL.META_ARCHITECTURE", "Nothing"])
     assert not has_id_branch(cfg)
-    with pytest.raises(ValueError, match="META_ARCHITECTURE 'Nothing' is none of"):
+    with pytest.raises(ValueError, match="MODEL.META_ARCHITECTURE .*Nothing"):
         PersonSearchTrainer.build_model(cfg)
 
 
@@ -191,27 +162,25 @@ def test_an_unknown_network_has_no_id_branch_and_is_refused_later(tmp_path):
 )
 def test_another_number_of_classes_than_the_sets_is_refused_at_once(config, key, names, tmp_path):
     opts = tiny(names, tmp_path)
-    words = (
-        f"{key} is 80, but {names[0]} has 8 classes .wheel, button, star, flower, ....: set {key} 8"
-    )
-    with pytest.raises(ValueError, match=words) as error:
+    message = f"{key} is 80.*{names[0]} has 8 classes .wheel, button.*{key} 8"
+    with pytest.raises(ValueError, match=message) as error:
         build_config(config, [*opts, key, "80"])
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=f"but {names[1]} has 8 classes"):
+    with pytest.raises(ValueError, match=f"{names[1]} has 8"):
         build_config(config, [*opts, key, "80", "DATASETS.TRAIN", "()"], eval_only=True)
-    with pytest.raises(ValueError, match="but kitti_val has 3 classes"):
+    with pytest.raises(ValueError, match="kitti_val has 3"):
         build_config(config, [*opts, "DATASETS.TEST", "('kitti_val',)"])
     distilled = [
         *("MODEL.META_ARCHITECTURE", "Distiller", key, "80"),
         *("DISTILLATION.STUDENT_META_ARCH", build_config(config, opts).MODEL.META_ARCHITECTURE),
     ]
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         build_config(config, [*opts, *distilled])
 
 
 def test_sets_of_two_kinds_are_refused_at_once(names, tmp_path):
     opts = [*tiny(names, tmp_path), "DATASETS.TRAIN", f"('{names[0]}', 'prw_train')"]
-    with pytest.raises(ValueError, match="DATASETS.TRAIN mixes"):
+    with pytest.raises(ValueError, match=f"DATASETS.TRAIN.*({names[0]}|prw_train)"):
         build_config(RCNN, opts)
 
 
@@ -220,7 +189,7 @@ def test_a_missing_class_list_stops_training_at_once_but_not_evaluation(
 ):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     det = ["DATASETS.TRAIN", "('ilsvrc_det_train',)", "DATASETS.TEST", "('ilsvrc_det_val',)"]
-    with pytest.raises(FileNotFoundError, match="ilsvrc_det_train: .*set DETECTRON2_DATASETS"):
+    with pytest.raises(FileNotFoundError, match="ilsvrc_det_train: .*DETECTRON2_DATASETS"):
         build_config(RCNN, det)
     build_config(RCNN, det, eval_only=True)
 

@@ -1,4 +1,4 @@
-"""Weights that move over training: by the iteration alone, and alike in a resumed run."""
+"""Weights that change during training depend on the iteration alone, also in a resumed run."""
 
 from types import SimpleNamespace
 
@@ -48,7 +48,7 @@ def test_terms_of_global_knowledge_fade(folders, fades, weighted):
     assert found == ([1 - i / 10 for i in range(10)] if fades else [1.0] * 10)
 
 
-def test_mu_and_nu_move_linearly(folders):
+def test_mu_and_nu_change_linearly(folders):
     _, distiller = setting(folders, "rcnn", *MOVING, terms=CHEN)
     region, anchor, region_box, anchor_box = (distiller.terms[name] for name in CHEN)
     for i in steps(distiller):
@@ -60,7 +60,7 @@ def test_mu_and_nu_move_linearly(folders):
         assert anchor_box.nu == pytest.approx(0.5 + 1.5 * i / 10)
 
 
-def test_mu_and_nu_stay_by_default(folders):
+def test_mu_and_nu_are_constant_by_default(folders):
     _, distiller = setting(folders, "rcnn", terms=CHEN)
     region, anchor, region_box, anchor_box = (distiller.terms[name] for name in CHEN)
     for _ in steps(distiller):
@@ -84,7 +84,7 @@ def test_ends_out_of_range_are_refused(folders, key, value):
 
 @pytest.mark.e2e
 def test_a_resumed_training_has_the_weights_of_its_iteration(folders, tmp_path):
-    """Losses and weights bit for bit; they are others than those of constant weights."""
+    """Losses and weights bit for bit; they differ from those of constant weights."""
     whole, constant = (
         trainer_of(folders, tmp_path / name, *overrides, terms=CHEN)
         for name, overrides in (("whole", MOVING), ("constant", MOVING[:2]))
@@ -115,6 +115,6 @@ def test_a_resumed_training_has_the_weights_of_its_iteration(folders, tmp_path):
         assert ratios[name] == pytest.approx(expected, rel=1e-5), name
 
 
-def test_a_student_without_a_distiller_is_told_nothing(folders, tmp_path):
+def test_a_student_without_a_distiller_has_no_progress_hook(folders, tmp_path):
     plain = trainer_of(folders, tmp_path, cls=Recording, terms=())
     assert not any(isinstance(hook, DistillationProgressHook) for hook in plain._hooks)

@@ -1,11 +1,11 @@
-"""Gradients of losses apart: by hand, and of a training through the command line."""
+"""Gradients of single losses: by hand, and of a training on the command line."""
 
-import importlib.util
 import json
+import re
 
+import loss_gradients as tool
 import pytest
 import torch
-from tiny import REPO
 from torch import nn
 
 from kd_search.checkpoint import PersonSearchCheckpointer
@@ -15,13 +15,6 @@ from tests.distillation.methods.global_knowledge.prototype_setting import (
     setting,
     write_settings,
 )
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("tool", REPO / "tools" / "loss_gradients.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Losses(nn.Module):
@@ -54,7 +47,7 @@ def test_norms_and_values_are_means_over_batches_and_nothing_is_trained():
 
 def test_nothing_to_measure_is_refused():
     model = Losses()
-    with pytest.raises(ValueError, match="no batch"):
+    with pytest.raises(ValueError, match="batch"):
         loss_gradients(model, [], [model.weights])
     model.weights.requires_grad_(False)
     with pytest.raises(ValueError, match="parameters"):
@@ -81,7 +74,7 @@ def test_every_loss_of_a_distilled_training_is_listed(run, tmp_path, capsys):
     config, checkpoint = map(str, run)
     words = ["--config-file", config, "--checkpoint", checkpoint, "--batches", "2"]
     output = tmp_path / "gradients.json"
-    assert load_tool().main([*words, "--output", str(output)]) == 0
+    assert tool.main([*words, "--output", str(output)]) == 0
     losses = json.loads(output.read_text())["losses"]
     assert {"loss_cls", "loss_rpn_cls", "loss_feature_background"} < losses.keys()
     # With the prototypes of the checkpoint; without any it is exactly 0.
@@ -92,10 +85,10 @@ def test_every_loss_of_a_distilled_training_is_listed(run, tmp_path, capsys):
     norms = [float(line.split()[-1]) for line in lines[1:]]
     assert norms == sorted(norms, reverse=True)
     # The same batches and samples again.
-    assert load_tool().main([*words, "--output", str(tmp_path / "again.json")]) == 0
+    assert tool.main([*words, "--output", str(tmp_path / "again.json")]) == 0
     assert (tmp_path / "again.json").read_text() == output.read_text()
-    # The heads do not see what compares feature maps.
-    assert load_tool().main([*words, "--layer", "roi_heads", "--output", str(output)]) == 0
+    # A loss on feature maps has no gradient at the heads.
+    assert tool.main([*words, "--layer", "roi_heads", "--output", str(output)]) == 0
     losses = json.loads(output.read_text())["losses"]
     assert losses["loss_feature_background"]["norm"] == 0 < losses["loss_cls"]["norm"]
 
@@ -103,7 +96,7 @@ def test_every_loss_of_a_distilled_training_is_listed(run, tmp_path, capsys):
 def test_weights_of_another_network_are_refused(run, tmp_path, capsys):
     other = tmp_path / "other.pth"
     torch.save({"model": {"elsewhere.weight": torch.zeros(1)}}, other)
-    assert load_tool().main(["--config-file", str(run[0]), "--checkpoint", str(other)]) == 2
+    assert tool.main(["--config-file", str(run[0]), "--checkpoint", str(other)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("loss_gradients:") and "other.pth" in error
 
@@ -111,14 +104,14 @@ def test_weights_of_another_network_are_refused(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--layer", "back"], "no such layer, only backbone"),
-        (["--batches", "0"], "--batches must be 1 or more"),
-        (["--checkpoint", "absent.pth"], "absent.pth do not exist"),
+        (["--layer", "back"], "--layer back: .*backbone"),
+        (["--batches", "0"], "--batches"),
+        (["--checkpoint", "absent.pth"], "absent.pth"),
     ],
 )
 def test_bad_input_is_one_line(run, capsys, options, message):
     config, checkpoint = map(str, run)
     words = ["--config-file", config, "--checkpoint", checkpoint, *options]
-    assert load_tool().main(words) == 2
+    assert tool.main(words) == 2
     error = capsys.readouterr().err.strip()
-    assert message in error and error.startswith("loss_gradients:") and "\n" not in error
+    assert re.match(f"loss_gradients: .*{message}", error) and "\n" not in error

@@ -1,6 +1,5 @@
-"""However a run is stopped, killed and resumed, metrics.json tells of the same evaluations."""
+"""However a run is stopped, killed and resumed, metrics.json has the same evaluations."""
 
-import json
 import os
 import signal
 
@@ -10,7 +9,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import EventStorage, get_event_storage
 
 from kd_search.engine.writers import MetricsWriter
-from tests.engine.toy import ToyTrainer, toy_cfg
+from tests.engine.toy import ToyTrainer, in_another_process, read_metrics, toy_cfg, trained
 
 MAX_ITER, EVAL_PERIOD = 25, 5
 
@@ -64,26 +63,12 @@ def cfg_of(folder):
     return toy_cfg(folder, "SOLVER.MAX_ITER", MAX_ITER, "DATASETS.TEST", "('some_set',)", *period)
 
 
-def train(folder, cls=Evaluated, resume=True):
-    trainer = cls(cfg_of(folder))
-    trainer.resume_or_load(resume=resume)
-    trainer.train()
-    return trainer
-
-
-def in_another_process(function) -> int:
-    """Wait status of a fork that runs a function."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            function()
-        finally:
-            os._exit(0)
-    return os.waitpid(pid, 0)[1]
+def train(folder, cls=Evaluated):
+    return trained(cls, cfg_of(folder))
 
 
 def read(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    lines = read_metrics(folder)
     losses = [line["iteration"] for line in lines if "total_loss" in line]
     results = [
         (line["iteration"], line["person_search/mAP"], line["person_search/top1"])
@@ -205,9 +190,8 @@ def test_the_best_checkpoint_is_that_of_all_evaluations(tmp_path, place, monkeyp
 
 
 def test_what_comes_later_in_an_iteration_is_written_too_and_nothing_twice(tmp_path):
-    path = tmp_path / "metrics.json"
     with EventStorage(7) as storage:
-        writer = MetricsWriter(str(path))
+        writer = MetricsWriter(str(tmp_path / "metrics.json"))
         get_event_storage().put_scalar("loss", 1.5)
         writer.write()
         writer.write()
@@ -217,8 +201,7 @@ def test_what_comes_later_in_an_iteration_is_written_too_and_nothing_twice(tmp_p
         storage.put_scalar("loss", 0.5)
         writer.write()
         writer.close()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [
+    assert read_metrics(tmp_path) == [
         {"iteration": 7, "loss": 1.5},
         {"iteration": 7, "mAP": 40.0},
         {"iteration": 8, "loss": 1.0},

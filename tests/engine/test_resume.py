@@ -1,6 +1,5 @@
 """2N iterations straight are N, an interruption, and N more: bit for bit."""
 
-import json
 import logging
 import os
 
@@ -12,17 +11,15 @@ from torch import nn
 
 from kd_search.engine.solver import build_optimizer
 from kd_search.utils.folder_lock import FolderInUseError
-from tests.engine.toy import ToyDistillerTrainer, ToyTrainer, everything, toy_cfg
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
+from tests.engine.toy import (
+    ToyDistillerTrainer,
+    ToyTrainer,
+    assert_same,
+    everything,
+    in_another_process,
+    read_metrics,
+    toy_cfg,
+)
 
 
 def recording(cls):
@@ -51,8 +48,8 @@ def run(cfg, cls=ToyTrainer, stop_after=None, resume=True):
 def test_resumed_run_equals_straight_run(tmp_path, cls, seed, monkeypatch):
     cfg = toy_cfg(tmp_path / "straight", "SEED", seed)
     if seed < 0:
-        # A number really drawn now and then gives data in which everybody has an identity, and a
-        # queue that stays empty shows nothing. The resumed run must take it from the checkpoint.
+        # With some seeds every person has an identity, and the queue stays empty: a fixed one is
+        # used. The resumed run must read it from the checkpoint.
         monkeypatch.setattr("kd_search.engine.trainer.draw_seed", lambda _: 2026)
     straight = run(cfg, cls)
     assert straight.seed == (2026 if seed < 0 else seed)
@@ -62,13 +59,13 @@ def test_resumed_run_equals_straight_run(tmp_path, cls, seed, monkeypatch):
     cfg.SEED = -1
     second = run(cfg, cls)
     assert second.start_iter == 4
-    assert same(everything(straight), everything(second))
+    assert_same(everything(straight), everything(second))
     assert {**first.losses, **second.losses} == straight.losses
     tables = [k for k in everything(straight)["model"] if k.endswith(("queue", "rows"))]
     assert tables and all(everything(straight)["model"][k].any() for k in tables)
 
 
-def test_a_negative_seed_is_drawn_anew_for_every_training(tmp_path):
+def test_a_negative_seed_is_drawn_for_every_training(tmp_path):
     seeds = {ToyTrainer(toy_cfg(tmp_path, "SEED", -1)).seed for _ in range(4)}
     assert len(seeds) == 4 and all(0 <= seed < 2**31 for seed in seeds)
 
@@ -105,7 +102,7 @@ def test_checkpoint_of_a_distiller_holds_the_student_as_model_and_terms_apart(tm
     plain = ToyTrainer(toy_cfg(tmp_path / "plain", "MODEL.WEIGHTS", f"{tmp_path}/model_final.pth"))
     plain.resume_or_load(resume=False)
     assert plain.start_iter == 0
-    assert same(dict(plain.model.state_dict()), dict(checkpoint["model"]))
+    assert_same(dict(plain.model.state_dict()), dict(checkpoint["model"]))
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
@@ -121,14 +118,14 @@ def test_without_a_period_there_is_the_last_checkpoint_alone(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["truncated", "empty", "missing", "flipped", "weights only"])
-def test_torn_last_checkpoint_falls_back_to_the_one_before(tmp_path, harm, caplog):
+def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before(tmp_path, harm, caplog):
     cfg = toy_cfg(tmp_path / "straight")
     straight = run(cfg)
-    cfg.OUTPUT_DIR = str(tmp_path / "torn")
+    cfg.OUTPUT_DIR = str(tmp_path / "harmed")
     run(cfg, stop_after=6)
-    os.remove(tmp_path / "torn/model_final.pth")
-    last = tmp_path / "torn/model_0000005.pth"
-    (tmp_path / "torn/last_checkpoint").write_text(last.name)
+    os.remove(tmp_path / "harmed/model_final.pth")
+    last = tmp_path / "harmed/model_0000005.pth"
+    (tmp_path / "harmed/last_checkpoint").write_text(last.name)
     content = last.read_bytes()
     if harm == "missing":
         last.unlink()
@@ -138,13 +135,13 @@ def test_torn_last_checkpoint_falls_back_to_the_one_before(tmp_path, harm, caplo
         middle = len(content) // 2
         weight = content.index(b"PK", content.index(b"data/0")) - 8
         flipped = content[:weight] + bytes([content[weight] ^ 1]) + content[weight + 1 :]
-        torn = {"truncated": content[:middle], "empty": b"", "flipped": flipped}
-        last.write_bytes(torn[harm])
+        contents = {"truncated": content[:middle], "empty": b"", "flipped": flipped}
+        last.write_bytes(contents[harm])
     with caplog.at_level(logging.WARNING):
         resumed = run(cfg)
     assert resumed.start_iter == 4
     assert "model_0000005.pth" in caplog.text and "model_0000003.pth" in caplog.text
-    assert same(everything(straight), everything(resumed))
+    assert_same(everything(straight), everything(resumed))
 
 
 def test_without_any_readable_checkpoint_resuming_says_so(tmp_path):
@@ -152,7 +149,7 @@ def test_without_any_readable_checkpoint_resuming_says_so(tmp_path):
     run(cfg)
     for file in tmp_path.glob("*.pth"):
         file.write_bytes(b"torn")
-    with pytest.raises(ValueError, match="no checkpoint in .* can be resumed.*without --resume"):
+    with pytest.raises(ValueError, match=f"{tmp_path} .*--resume"):
         run(cfg)
 
 
@@ -160,14 +157,14 @@ def test_checkpoint_of_another_model_is_not_resumed(tmp_path, monkeypatch):
     cfg = toy_cfg(tmp_path)
     run(cfg, stop_after=2)
     monkeypatch.setattr("tests.engine.toy.NUM_IDS", 6)
-    with pytest.raises(ValueError, match=r"another model: .*id_table.rows is \(5, 4\) there"):
+    with pytest.raises(ValueError, match=r"id_table.rows.*\(5, 4\)"):
         run(cfg)
 
 
 def test_another_seed_on_resume_is_ignored_with_a_warning(tmp_path, caplog):
     run(toy_cfg(tmp_path), stop_after=2)
     resumed = run(toy_cfg(tmp_path, "SEED", 8))
-    assert resumed.seed == 7 and "SEED 8 is ignored" in caplog.text
+    assert resumed.seed == 7 and "SEED 8" in caplog.text
 
 
 def test_metrics_of_iterations_that_run_again_are_not_doubled(tmp_path):
@@ -178,7 +175,7 @@ def test_metrics_of_iterations_that_run_again_are_not_doubled(tmp_path):
     with open(tmp_path / "metrics.json", "a") as f:
         f.write('{"iteration": 59, "total_loss": 1.0}\n{"iterat')
     run(cfg)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    lines = read_metrics(tmp_path)
     iterations = [x["iteration"] for x in lines if "total_loss" in x]
     assert iterations == [19, 39, 49, 59]
     assert all(x.get("total_loss") != 1.0 for x in lines)
@@ -199,7 +196,7 @@ def test_evaluations_are_written_and_the_last_checkpoint_is_the_newest(tmp_path)
     run(cfg, Evaluated, stop_after=6)
     (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
     resumed = run(cfg, Evaluated)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    lines = read_metrics(tmp_path)
     found = {x["iteration"]: x["person_search/mAP"] for x in lines if "person_search/mAP" in x}
     assert found == {1: 10.0, 3: 50.0, 5: 0.0, 8: 30.0}
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
@@ -209,7 +206,7 @@ def test_evaluations_are_written_and_the_last_checkpoint_is_the_newest(tmp_path)
 
 
 def test_mixed_precision_on_the_cpu_is_refused_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="SOLVER.AMP.ENABLED needs a CUDA GPU.*set"):
+    with pytest.raises(ValueError, match="SOLVER.AMP.ENABLED.*MODEL.DEVICE is cpu"):
         ToyTrainer(toy_cfg(tmp_path, "SOLVER.AMP.ENABLED", True))
 
 
@@ -218,23 +215,20 @@ def test_a_second_training_in_one_folder_is_refused_before_it_writes(tmp_path, m
     holder.resume_or_load()
     lines = '{"iteration": 3, "lr": 0.1}\n'
     (tmp_path / "metrics.json").write_text(lines)
-    pid = os.fork()
-    if pid == 0:
-        message = ""
-        try:
-            for work in ("resume_or_load", "train"):
-                try:
-                    getattr(ToyTrainer(toy_cfg(tmp_path)), work)()
-                except FolderInUseError as error:
-                    message += f"{error}\n"
-            (tmp_path / "message").write_text(message)
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
+
+    def try_to_train():
+        for work in ("resume_or_load", "train"):
+            try:
+                getattr(ToyTrainer(toy_cfg(tmp_path)), work)()
+            except FolderInUseError as error:
+                with open(tmp_path / "message", "a") as file:
+                    file.write(f"{error}\n")
+
+    in_another_process(try_to_train)
     messages = (tmp_path / "message").read_text().splitlines()
     assert len(messages) == 2
-    assert all(f"process {os.getpid()} on" in message for message in messages)
-    assert all(f"{tmp_path} is in use" in message for message in messages)
+    assert all(str(os.getpid()) in message for message in messages)
+    assert all(str(tmp_path) in message for message in messages)
     assert (tmp_path / "metrics.json").read_text() == lines
     held = [tmp_path / ".lock", tmp_path / "inference/some_set/.lock"]
     assert all(path.exists() for path in held)

@@ -1,4 +1,4 @@
-"""A run that is told to stop, or killed, goes on later to the same end."""
+"""A run that is stopped or killed is resumed to the same final state."""
 
 import os
 import signal
@@ -11,33 +11,40 @@ import pytest
 import torch
 
 from kd_search.engine.signals import StopSignals, interrupts_blocked
-from tests.engine.toy import ToyTrainer, start_script, toy_cfg, wait_for_lines
+from tests.engine.toy import (
+    ToyTrainer,
+    assert_same,
+    start_script,
+    toy_cfg,
+    trained,
+    wait_for_lines,
+)
 
 
-def same_end(folder: Path, other: Path) -> bool:
-    a, b = (torch.load(f / "model_final.pth", weights_only=True) for f in (folder, other))
-    assert a["iteration"] == b["iteration"] == 7
-    momenta = [x["optimizer"]["state"][0]["momentum_buffer"] for x in (a, b)]
-    return torch.equal(*momenta) and all(
-        torch.equal(a["model"][k], b["model"][k]) for k in a["model"]
-    )
+def assert_same_end(root: Path, stopped: str, start_iter=None) -> None:
+    """Resume the run of a folder, and compare it with a run without interruption."""
+    resumed = trained(ToyTrainer, toy_cfg(root / stopped))
+    assert start_iter in (None, resumed.start_iter)
+    trained(ToyTrainer, toy_cfg(root / "straight"))
+    ends = [
+        torch.load(root / name / "model_final.pth", weights_only=True)
+        for name in ("straight", stopped)
+    ]
+    assert ends[0]["iteration"] == 7
+    for key in ("model", "optimizer", "scheduler", "iteration"):
+        assert_same(ends[0][key], ends[1][key], key)
 
 
 def test_killed_process_resumes_from_its_last_checkpoint_to_the_same_end(tmp_path):
     log, folder = tmp_path / "log", tmp_path / "killed"
-    # A second a step, so that on a busy machine too the process is still there to be killed.
+    # A second a step, so that the process still runs when it is killed, on a busy machine too.
     toy = {"seconds": 1.0, "log": str(log)}
     process = start_script("toy.py", toy, str(folder), "SOLVER.CHECKPOINT_PERIOD", "3")
     wait_for_lines(log, 4, process)
     process.kill()
     process.communicate()
-    ToyTrainer(toy_cfg(tmp_path / "straight")).train()
     assert (folder / "last_checkpoint").read_text() == "model_0000002.pth"
-    resumed = ToyTrainer(toy_cfg(folder))
-    resumed.resume_or_load(resume=True)
-    assert resumed.start_iter == 3
-    resumed.train()
-    assert same_end(tmp_path / "straight", folder)
+    assert_same_end(tmp_path, "killed", start_iter=3)
 
 
 def survives_ctrl_c(process, patience: float) -> bool:
@@ -101,11 +108,7 @@ def test_stop_with_dead_loader_workers_saves_what_was_finished(tmp_path):
         Starved(toy_cfg(tmp_path / "stopped", "SOLVER.CHECKPOINT_PERIOD", 100)).train()
     assert caught.value.code == 143
     assert (tmp_path / "stopped/last_checkpoint").read_text() == "model_0000002.pth"
-    ToyTrainer(toy_cfg(tmp_path / "straight")).train()
-    resumed = ToyTrainer(toy_cfg(tmp_path / "stopped"))
-    resumed.resume_or_load()
-    resumed.train()
-    assert same_end(tmp_path / "straight", tmp_path / "stopped")
+    assert_same_end(tmp_path, "stopped")
 
 
 class Interrupted(ToyTrainer):
@@ -134,11 +137,7 @@ def test_signal_finishes_the_step_saves_and_stops(tmp_path, number, error, monke
         assert caught.value.code == 143
     assert (tmp_path / "stopped/last_checkpoint").read_text() == "model_0000004.pth"
     assert signal.getsignal(number) is before
-    ToyTrainer(toy_cfg(tmp_path / "straight")).train()
-    resumed = ToyTrainer(toy_cfg(tmp_path / "stopped"))
-    resumed.resume_or_load()
-    resumed.train()
-    assert same_end(tmp_path / "straight", tmp_path / "stopped")
+    assert_same_end(tmp_path, "stopped")
 
 
 @pytest.mark.parametrize("resumed_at", [0, 7])

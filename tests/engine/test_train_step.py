@@ -1,7 +1,8 @@
-"""One training step: what it changes when all is well, and that it changes nothing otherwise."""
+"""One training step: what it changes, and that a skipped step changes nothing."""
 
 import copy
 import logging
+import re
 
 import pytest
 import torch
@@ -66,13 +67,13 @@ def test_step_with_nan_loss_changes_nothing_and_names_the_images(storage, caplog
         assert torch.equal(old["momentum_buffer"], new["momentum_buffer"])
     assert "rank 0: 2.jpg, 3.jpg" in caplog.text
     assert storage.latest()["skipped_steps"][0] == 1
-    # Nothing of the bad batch is left to be committed by the next step either.
+    # The next step commits nothing of the bad batch either.
     assert step.run(batch_of(2), 2)
     assert all(torch.isfinite(v).all() for v in network.state_dict().values())
 
 
 def test_batch_norm_statistics_would_be_poisoned_without_restoring(storage):
-    """The toy can fail: its images reach the running statistics."""
+    """A NaN in an image of the toy reaches the running statistics, so the test above can fail."""
     network = ToyNetwork()
     batch = batch_of(0)
     batch[0]["image"] = batch[0]["image"] * float("nan")
@@ -84,7 +85,7 @@ def test_batch_norm_statistics_would_be_poisoned_without_restoring(storage):
     assert changed(before, network) == set()
 
 
-def test_a_refusal_inside_the_network_is_a_skipped_step_too(storage, caplog):
+def test_an_error_in_the_forward_pass_is_a_skipped_step_too(storage, caplog):
     """Detectron2's RPN raises on proposals that are not finite, before there is any loss."""
     torch.manual_seed(0)
     network = build_model(tiny_cfg())
@@ -97,7 +98,7 @@ def test_a_refusal_inside_the_network_is_a_skipped_step_too(storage, caplog):
     with caplog.at_level(logging.WARNING):
         assert not step.run(bad, 1)
     assert changed(before, network) == set()
-    assert "The forward pass stopped" in caplog.text and "picture1.jpg" in caplog.text
+    assert "forward pass" in caplog.text and "picture1.jpg" in caplog.text
     assert step.run(good, 2)
     assert all(torch.isfinite(v).all() for v in network.state_dict().values())
 
@@ -114,7 +115,7 @@ class RootAtZero(nn.Module):
 
 
 class Slope(nn.Module):
-    """Has the same gradient everywhere, and draws a random number in every pass."""
+    """Has a constant gradient, and draws a random number in every forward pass."""
 
     def __init__(self, slope):
         super().__init__()
@@ -148,7 +149,7 @@ def test_every_rank_and_step_draws_numbers_of_its_own(storage, monkeypatch):
     network = Slope(1.0)
     step = make_step(network)
     seed_everything(step.seed, 0)
-    # Those that the initial weights come from, too.
+    # Including the numbers that initial weights are drawn from.
     drawn = [torch.rand(()).item()]
     for rank in (0, 1, 2):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
@@ -171,7 +172,7 @@ def test_infinite_gradient_of_a_finite_loss_skips_the_step(storage, caplog):
     network = RootAtZero()
     step = make_step(network)
     assert not step.run([{"file_name": "a.jpg"}], 0)
-    assert step.skipped_steps == 1 and "gradient is not finite" in caplog.text
+    assert step.skipped_steps == 1 and re.search("gradient .*a.jpg", caplog.text)
     assert torch.equal(network.weight, torch.zeros(3))
 
 
@@ -183,7 +184,7 @@ def test_so_many_skipped_steps_in_a_row_end_with_an_error_naming_all_images(stor
     assert (step.skipped_in_row, step.skipped_steps) == (0, 2)
     step.run(batch_of(3, bad=True), 3)
     step.run(batch_of(4, bad=True), 4)
-    with pytest.raises(FloatingPointError, match="3 steps in a row") as caught:
+    with pytest.raises(FloatingPointError, match="3 steps") as caught:
         step.run(batch_of(5, bad=True), 5)
     message = str(caught.value)
     assert "6.jpg, 7.jpg" in message and "8.jpg" in message and "10.jpg" in message
@@ -191,7 +192,7 @@ def test_so_many_skipped_steps_in_a_row_end_with_an_error_naming_all_images(stor
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
-def test_scaler_passes_over_infinite_gradients_but_not_for_ever(storage):
+def test_scaler_skips_infinite_gradients_but_not_for_ever(storage):
     """On the CPU the scaler works, and autocast does nothing."""
     network = RootAtZero()
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
@@ -200,7 +201,7 @@ def test_scaler_passes_over_infinite_gradients_but_not_for_ever(storage):
         assert step.run([{"file_name": "a.jpg"}], iteration)
     assert scaler.get_scale() == 64.0 / 2**20
     assert torch.equal(network.weight, torch.zeros(3)) and step.skipped_steps == 0
-    with pytest.raises(FloatingPointError, match="not finite at any scale"):
+    with pytest.raises(FloatingPointError, match="mixed precision.*iteration 20"):
         step.run([{"file_name": "a.jpg"}], 20)
 
 
@@ -231,5 +232,5 @@ def test_model_left_in_evaluation_mode_is_an_error(storage):
     network = ToyNetwork()
     step = make_step(network)
     network.eval()
-    with pytest.raises(RuntimeError, match="evaluation mode"):
+    with pytest.raises(RuntimeError, match="mode"):
         step.run(batch_of(0), 0)

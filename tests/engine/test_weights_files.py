@@ -1,4 +1,4 @@
-"""What PersonSearchCheckpointer reads and refuses, and how it writes."""
+"""Files that PersonSearchCheckpointer reads, rejects and writes."""
 
 import collections
 import os
@@ -29,7 +29,7 @@ class Bomb:
 
 
 class Block(nn.Module):
-    """The part of Detectron2's ResNet that names are about."""
+    """The modules of Detectron2's ResNet that are renamed."""
 
     def __init__(self, where_res5_is):
         super().__init__()
@@ -61,7 +61,7 @@ def bottleneck():
 
 
 def caffe2_weights():
-    """Names as in Detectron2's MSRA/R-50.pkl, values that tell the places apart."""
+    """Names as in Detectron2's MSRA/R-50.pkl; all values differ."""
     generator = np.random.default_rng(0)
 
     def array(*shape):
@@ -134,10 +134,10 @@ def test_hostile_pickle_is_refused_without_running_it(tmp_path):
     path = tmp_path / "stranger.pkl"
     with open(path, "wb") as f:
         pickle.dump({"model": {"weight": Bomb(mark)}, "__author__": "me"}, f)
-    with pytest.raises(ValueError, match=r"stranger.pkl is refused: .*mkdir.*MODEL.TRUST_PICKLE"):
+    with pytest.raises(ValueError, match=r"stranger.pkl .*mkdir.*MODEL.TRUST_PICKLE"):
         load(nn.Linear(2, 1), path)
     assert not mark.exists()
-    # The bomb is a real one: with the user's word it goes off.
+    # The bomb is a real one: it runs if the file is trusted.
     with pytest.raises(ValueError):
         load(nn.Linear(2, 1), path, trust_pickle=True)
     assert mark.exists()
@@ -155,24 +155,24 @@ def test_objects_inside_a_pickle_are_refused(tmp_path, content):
     path = tmp_path / "odd.pkl"
     with open(path, "wb") as f:
         pickle.dump(content, f)
-    with pytest.raises(ValueError, match="odd.pkl is refused"):
+    with pytest.raises(ValueError, match="odd.pkl"):
         load_arrays_pickle(path)
 
 
 def test_text_codecs_cannot_be_reached_through_a_pickle(tmp_path):
     path = tmp_path / "codec.pkl"
     path.write_bytes(b"c_codecs\nencode\n(Vabc\nVzlib_codec\ntR.")
-    with pytest.raises(ValueError, match="text encoding zlib_codec"):
+    with pytest.raises(ValueError, match="zlib_codec"):
         load_arrays_pickle(path)
     path.write_bytes(b"c_codecs\nencode\n(Vabc\nVlatin1\ntR.")
     assert load_arrays_pickle(path) == b"abc"
 
 
-def test_torn_pickle_is_named(tmp_path):
-    path = tmp_path / "torn.pkl"
+def test_truncated_pickle_is_named(tmp_path):
+    path = tmp_path / "half.pkl"
     content = pickle.dumps(caffe2_weights())
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="torn.pkl is torn"):
+    with pytest.raises(ValueError, match="half.pkl"):
         load(nn.Linear(2, 1), path)
 
 
@@ -183,7 +183,7 @@ def test_hostile_pth_is_refused_without_running_it(tmp_path):
     mark = tmp_path / "was_here"
     path = tmp_path / "stranger.pth"
     torch.save({"model": Bomb(mark)}, path)
-    with pytest.raises(ValueError, match=r"stranger.pth is refused: it asks for \S*mkdir"):
+    with pytest.raises(ValueError, match=r"stranger.pth .*mkdir"):
         load(nn.Linear(2, 1), path)
     assert not mark.exists()
 
@@ -218,7 +218,7 @@ def test_missing_and_unexpected_keys_are_logged_as_by_detectron2(tmp_path, caplo
 
 
 def test_absent_weights_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="weights .*nowhere.pth do not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         load(nn.Linear(2, 1), tmp_path / "nowhere.pth")
 
 
@@ -246,12 +246,12 @@ def test_numpy_scalars_and_arrays_are_saved_as_plain_types(tmp_path):
     assert best.state["curve"].tolist() == [0, 1, 2]
 
 
-def test_what_is_not_plain_is_refused_by_name_and_leaves_the_old_file(tmp_path):
+def test_an_object_in_a_checkpoint_is_rejected_by_name_and_leaves_the_old_file(tmp_path):
     best = State({"ok": 1})
     checkpointer = PersonSearchCheckpointer(nn.Linear(2, 1), str(tmp_path), best=best)
     checkpointer.save("model_0000000", iteration=0)
     best.state = {"deep": {"thing": object()}}
-    with pytest.raises(TypeError, match="checkpoint.best.deep.thing is a object"):
+    with pytest.raises(TypeError, match="checkpoint.best.deep.thing.*object"):
         checkpointer.save("model_0000000", iteration=0)
     checkpointer.resume_or_load("", resume=True)
     assert best.state == {"ok": 1}
@@ -273,14 +273,14 @@ def test_failure_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkey
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000000.pth"]
 
 
-def test_best_checkpoint_is_not_what_training_goes_on_from(tmp_path):
+def test_training_is_not_resumed_from_the_best_checkpoint(tmp_path):
     checkpointer = PersonSearchCheckpointer(nn.Linear(2, 1), str(tmp_path))
     checkpointer.save("model_0000003", iteration=3)
     checkpointer.save("model_best", iteration=2)
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
     assert checkpointer.last_iteration == 3
     # Nor where nothing else can be read.
-    (tmp_path / "model_0000003.pth").write_bytes(b"torn")
+    (tmp_path / "model_0000003.pth").write_bytes(b"corrupt")
     with pytest.raises(ValueError, match=r"model_0000003\.pth"):
         checkpointer.resume_or_load("", resume=True)
 
@@ -294,12 +294,12 @@ def test_a_checkpoint_is_resumed_with_all_its_parameters_or_not_at_all(tmp_path,
     }
     PersonSearchCheckpointer(other[part], str(tmp_path)).save("model_0000000", iteration=0)
     model = nn.Sequential(nn.Linear(2, 1))
-    with pytest.raises(ValueError, match=r"model_0000000\.pth is of another model.*--resume"):
+    with pytest.raises(ValueError, match=r"model_0000000\.pth.*--resume"):
         PersonSearchCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
 
 
 def test_weights_of_a_new_training_bring_nothing_else_with_them(tmp_path):
-    """A checkpoint of another training as MODEL.WEIGHTS: its optimizer is not of this one."""
+    """Of a checkpoint of another training as MODEL.WEIGHTS, the optimizer state is not loaded."""
     trained, state = nn.Linear(2, 1), State({"steps": 9})
     PersonSearchCheckpointer(trained, str(tmp_path), state=state).save("model_0000008", iteration=8)
     model, fresh = nn.Linear(2, 1), State({"steps": 0})
@@ -326,9 +326,7 @@ def test_a_network_in_use_needs_all_its_weights_and_no_id_table(tmp_path):
         load_trained(model, str(tmp_path / "a.pth"))
         assert torch.equal(model.head.linear.weight, whole["head.linear.weight"])
     torch.save({"model": {"head.linear.weight": torch.ones(1, 2)}}, tmp_path / "b.pth")
-    with pytest.raises(
-        ValueError, match=r"b\.pth.*not of this config.*head\.linear\.bias"
-    ) as error:
+    with pytest.raises(ValueError, match=r"b\.pth.*head\.linear\.bias") as error:
         load_trained(model, str(tmp_path / "b.pth"))
     assert table not in str(error.value)
 

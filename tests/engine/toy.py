@@ -1,8 +1,8 @@
-"""A trainer around a network of a few hundred weights, also run as a script by these tests.
+"""A trainer of a network of a few hundred weights, and helpers; tests also run it as a script.
 
-It has what the engine must take care of: a batch norm, an ID table with queue, and random numbers
-in the forward pass. ``$TOY`` (JSON) asks for trouble: ``nan`` lists [iteration, rank] whose loss is
-NaN, ``seconds`` makes every step slower, ``log`` names a file that gets one line per step.
+The network has all that the engine handles: a batch norm, an ID table with queue, and random
+numbers in the forward pass. ``$TOY`` (JSON) sets faults: ``nan`` lists [iteration, rank] whose loss
+is NaN, ``seconds`` makes every step slower, ``log`` names a file that gets one line per step.
 """
 
 import json
@@ -99,7 +99,7 @@ def toy_distiller():
 
 
 class ToyLoader:
-    """Inputs with one person each, as a function of seed and position; the rank takes its share."""
+    """Inputs with one person each, as a function of seed and position; each rank has its share."""
 
     def __init__(self, seed, start_iter=0, end_iter=10**9, poison=()):
         self.seed = seed
@@ -152,8 +152,16 @@ class ToyDistillerTrainer(ToyTrainer):
     network = staticmethod(toy_distiller)
 
 
+def trained(cls, cfg, resume=True):
+    """Train, from the last checkpoint of the folder if ``resume``; returns the trainer."""
+    trainer = cls(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
 def everything(trainer) -> dict:
-    """All that a resumed run must share with one that never stopped."""
+    """State that a resumed run must share with one without interruption."""
     network = trainer.model
     return {
         "model": {k: v.clone() for k, v in network.state_dict().items()},
@@ -162,6 +170,39 @@ def everything(trainer) -> dict:
         "seed": trainer.seed,
         "skipped_steps": trainer._trainer.skipped_steps,
     }
+
+
+def assert_same(one, other, path="") -> None:
+    """Compare nested containers; tensors bit for bit."""
+    assert type(one) is type(other), path
+    if torch.is_tensor(one):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), path
+        for number, (x, y) in enumerate(zip(one, other)):
+            assert_same(x, y, f"{path}[{number}]")
+    else:
+        assert one == other, path
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """Lines of ``metrics.json``."""
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def in_another_process(function) -> int:
+    """Wait status of a fork that runs a function."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return os.waitpid(pid, 0)[1]
 
 
 def start_script(name, toy, *arguments, launcher=()):
@@ -186,7 +227,7 @@ def start_script(name, toy, *arguments, launcher=()):
 
 
 def wait_for_lines(log: Path, number: int, process) -> None:
-    """Wait until a file has so many lines; fail with its output if the process ends before."""
+    """Wait until a file has as many lines; fail with the output of the process if it ends first."""
     deadline = time.monotonic() + 200
     while not (log.exists() and len(log.read_text().splitlines()) >= number):
         assert process.poll() is None, process.communicate()[0]
@@ -196,9 +237,7 @@ def wait_for_lines(log: Path, number: int, process) -> None:
 
 def main(args):
     torch.set_num_threads(1)
-    trainer = ToyTrainer(toy_cfg(*args.opts))
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
+    trained(ToyTrainer, toy_cfg(*args.opts), resume=args.resume)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What two ranks must agree on; run by test_ranks.py, writes one JSON file per rank."""
+"""Script of test_ranks.py: writes what two ranks must agree on, one JSON file per rank."""
 
 import json
 import sys
@@ -11,17 +11,18 @@ from detectron2.utils.events import EventStorage
 
 from kd_search.engine import IDTableAgreementHook, compute_identity_means, launch
 from kd_search.engine.parallel import id_tables
-from tests.engine.toy import ToyDistillerTrainer, ToyLoader, ToyNetwork, toy_cfg, toy_input
-
-
-def state_digest(module) -> dict:
-    return {k: v.double().sum().item() for k, v in module.state_dict().items()}
+from tests.engine.toy import (
+    ToyDistillerTrainer,
+    ToyLoader,
+    ToyNetwork,
+    toy_cfg,
+    toy_input,
+    trained,
+)
 
 
 def train_with_a_nan_on_one_rank(folder) -> dict:
-    trainer = ToyDistillerTrainer(toy_cfg(folder, "SOLVER.BASE_LR", 0.01))
-    trainer.resume_or_load(resume=True)
-    trainer.train()
+    trainer = trained(ToyDistillerTrainer, toy_cfg(folder, "SOLVER.BASE_LR", 0.01))
     network = trainer.model.module
     resumed = ToyDistillerTrainer(toy_cfg(folder, "SOLVER.MAX_ITER", 8))
     resumed.resume_or_load(resume=True)

@@ -1,13 +1,13 @@
-"""Steps with the terms of global knowledge (Tang et al., ECCV 2022) and prototypes to compare with.
+"""Steps with the terms of global knowledge (Tang et al., ECCV 2022) and random prototypes.
 
-Student and teacher are those of the other steps. The prototypes are random: their number decides
-how long a step takes, not what they are.
+Student and teacher are those of the other steps. The time of a step depends on the number of
+prototypes, not on their values.
 """
 
 import copy
 
 import torch
-from _distill_networks import STUDENT, Pair, Step, build, config, settled_teacher
+from _distill_networks import STUDENT, Pair, Step, build, build_teacher, config
 from _distill_rows import overhead_row, same_detection_losses
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
@@ -20,9 +20,9 @@ MOST_OVERHEAD = 1.10
 
 
 def global_knowledge_rows(harness) -> list[dict]:
-    """All three terms over the plain student's step and the teacher's backbone.
+    """Compare all three terms with the plain student's step and the teacher's backbone.
 
-    The teacher's region heads, which the soft labels are made of, count as overhead.
+    The teacher's region heads, for the soft labels, count as overhead.
     """
     return [_row(harness, kernel) for kernel in (3, 1)]
 
@@ -55,10 +55,10 @@ def _row(harness, adapter_kernel: int) -> dict:
 
 @torch.no_grad()
 def adapters_share(pair: Pair, batch: list[dict]) -> float:
-    """Multiplications of the adapters in a step over those of student and teacher's backbone.
+    """Multiplications of the adapters in a step divided by those of student and teacher's backbone.
 
-    A layer that trains multiplies three times as often as in its forward pass, since its input and
-    its weights get gradients. Region heads are left out.
+    A trained layer has three times the multiplications of its forward pass, since its input and its
+    weights get gradients. Region heads are not counted.
     """
     student, teacher = copy.deepcopy(pair.plain).eval(), pair.teacher.model
     images = student.preprocess_image(batch).tensor
@@ -77,11 +77,11 @@ def _multiplications(module: nn.Module, inputs) -> int:
 
 
 def pair_with_prototypes(adapter_kernel: int = 3) -> Pair:
-    """A full bank: ``PER_CLASS`` prototypes of the one class at every level."""
+    """Build a pair with a full bank: ``PER_CLASS`` prototypes of one class at every level."""
     cfg = config(STUDENT)
     cfg.DISTILLATION.TERMS = TERMS
     cfg.DISTILLATION.GLOBAL_KNOWLEDGE.ADAPTER_KERNEL = adapter_kernel
-    plain, model = build(STUDENT), settled_teacher()
+    plain, model = build(cfg), build_teacher()
     student, teacher = plain.spec(), model.spec()
     terms = build_terms(cfg)
     bank = PrototypeBank(cfg, student, teacher)

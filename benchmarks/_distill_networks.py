@@ -1,6 +1,7 @@
 """Students and teachers of the generated set, their batch, and one training step of them."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -29,30 +30,34 @@ ALL_TERMS = [
 ]
 
 
-def config(name: str) -> CfgNode:
+def config(name: str, folder: Path = REPO / "configs" / "generated") -> CfgNode:
     cfg = get_cfg()
-    cfg.merge_from_file(str(REPO / "configs" / "generated" / f"{name}.yaml"))
-    cfg.MODEL.OIM.NUM_IDS = NUM_IDS
+    cfg.merge_from_file(str(folder / f"{name}.yaml"))
+    cfg.MODEL.OIM.NUM_IDS = cfg.MODEL.REID_NETWORK.NUM_IDS = NUM_IDS
     return cfg
 
 
-def build(name: str) -> nn.Module:
-    cfg = config(name)
+def build(cfg: CfgNode, architecture: str = "") -> nn.Module:
     torch.manual_seed(0)
-    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).train()
+    return META_ARCH_REGISTRY.get(architecture or cfg.MODEL.META_ARCHITECTURE)(cfg).train()
 
 
-def settled_teacher() -> nn.Module:
-    """A teacher of random weights whose normalisation has the statistics of its features.
+def set_statistics(model: nn.Module, forward: Callable[[], object]) -> None:
+    """Set the running statistics of batch normalisation to those of one forward pass.
 
-    With the statistics that it is built with, its features would grow without bounds.
+    With initial statistics, the features of random weights grow from layer to layer.
     """
-    teacher = build(TEACHER)
-    for module in teacher.modules():
-        if isinstance(module, nn.BatchNorm2d):
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.momentum = 1.0
     with EventStorage(), torch.no_grad():
-        teacher.forward_train(make_batch())
+        forward()
+
+
+def build_teacher() -> nn.Module:
+    """Build a teacher with random weights, in evaluation mode."""
+    teacher = build(config(TEACHER))
+    set_statistics(teacher, lambda: teacher.forward_train(make_batch()))
     return teacher.eval()
 
 
@@ -66,20 +71,20 @@ class Pair:
 
     @property
     def hard_loss_factors(self) -> dict[str, float]:
-        """What the terms multiply the student's own losses by."""
+        """Factors of the student's own losses, by name."""
         terms = self.distiller.terms.values()
         return {name: f for term in terms for name, f in term.hard_loss_factors.items()}
 
 
 def all_terms(device: str = "cpu") -> Pair:
-    """Every term of detector distillation at its default weights."""
+    """Build a pair with all terms of detector distillation at their default weights."""
     cfg = config(STUDENT)
     cfg.DISTILLATION.TERMS = ALL_TERMS
     return with_teacher(build_terms(cfg), device)
 
 
 def with_teacher(terms: nn.ModuleDict, device: str = "cpu") -> Pair:
-    plain, model = build(STUDENT), settled_teacher()
+    plain, model = build(config(STUDENT)), build_teacher()
     parts = frozenset().union(*(term.teacher_parts for term in terms.values()))
     teacher = FrozenTeacher(model, parts, TeacherOutputAligner(plain.spec(), model.spec()))
     distiller = Distiller(student=copy.deepcopy(plain), terms=terms, teacher=teacher).train()
@@ -102,12 +107,12 @@ def make_batch() -> list[dict]:
 
 
 class Step:
-    """One training step of a model on one batch; every call samples the same regions."""
+    """Training step of a model on one batch; every call samples the same regions."""
 
     def __init__(self, model: nn.Module, batch: Optional[list[dict]] = None):
         self.model = model
         self.batch = batch or make_batch()
-        # No learning rate: the work of a step, but every run does the same.
+        # With learning rate 0 every run does the same work.
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
         self.tables = [m for m in model.modules() if isinstance(m, IDTable)]
 

@@ -11,13 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _distill_networks import NUM_IDS, REPO, Step, make_batch
+from _distill_networks import REPO, Step, build, config, make_batch, set_statistics
 from _distill_rows import overhead_row, same_detection_losses
-from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from kd_search.config import get_cfg
 from kd_search.distillation import Distiller, build_terms
 from kd_search.distillation.methods.dkd import CropSampler, ReIDTeacher, cut_crops
 from kd_search.distillation.methods.dkd.crop_cache import CropCache
@@ -32,9 +29,9 @@ def reid_rows(harness) -> list[dict]:
 
 
 def running_teacher(harness) -> dict:
-    """All terms and shifted boxes (FSA): every person of the batch is embedded twice.
+    """Compare all terms with shifted boxes (FSA): two crops for every person of the batch.
 
-    The reference cuts and embeds the same crops, as the step has to.
+    The reference includes cutting the same crops and the teacher's forward pass on them.
     """
     batch = batch_with_originals()
     plain, distiller = student_and_distiller(batch, shifts=True)
@@ -54,7 +51,7 @@ def running_teacher(harness) -> dict:
 
 
 def cached_teacher(harness) -> dict:
-    """All terms, boxes where they were annotated, the teacher's features read from a cache."""
+    """Compare all terms on annotated boxes, with the teacher's features read from a cache."""
     batch = batch_with_originals()
     plain, distiller = student_and_distiller(batch, shifts=False)
     teacher = distiller.companions["ReIDTeacher"]
@@ -70,9 +67,9 @@ def cached_teacher(harness) -> dict:
 
 
 def student_and_distiller(batch: list[dict], *, shifts: bool) -> tuple[nn.Module, Distiller]:
-    cfg = config("student_r18w50_fpn")
+    cfg = config("student_r18w50_fpn", CONFIGS)
     plain = build(cfg, cfg.DISTILLATION.STUDENT_META_ARCH)
-    teacher = settled_teacher(batch)
+    teacher = build_reid_teacher(batch)
     node = cfg.DISTILLATION.SIA
     teacher.sampler = CropSampler(
         shifts=shifts, input_size=teacher.input_size, padding=node.PADDING, limit=node.LIMIT
@@ -85,34 +82,18 @@ def student_and_distiller(batch: list[dict], *, shifts: bool) -> tuple[nn.Module
     return plain, distiller.train()
 
 
-def config(name: str) -> CfgNode:
-    cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
-    cfg.MODEL.OIM.NUM_IDS = cfg.MODEL.REID_NETWORK.NUM_IDS = NUM_IDS
-    return cfg
-
-
-def build(cfg: CfgNode, architecture: str) -> nn.Module:
-    torch.manual_seed(0)
-    return META_ARCH_REGISTRY.get(architecture)(cfg).train()
-
-
-def settled_teacher(batch: list[dict]) -> ReIDTeacher:
-    """A teacher of random weights whose normalisation has the statistics of its features."""
-    cfg = config("reid_teacher_r18")
+def build_reid_teacher(batch: list[dict]) -> ReIDTeacher:
+    """Build a teacher with random weights."""
+    cfg = config("reid_teacher_r18", CONFIGS)
     model = build(cfg, "ReIDNetwork")
     size = tuple(cfg.REID_DATA.SIZE)
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.momentum = 1.0
-    people = [cut_crops(x["original_image"], boxes_of(x), size) for x in batch]
-    with torch.no_grad():
-        model.classify(model.crop_features(torch.cat(people)))
+    crops = torch.cat([cut_crops(x["original_image"], boxes_of(x), size) for x in batch])
+    set_statistics(model, lambda: model.classify(model.crop_features(crops)))
     return ReIDTeacher(model, input_size=size)
 
 
 def batch_with_originals() -> list[dict]:
-    """The batch of the other steps, as a mapper ``with_original`` would hand it over."""
+    """The batch of the other steps, with ``original_image`` and ``to_original``."""
     batch = make_batch()
     for number, x in enumerate(batch):
         people, mirrored = x["instances"], number % 2 == 1
@@ -139,7 +120,7 @@ def sampled_crops(distiller: Distiller, batch: list[dict]) -> Crops:
 
 
 def cut_all(teacher: ReIDTeacher, batch: list[dict], crops: Crops) -> torch.Tensor:
-    """(P, 3, H, W): what the teacher is shown."""
+    """Cut the teacher's inputs (P, 3, H, W)."""
     return torch.cat(
         [
             cut_crops(x["original_image"], boxes, teacher.input_size, mirror=is_mirrored(x))
@@ -150,12 +131,12 @@ def cut_all(teacher: ReIDTeacher, batch: list[dict], crops: Crops) -> torch.Tens
 
 @torch.no_grad()
 def embed_alone(teacher: ReIDTeacher, cut: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The least work of a teacher: embeddings and logits of crops that are cut already."""
+    """Compute embeddings and logits of crops that are cut already: the least work of a teacher."""
     return teacher.model.classify(teacher.model.crop_features(cut))
 
 
 def same_teacher(teacher: ReIDTeacher, batch: list[dict], crops: Crops, cut: torch.Tensor) -> bool:
-    """Whether the terms read the teacher's outputs for the crops; batches round differently."""
+    """Return whether the terms read the teacher's outputs, up to rounding."""
     found = teacher.embed_crops(batch, crops)
     embeddings, logits = embed_alone(teacher, cut)
     return torch.allclose(found.embeddings, embeddings, rtol=1e-4, atol=1e-4) and (
@@ -164,7 +145,7 @@ def same_teacher(teacher: ReIDTeacher, batch: list[dict], crops: Crops, cut: tor
 
 
 def cache_of(teacher: ReIDTeacher, batch: list[dict], path: Path) -> CropCache:
-    """A memory-mapped cache of the batch's people, plain and mirrored."""
+    """Build a memory-mapped cache of the batch's people, plain and mirrored."""
     features, first_row, count = [], {}, 0
     for x in batch:
         first_row[x["file_name"]] = count

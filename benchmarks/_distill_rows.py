@@ -1,4 +1,4 @@
-"""Rows of distillation steps: how they are formed, and that both sides train the same student."""
+"""Rows of distillation steps, and the check that both sides train the same student."""
 
 import torch
 from _distill_networks import Step
@@ -22,12 +22,12 @@ def overhead_row(
 
 
 def same_detection_losses(ours: Step, reference: Step, factors=None) -> bool:
-    """Distillation must not change what the student's own detection losses are.
+    """Return whether the student's own detection losses are the same on both sides.
 
     Args:
         ours: with terms.
         reference: without.
-        factors: by which terms multiply the student's losses, by name.
+        factors: of the student's losses that terms multiply, by name.
     """
     names = ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg")
     factors = factors or {}

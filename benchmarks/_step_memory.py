@@ -1,4 +1,4 @@
-"""Memory of the tensors of a function, as torch's allocators count it."""
+"""Memory of the tensors of a function, measured in torch's allocators."""
 
 import gc
 import os
@@ -7,20 +7,20 @@ from typing import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# The profiler tells on standard error that it starts, stops and finds no GPU.
+# The profiler logs to standard error that it starts, stops and finds no GPU.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 def traced(function: Callable, device: str = "cpu") -> tuple[int, int]:
-    """Run a function and count what torch allocates on a device meanwhile.
+    """Run a function and measure what torch allocates on a device during it.
 
-    Resident memory would count the allocator's reserves too, and what others have released. Here
-    every allocation counts, those inside of operators included; two runs on a CPU agree to the
-    byte. The function must not release what was allocated before.
+    Resident memory would include the allocator's reserves. Here every allocation counts, those
+    inside operators included; two runs on a CPU agree to the byte. The function must not release
+    what was allocated before.
 
     Returns:
-        peak: bytes alive at the worst moment.
-        kept: bytes alive at the end, with what the function returns still held.
+        peak: largest number of bytes allocated at one time.
+        kept: bytes allocated at the end, the function's result included.
     """
     gc.collect()
     return _traced_on_cpu(function) if device == "cpu" else _traced_on_gpu(function)
@@ -32,7 +32,7 @@ def _traced_on_cpu(function: Callable) -> tuple[int, int]:
     # One by one and in order; the profiler's tables only have sums per operator.
     changes = [e for e in run.profiler.kineto_results.events() if e.name() == "[memory]"]
     if not changes:
-        raise RuntimeError("this torch's profiler tells nothing about memory")
+        raise RuntimeError("the profiler of this torch does not record memory")
     changes.sort(key=lambda event: event.start_ns())
     alive = peak = 0
     for change in changes:
@@ -43,7 +43,7 @@ def _traced_on_cpu(function: Callable) -> tuple[int, int]:
 
 
 def _traced_on_gpu(function: Callable) -> tuple[int, int]:
-    # Libraries get their workspaces on first use, and keep them.
+    # Libraries allocate their workspaces on first use, and keep them.
     function()
     torch.cuda.synchronize()
     gc.collect()

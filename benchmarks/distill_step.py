@@ -29,6 +29,7 @@ from _distill_networks import (
     Step,
     all_terms,
     build,
+    config,
     make_batch,
     with_teacher,
 )
@@ -70,7 +71,7 @@ def run(harness):
 
 
 def frozen_table(harness):
-    plain = build(STUDENT)
+    plain = build(config(STUDENT))
     table = IDTable(num_ids=NUM_IDS, queue_size=200, embedding_dim=256, frozen=True)
     table.load_rows(normalize(torch.randn(NUM_IDS, 256), dim=1))
     student = copy.deepcopy(plain)
@@ -141,7 +142,7 @@ def memory(harness, device: str) -> list[dict]:
         return step
 
     ours, _ = traced(lambda: two_steps(lambda: all_terms().distiller), device)
-    plain, _ = traced(lambda: two_steps(lambda: build(STUDENT)), device)
+    plain, _ = traced(lambda: two_steps(lambda: build(config(STUDENT))), device)
     pair, batch = all_terms(device), make_batch()
     teacher = pair.teacher.model
     weights = tensor_bytes(*teacher.state_dict().values())

@@ -1,4 +1,4 @@
-"""The whole path on a tiny set: run, killed and run again, and what it leaves behind."""
+"""The demo on a tiny set: run, killed and run again, and the files that it writes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def start(folder) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-        # Started from a background job, it would ignore Ctrl-C for ever.
+        # A process started from a background job ignores Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -60,7 +60,7 @@ def straight(tmp_path_factory):
     return folder, run(folder)
 
 
-def test_metrics_hold_what_is_promised(straight):
+def test_metrics_file_has_the_documented_keys(straight):
     folder, output = straight
     metrics = json.loads((folder / "metrics.json").read_text())
     for model in MODELS:
@@ -80,7 +80,7 @@ def test_metrics_hold_what_is_promised(straight):
     assert "eta:" in output and "loss_id_table" in output
 
 
-def test_report_is_whole_and_needs_nothing_else(straight):
+def test_report_is_valid_html_and_self_contained(straight):
     folder, _ = straight
     text = (folder / "report.html").read_text()
     HTMLParser().feed(text)
@@ -88,7 +88,7 @@ def test_report_is_whole_and_needs_nothing_else(straight):
     assert text.count("data:image/") >= 4
 
 
-def test_a_second_run_does_nothing_twice(straight):
+def test_a_second_run_repeats_no_step(straight):
     folder, _ = straight
     before = numbers(folder)
     output = run(folder)
@@ -96,7 +96,7 @@ def test_a_second_run_does_nothing_twice(straight):
     assert numbers(folder) == before
 
 
-def test_interrupted_runs_go_on_and_end_with_the_same_numbers(straight, tmp_path):
+def test_interrupted_runs_resume_and_end_with_the_same_numbers(straight, tmp_path):
     folder = tmp_path / "interrupted"
     assert interrupt(folder, "[2/8]", signal.SIGINT, 3.0) == 130
     assert interrupt(folder, "[4/8]", signal.SIGKILL, 1.0) == -signal.SIGKILL

@@ -8,10 +8,7 @@ from detectron2.data import DatasetCatalog
 
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.evaluation import evaluate_detections_file
-from kd_search.synthetic import (
-    PRESETS,
-    generate_dataset,
-)
+from kd_search.synthetic import PRESETS, generate_dataset
 from tests.tiny import REPO
 
 TINY = (
@@ -56,7 +53,7 @@ def test_ground_truth_boxes_find_everybody(tmp_path):
     results, _, _ = evaluate(tmp_path, "TEST.PERSON_SEARCH.USE_GT_BOXES", True)
     assert "detection" not in results
     detected, _, _ = evaluate(tmp_path)
-    # A network that was never trained finds nobody, but sees some likeness in given boxes.
+    # An untrained network detects nobody, but its embeddings of given boxes carry some information.
     assert results["person_search"]["mAP"] > detected["person_search"]["mAP"]
 
 

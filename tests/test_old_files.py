@@ -1,5 +1,4 @@
-"""Files of earlier versions load for ever; those of ``old_files`` are of the version before
-checksums and schemas."""
+"""Files of earlier versions load; those of ``old_files`` precede checksums and schemas."""
 
 import json
 import shutil
@@ -40,7 +39,7 @@ def test_results_and_table_without_a_checksum_load():
 
 
 def test_results_of_the_first_version_load(tmp_path):
-    """It had no intervals, and a protocol without gallery, mode and similarity."""
+    """They have no intervals, and no gallery, mode and similarity in the protocol."""
     document = json.loads((OLD / "person_search_results.json").read_text())
     del document["intervals"]
     for key in ("gallery", "mode", "similarity"):

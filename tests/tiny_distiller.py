@@ -12,10 +12,10 @@ from kd_search.modeling import as_distillable
 
 
 def save_teacher(folder, cfg, node: str = "TEACHER"):
-    """Write config and random weights of a teacher; returns what a student's config needs."""
+    """Write config and random weights of a teacher; returns overrides for a student's config."""
     torch.manual_seed(1)
     model = build_model(as_distillable(cfg))
-    # Random features of batch normalisation in evaluation mode would be enormous.
+    # With variance 1, the features of random weights would grow from layer to layer.
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_var.fill_(50.0)

@@ -55,7 +55,7 @@ def object_input(classes=(0, 1, 2), seed: int = 0) -> dict:
 
 
 def build(name: str = "DistillableRetinaNet", *overrides):
-    """The network with weights that are the same every time."""
+    """The network with weights by seed 0."""
     torch.manual_seed(0)
     return build_model(tiny_retinanet_cfg("MODEL.META_ARCHITECTURE", name, *overrides))
 

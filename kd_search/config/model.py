@@ -46,7 +46,7 @@ def _add_model(cfg: CfgNode) -> None:
     # Region pooling operator, as MODEL.ROI_BOX_HEAD.POOLER_TYPE of Detectron2.
     cfg.MODEL.REID_HEAD.POOLER_TYPE = "ROIAlignV2"
     # 3x3 convolutions before pooling to a vector; OIM (CVPR 2017) has none beyond res5, an FPN
-    # level alone is too shallow to tell people apart. (kd_search)
+    # level alone is too shallow for identities. (kd_search)
     cfg.MODEL.REID_HEAD.NUM_CONV = 2
     # Channels of these convolutions. (kd_search)
     cfg.MODEL.REID_HEAD.CONV_DIM = 256
@@ -54,22 +54,22 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.REID_HEAD.NORM = "BN"
     # Pooling to one vector: "avg" as in OIM (CVPR 2017) or "max" as in SeqNet (AAAI 2021).
     cfg.MODEL.REID_HEAD.POOL = "avg"
-    # Horizontal stripes that are pooled apart and concatenated before the linear layer; 1 is the
-    # global pooling of OIM, more keeps the order head, body, legs (PCB, ECCV 2018).
+    # Horizontal stripes that are pooled separately and concatenated before the linear layer; 1 is
+    # the global pooling of OIM, more keeps the order head, body, legs (PCB, ECCV 2018).
     cfg.MODEL.REID_HEAD.NUM_STRIPES = 1
     # Length of the embedding: 256 in OIM (CVPR 2017) and nearly all later person search.
     cfg.MODEL.REID_HEAD.EMBEDDING_DIM = 256
     # Normalisation after the linear layer: "" as in OIM, "BN" (1-d) as in NAE and SeqNet.
     cfg.MODEL.REID_HEAD.EMBEDDING_NORM = ""
 
-    # Train a linear classifier of the labelled identities on the embeddings too: cosine logits at
+    # Also train a linear classifier of the labelled identities on the embeddings: cosine logits at
     # MODEL.OIM.TEMPERATURE. DKD (AAAI 2021) compares class probabilities; without a classifier they
     # are those of the OIM table. (kd_search)
     cfg.MODEL.REID_HEAD.CLASSIFIER = False
-    # Weight of its cross-entropy. DKD does not say what its re-ID loss is made of. (kd_search)
+    # Weight of its cross-entropy. DKD does not specify its re-ID loss. (kd_search)
     cfg.MODEL.REID_HEAD.CLASSIFIER_WEIGHT = 1.0
-    # C4 only: a res5 of its own for re-ID, side by side with that of detection as in DKD's figure
-    # (AAAI 2021); False shares one, as OIM (CVPR 2017). (kd_search)
+    # C4 only: a separate res5 for re-ID, parallel to that of detection as in DKD's figure (AAAI
+    # 2021); False shares one, as OIM (CVPR 2017). (kd_search)
     cfg.MODEL.REID_HEAD.SEPARATE_RES5 = False
 
     cfg.MODEL.OIM = CN()
@@ -88,8 +88,9 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.OIM.MOMENTUM = 0.5
     # Weight of the loss: 1.0 (OIM, CVPR 2017).
     cfg.MODEL.OIM.LOSS_WEIGHT = 1.0
-    # Recompute the student's own table every so many iterations: means of the student's embeddings
-    # of ground-truth boxes of the training set (IDTableRefreshHook); 0 never. (kd_search)
+    # Iterations between two refreshes of the student's own table by means of the student's
+    # embeddings of ground-truth boxes of the training set (IDTableRefreshHook); 0 for none.
+    # (kd_search)
     cfg.MODEL.OIM.REFRESH_PERIOD = 0
 
 
@@ -109,8 +110,8 @@ def _add_reid_network(cfg: CfgNode) -> None:
     cfg.MODEL.REID_NETWORK.TRIPLET_WEIGHT = 1.0
     # Its margin; negative for the soft margin log(1 + exp(d_p - d_n)) of VKD.
     cfg.MODEL.REID_NETWORK.MARGIN = -1.0
-    # Frames of each set that the network looks at in training, drawn anew in every step: M of VKD
-    # (ECCV 2020), whose student sees 2 of the teacher's 8; 0 for all of them.
+    # Frames of each set that are used in training, sampled in every step: M of VKD (ECCV 2020),
+    # whose student has 2 of the teacher's 8; 0 for all of them.
     cfg.MODEL.REID_NETWORK.TRAIN_VIEWS = 0
     # Embedding compared at test: "after" the neck's normalisation (BoT) or "before" it (VKD).
     cfg.MODEL.REID_NETWORK.TEST_EMBEDDING = "after"
@@ -131,7 +132,7 @@ def _add_reid_backbones(cfg: CfgNode) -> None:
 
     # build_bam_resnet_backbone: attention after res2, res3 and res4 (BAM, Park et al., BMVC 2018).
     cfg.MODEL.BAM = CN()
-    # How channel and spatial attention are joined: "sum" (the paper) or "product" (the authors'
+    # How channel and spatial attention are combined: "sum" (the paper) or "product" (the authors'
     # code, which VKD uses).
     cfg.MODEL.BAM.COMBINE = "sum"
     # Reduction r of the channels in both branches: 16 (BAM).

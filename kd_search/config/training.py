@@ -16,17 +16,18 @@ def add_training(cfg: CfgNode) -> None:
 
 
 def _add_training(cfg: CfgNode) -> None:
-    # "SGD", as in Detectron2 and every person search paper, or "ADAMW", which gets further in the
-    # few iterations of the small CPU configs. (kd_search)
+    # "SGD", as in Detectron2 and every person search paper, or "ADAMW", which has better results
+    # after the few iterations of the small CPU configs. (kd_search)
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Steps in a row whose loss or gradient is not finite before training stops with an error.
+    # Consecutive steps with a loss or gradient that is not finite before training stops with an
+    # error. (kd_search)
     cfg.SOLVER.MAX_SKIPPED_STEPS = 3
-    # With several ranks, losses that compare people with each other or are means over people are
-    # those of the joint batch: the terms of DKD and VKD, the losses of ReIDNetwork, OIM, the
-    # identity classifier and the ID table. False: each rank takes those of its own share, as most
-    # code for several GPUs does. The papers know one batch. (kd_search)
+    # With several ranks, compute losses that compare people with each other, or are means over
+    # people, from the joint batch: the terms of DKD and VKD, the losses of ReIDNetwork, OIM, the
+    # identity classifier and the ID table. The papers have one batch. False: from the batch of each
+    # rank, as most code for several GPUs does. (kd_search)
     cfg.SOLVER.GATHER_OVER_RANKS = True
-    # Checkpoints kept on disk beside the final one; older ones are removed. (kd_search)
+    # Checkpoints kept on disk in addition to the final one; older ones are removed. (kd_search)
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 3
     # Execute pickled weights (.pkl) from any source. Arrays-only pickles, such as Detectron2's
     # ImageNet weights, load without it; anything else is refused while this is False.
@@ -36,20 +37,19 @@ def _add_training(cfg: CfgNode) -> None:
 def _add_test(cfg: CfgNode) -> None:
     CN = type(cfg)  # noqa: N806
     cfg.TEST.PERSON_SEARCH = CN()
-    # Gallery detections below this score take no part in the search metric: 0.5 (OIM and SeqNet
-    # protocol; AlignPS and PSTR use 0.15 to 0.25, so compare with care).
+    # Minimum score of gallery detections in the search metric: 0.5 (OIM and SeqNet protocol;
+    # AlignPS and PSTR use 0.15 to 0.25, so their results are not comparable).
     cfg.TEST.PERSON_SEARCH.SCORE_THRESH = 0.5
-    # Detections below this score take no part in detection AP and recall: 0.5 (OIM protocol);
-    # SeqNet uses 0.01.
+    # Minimum score of detections in detection AP and recall: 0.5 (OIM protocol); SeqNet uses 0.01.
     cfg.TEST.PERSON_SEARCH.DET_SCORE_THRESH = 0.5
-    # A detection is right at this IoU; small boxes need less (docs of evaluation). (OIM protocol)
+    # Minimum IoU of a correct detection; small boxes need less (docs/evaluation.md). (OIM protocol)
     cfg.TEST.PERSON_SEARCH.IOU_THRESH = 0.5
     # Ranks of the reported top-k accuracies.
     cfg.TEST.PERSON_SEARCH.TOP_K = [1, 5, 10]
-    # Search among ground-truth boxes instead of detections: re-ID quality alone.
+    # Search among ground-truth boxes instead of detections, which measures re-ID alone.
     cfg.TEST.PERSON_SEARCH.USE_GT_BOXES = False
-    # Write detections and embeddings beside the results, so that evaluation can run again
-    # without the model. (kd_search)
+    # Write detections and embeddings to the folder of the results, so that evaluation can run
+    # again without the model. (kd_search)
     cfg.TEST.PERSON_SEARCH.SAVE_FEATURES = True
     # Embed the ground-truth boxes in the same pass as the detections, so that the table of
     # protocols has rows for both. (kd_search)
@@ -59,7 +59,7 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.PERSON_SEARCH.GALLERY = "auto"
     # "cosine" (OIM), or "score_weighted": times the score of the detection (NAE, SeqNet).
     cfg.TEST.PERSON_SEARCH.SIMILARITY = "cosine"
-    # Also rate every protocol that the set has, in one table. (kd_search)
+    # Also evaluate all protocols of the set, in one table. (kd_search)
     cfg.TEST.PERSON_SEARCH.TABLE = True
     # Gallery sizes of the table, -1 for the whole pool; [] for all that the set's protocol lists
     # (CUHK-SYSU: 50, 100, 500, 1000, 2000, 4000) and the whole pool.
@@ -72,9 +72,9 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.PERSON_SEARCH.MODES = ["corrected", "compat"]
     # Also re-rank by context bipartite graph matching. (SeqNet, section 3.4)
     cfg.TEST.PERSON_SEARCH.CBGM = True
-    # Most similar detections whose images are looked at again: CUHK-SYSU 10, PRW 30. (SeqNet)
+    # Most similar detections whose images are re-ranked: CUHK-SYSU 10, PRW 30. (SeqNet)
     cfg.TEST.PERSON_SEARCH.CBGM_K1 = 10
-    # People of the query's context, itself included: CUHK-SYSU 3, PRW 4. (SeqNet)
+    # People of the query's context, the query included: CUHK-SYSU 3, PRW 4. (SeqNet)
     cfg.TEST.PERSON_SEARCH.CBGM_K2 = 3
     # Resamples of the 95 % bootstrap intervals over queries; 0 for none. (kd_search)
     cfg.TEST.PERSON_SEARCH.BOOTSTRAP = 1000
@@ -91,6 +91,5 @@ def _add_reid_test(cfg: CfgNode) -> None:
     cfg.TEST.REID.AP_RULE = "market"
     # Ranks of the reported top-k accuracies.
     cfg.TEST.REID.TOP_K = [1, 5, 10]
-    # Write the embeddings beside the results, so that they can be looked at without the model.
-    # (kd_search)
+    # Write the embeddings to the folder of the results, for analyses without the model. (kd_search)
     cfg.TEST.REID.SAVE_EMBEDDINGS = True

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import re
+import textwrap
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ _HASHED_NAME = re.compile(r".*-([0-9a-f]{8})\.pth")
 def load_torchvision_features(
     features: nn.Module, source: str, known: type[WeightsEnum], key: str
 ) -> None:
-    """Load the convolutional part of a torchvision network; all of it, or nothing.
+    """Load the convolutional part of a torchvision network.
 
     Args:
         features: ``model.features`` of the network.
@@ -34,32 +35,18 @@ def load_torchvision_features(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is corrupt, or of another network.
+        ValueError: the file is corrupt, or of another network; ``features`` must not be used then.
     """
     path = _locate(source, known, key)
     prefix = "features."
-    loaded = {_new_name(name): value for name, value in _read(path, key).items()}
-    loaded = {n[len(prefix) :]: value for n, value in loaded.items() if n.startswith(prefix)}
-    expected = features.state_dict()
-    # Files from before torch 0.4.1 have no num_batches_tracked.
-    wrong = [
-        prefix + name
-        for name in {**expected, **loaded}
-        if (name in loaded or not name.endswith("num_batches_tracked"))
-        and not _same_shape(loaded.get(name), expected.get(name))
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(
-            f"{key}: {path} is not of this network: missing, unknown or of another shape are "
-            f"{', '.join(wrong[:3])}{more}"
-        )
-    features.load_state_dict(loaded, strict=False)
+    state = {_new_name(name): value for name, value in _read(path, key).items()}
+    state = {n[len(prefix) :]: value for n, value in state.items() if n.startswith(prefix)}
+    try:
+        features.load_state_dict(state)
+    except RuntimeError as error:
+        reason = textwrap.shorten(str(error), 300)
+        raise ValueError(f"{key}: {path} is of another network ({reason})") from None
     logger.info("Loaded torchvision's weights from %s", path)
-
-
-def _same_shape(one: object, other: object) -> bool:
-    return torch.is_tensor(one) and torch.is_tensor(other) and one.shape == other.shape
 
 
 def _locate(source: str, known: type[WeightsEnum], key: str) -> str:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, rows with their own limits, versions."""
+"""Interleaved timing, rows with limits, and versions for all benchmarks."""
 
 import gc
 import platform
@@ -9,7 +9,7 @@ from importlib import metadata
 from statistics import median
 from typing import Callable, Optional
 
-#: How the ratio of a row is formed and which side of its limit is good.
+#: Kinds of ratios and their limits.
 #: "speed-up": reference / ours, at least the limit; "overhead": ours / reference, at most the
 #: limit; "value": no ratio, the field "value" in "unit" is at most the limit.
 RATIO_KINDS = ("speed-up", "overhead", "value")
@@ -32,7 +32,7 @@ class Timing:
 
 
 class Harness:
-    """Handed to ``run(harness)`` of a benchmark.
+    """Argument of ``run(harness)`` of a benchmark.
 
     Args:
         repeats: timed runs of each side; a benchmark may pass its own number to :meth:`compare`.
@@ -64,7 +64,7 @@ class Harness:
     ) -> Timing:
         """Time two functions in turn: ours, reference, ours, reference, ...
 
-        Taking turns spreads what else the machine does over both sides. The garbage collector is
+        Alternating spreads other load of the machine over both sides. The garbage collector is
         off while a function runs. ``setup``, if given, is called (untimed) before every run and
         its value is the only argument of the function; otherwise there is none. ``warmup`` runs
         of each side come first and do not count.
@@ -101,7 +101,7 @@ class Harness:
         ratio_is: str,
         **extra,
     ) -> dict:
-        """A row that compares two times.
+        """Make a row that compares two times.
 
         ``equal`` is whether the two results agree as the case demands; None where the two do
         different things and only time is compared. ``extra`` goes into the row as it is.
@@ -127,7 +127,7 @@ class Harness:
         }
 
     def value_row(self, case: str, *, value: float, unit: str, limit: float, **extra) -> dict:
-        """A row for something that is not a time and must be at most ``limit``."""
+        """Make a row for a quantity that is not a time and must be at most ``limit``."""
         return {
             "case": case,
             "ours_s": None,
@@ -143,13 +143,13 @@ class Harness:
         }
 
     def pin_torch(self) -> None:
-        """Pin torch too, where the benchmark has imported it."""
+        """Pin torch's threads, if the benchmark has imported it."""
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.set_num_threads(self.threads)
 
     def versions(self) -> dict:
-        """Versions and machine, as they belong beside every number."""
+        """Versions and machine."""
         versions = {
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -164,7 +164,7 @@ class Harness:
         return versions
 
     def print_rows(self, rows: list[dict]) -> None:
-        """Print the rows as lines that a person reads."""
+        """Print the rows for people."""
         for row in rows:
             print(("ok    " if row["ok"] else "FAILED") + " " + row["case"])
             if row["ratio_is"] == "value":

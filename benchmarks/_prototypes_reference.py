@@ -1,7 +1,7 @@
 """Joint matching pursuit as it is defined, with a (K, D, N) tensor in each space.
 
-Written from the equations of Tang et al., ECCV 2022, but that a candidate is picked once: of all
-candidates the weights, the differences that they leave, and the sum of their squares.
+Written from the equations of Tang et al., ECCV 2022, except that a candidate is picked once: the
+weights of all candidates, the residuals, and the sum of their squares.
 """
 
 import math

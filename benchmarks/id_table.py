@@ -1,8 +1,8 @@
 """Update of the identity table against its sequential definition: same bits, several times faster.
 
 Sizes are those of CUHK-SYSU (5532 identities, queue of 5000, 256-d). 64 embeddings of 64 identities
-is a batch of ordinary scenes; 320 embeddings of 10 identities the hard case, in which nearly every
-embedding has to wait for the one before it.
+is a batch of ordinary scenes; 320 embeddings of 10 identities is the hard case, in which nearly
+every embedding depends on the one before it.
 """
 
 import torch
@@ -12,7 +12,7 @@ from kd_search.modeling.id_table import IDTable
 
 NUM_IDS, QUEUE_SIZE, EMBEDDING_DIM, MOMENTUM = 5532, 5000, 256, 0.5
 LEAST_SPEED_UP = 5
-# One update takes less than a millisecond; the seconds of a row are those of one of them.
+# One update takes less than a millisecond; the seconds of a row are those of one update.
 UPDATES_PER_RUN = 50
 
 
@@ -34,7 +34,7 @@ def run(harness):
 
 
 def compare(harness, case, embeddings, person_ids, generator):
-    """Time one batch on both sides; every update moves both tables, which must stay equal."""
+    """Time one batch on both sides; both tables change in every update, and must stay equal."""
     table = IDTable(
         num_ids=NUM_IDS,
         queue_size=QUEUE_SIZE,

@@ -1,10 +1,9 @@
 """Prototypes by joint matching pursuit against their direct definition: same picks, less time.
 
-Of 800 instances, 256-d in each space, 288 are candidates: what two density filters at the 40th
-percentile leave if they know nothing of each other. ``--scale`` shows instead the growth to 10,000
-candidates and 50,000 instances, where the definition would need 512 GB for each tensor and tables
-of inner products 4 GB: memory must not grow with the instances, and time not with the product of
-both numbers.
+Of 800 instances, 256-d in each space, 288 are candidates: the share that two independent density
+filters at the 40th percentile leave. ``--scale`` measures the growth to 10,000 candidates and
+50,000 instances, where the definition would need 512 GB for each tensor and a table of inner
+products 4 GB: memory must not grow with the instances, nor time with the product of both numbers.
 """
 
 import json
@@ -111,7 +110,7 @@ def scale_rows(harness):
 
 
 def make_instances(count, seed=0):
-    """Unit features in two spaces: clusters that both know, and noise of each, block by block."""
+    """Draw unit features in two spaces, block by block: common clusters, and noise of each."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(2, NUM_CLUSTERS, NUM_DIMS, generator=generator)
     spaces = torch.empty(2, count, NUM_DIMS)
@@ -124,13 +123,13 @@ def make_instances(count, seed=0):
 
 
 def _measure_in_a_process(size):
-    """Time and memory in a process of its own: no size finds what another has left behind."""
+    """Measure time and memory in a new process, so that sizes do not share an allocator."""
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; import torch; "
         f"torch.set_num_threads({torch.get_num_threads()}); "
         f"import prototypes; prototypes.report({size[0]}, {size[1]})"
     )
-    # glibc then gives every block of a megabyte back at once: the peak is what was in use.
+    # With it glibc returns every block of a megabyte at once: the peak is the memory in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -144,7 +143,7 @@ def _measure_in_a_process(size):
 
 def report(num_candidates, num_instances):
     """Measure one size and print it as JSON."""
-    few = make_instances(200)  # what libraries take once is not counted
+    few = make_instances(200)  # a warm-up: memory that libraries allocate once is not counted
     density_filter(*few)
     select_prototypes(*few)
     student, teacher = make_instances(num_instances)
@@ -156,7 +155,7 @@ def report(num_candidates, num_instances):
         ("density", lambda: density_filter(*part)),
     ):
         before = _start_peak()
-        # Seconds of the processor: what else the machine does would bend the growth.
+        # Processor time: independent of other load.
         start = time.process_time()
         function()
         found[f"{name}_s"] = time.process_time() - start

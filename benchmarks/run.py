@@ -1,7 +1,7 @@
 """Run one benchmark of this folder: ``python benchmarks/run.py NAME [--json FILE]``.
 
 The exit status is 0 if every row is ``ok``, 1 if one is not, 2 if the call is wrong. README.md of
-this folder says what a benchmark module must offer and what the rows mean.
+this folder documents the interface of a benchmark module and the rows.
 """
 
 import argparse
@@ -19,7 +19,7 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-#: Benchmarks that look at ``harness.scale``.
+#: Benchmarks that read ``harness.scale``.
 SCALES = ("prototypes", "search_eval")
 
 
@@ -30,7 +30,7 @@ def benchmark_names():
 
 
 def pin_threads(count):
-    """Pin every thread pool; it must come before the first import of numpy or torch."""
+    """Pin every thread pool; must be called before the first import of numpy or torch."""
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(count)
 
@@ -71,7 +71,7 @@ def main(argv=None):
         return complain(f"--scale: only {', '.join(SCALES)} can")
 
     pin_threads(arguments.threads)
-    # A checkout is benchmarked as it lies, whether or not it is the installed one.
+    # The checkout is benchmarked, whether or not it is the installed one.
     sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
     from _harness import Harness
 

@@ -43,7 +43,7 @@ from kd_search.outputs import (
 )
 from kd_search.utils.comm import unwrap_model
 
-FACTS, DIM, THEIR_DIM, NUM_IDS, LR = 5, 4, 6, 5, 0.05
+NUM_FEATURES, DIM, THEIR_DIM, NUM_IDS, LR = 5, 4, 6, 5, 0.05
 #: People of the six images of every step: two ranks have three images each, three ranks two.
 PEOPLE = [
     [2, 0, 3, 1, 0, 0],
@@ -54,7 +54,7 @@ PEOPLE = [
     [0, 4, 2, 2, 0, 3],
 ]
 #: {step: (image, what happens there)}.
-TROUBLE = {2: (5, "stop"), 3: (0, "nan")}
+FAULTS = {2: (5, "stop"), 3: (0, "nan")}
 
 
 class Student(nn.Module):
@@ -64,9 +64,9 @@ class Student(nn.Module):
 
     def __init__(self, gathers):
         super().__init__()
-        self.detect = nn.Linear(FACTS, 1)
+        self.detect = nn.Linear(NUM_FEATURES, 1)
         self.reid = ReIDBranch(
-            head=nn.Linear(FACTS, DIM),
+            head=nn.Linear(NUM_FEATURES, DIM),
             id_table=IDTable(num_ids=NUM_IDS, queue_size=3, embedding_dim=DIM),
             classifier=CosineClassifier(DIM, NUM_IDS),
             gather_over_ranks=gathers,
@@ -76,7 +76,7 @@ class Student(nn.Module):
         return spec(DIM, IDENTITY_PARTS | CROP_PARTS)
 
     def forward_train(self, batch):
-        if any(x["trouble"] == "stop" for x in batch):
+        if any(x["fault"] == "stop" for x in batch):
             raise FloatingPointError("as Detectron2's RPN")
         people = torch.cat([x["people"] for x in batch])
         ids = torch.cat([x["person_ids"] for x in batch])
@@ -131,19 +131,19 @@ def oracle_of(batch):
     return rows[:, :THEIR_DIM], rows[:, THEIR_DIM:]
 
 
-def image(step, number, trouble):
+def image(step, number, fault):
     generator = torch.Generator().manual_seed(100 * step + number)
     count = PEOPLE[step][number]
-    bad = trouble and TROUBLE.get(step, (None,))[0] == number
-    people = torch.randn(count, FACTS, generator=generator)
-    kind = TROUBLE[step][1] if bad else ""
+    bad = fault and FAULTS.get(step, (None,))[0] == number
+    people = torch.randn(count, NUM_FEATURES, generator=generator)
+    kind = FAULTS[step][1] if bad else ""
     return {
-        "image": torch.randn(FACTS, generator=generator),
+        "image": torch.randn(NUM_FEATURES, generator=generator),
         "people": people * float("nan") if kind == "nan" else people,
         "person_ids": torch.randint(-1, NUM_IDS, (count,), generator=generator),
         "shifted": torch.rand(count, generator=generator) < 0.3,
         "oracle": torch.randn(count, THEIR_DIM + NUM_IDS, generator=generator),
-        "trouble": kind,
+        "fault": kind,
         "file_name": f"{number}.jpg",
     }
 
@@ -167,9 +167,9 @@ def distiller(gathers):
     )
 
 
-def all_terms(gathers=True, trouble=False):
+def all_terms(gathers=True, fault=False):
     """All terms and all losses on people in one model; six images a step."""
-    batches = [[image(step, i, trouble) for i in range(6)] for step in range(len(PEOPLE))]
+    batches = [[image(step, i, fault) for i in range(6)] for step in range(len(PEOPLE))]
     return distiller(gathers), batches
 
 
@@ -198,7 +198,7 @@ def reid_network(gathers=True):
 
 SCENARIOS = {
     "all_terms": all_terms,
-    "with_trouble": lambda: all_terms(trouble=True),
+    "with_fault": lambda: all_terms(fault=True),
     "each_its_own": lambda: all_terms(gathers=False),
     "reid_network": reid_network,
     "reid_each_its_own": lambda: reid_network(gathers=False),
@@ -265,7 +265,7 @@ def ranks(request, tmp_path_factory):
     return [torch.load(folder / f"{request.param}_{rank}.pt") for rank in range(request.param)]
 
 
-@pytest.mark.parametrize("name", ["all_terms", "with_trouble", "reid_network"])
+@pytest.mark.parametrize("name", ["all_terms", "with_fault", "reid_network"])
 def test_losses_and_weights_are_those_of_one_process(alone, ranks, name):
     expected = alone[name]
     assert len(ranks[0][name]["losses"]) == len(expected["losses"]) >= 3
@@ -291,10 +291,10 @@ def test_weights_move_far_more_than_they_may_differ(alone):
 
 
 def test_if_the_forward_pass_of_a_rank_stops_all_skip_and_only_it_is_named(alone, ranks):
-    assert alone["with_trouble"]["skipped"] == 2
+    assert alone["with_fault"]["skipped"] == 2
     owner = {2: (1, 0), 3: (2, 0)}[len(ranks)]
     for number, rank in enumerate(ranks):
-        result = rank["with_trouble"]
+        result = rank["with_fault"]
         assert result["skipped"] == 2
         skips = [text for text in result["log"] if "rank " in text]
         for text, faulty, name in zip(skips, owner, ("5.jpg", "0.jpg")):

@@ -134,7 +134,7 @@ def test_results_that_are_in_the_file_are_not_computed_again(tmp_path, straight,
     monkeypatch.setattr(Evaluated, "evaluations", 0)
     resumed = train(tmp_path)
     assert resumed.start_iter == 15 and Evaluated.evaluations == 2
-    # Hooks that look at results see those of the evaluation that was not made again.
+    # Hooks that read results receive those of the evaluation that was not repeated.
     history = resumed.storage.history("person_search/mAP").values()
     assert [(int(i), v) for v, i in history] == [(i, v) for i, v, _ in straight[1] if i >= 14]
 

@@ -148,7 +148,7 @@ def test_without_any_readable_checkpoint_resuming_says_so(tmp_path):
     cfg = toy_cfg(tmp_path)
     run(cfg)
     for file in tmp_path.glob("*.pth"):
-        file.write_bytes(b"torn")
+        file.write_bytes(b"corrupt")
     with pytest.raises(ValueError, match=f"{tmp_path} .*--resume"):
         run(cfg)
 

@@ -16,16 +16,9 @@ from typing import Optional, Union
 
 from detectron2.data import DatasetCatalog
 
-from kd_search.data.detection.check import (
-    DetectionSplit,
-    check_detection_split,
-)
+from kd_search.data.detection.check import DetectionSplit, check_detection_split
 from kd_search.data.detection.register import is_person_search
-from kd_search.data.person_search.check import (
-    DatasetReport,
-    Split,
-    check_split,
-)
+from kd_search.data.person_search.check import DatasetReport, Split, check_split
 from kd_search.data.person_search.register import SplitFiles
 from kd_search.utils.files import write_json
 

@@ -1,10 +1,7 @@
 """Data sets, mapper and loaders of person search."""
 
 from kd_search.data.builtin import register_builtin
-from kd_search.data.io.image import (
-    ImageError,
-    read_image,
-)
+from kd_search.data.io.image import ImageError, read_image
 from kd_search.data.person_search.id_map import IDMap
 from kd_search.data.person_search.loader import (
     build_person_search_table_loader,

@@ -13,10 +13,7 @@ from kd_search.data.person_search.cuhk_sysu import CUHKSYSUFiles
 from kd_search.data.person_search.generated import register_generated
 from kd_search.data.person_search.mot import MOTFiles
 from kd_search.data.person_search.prw_mat import PRWFiles
-from kd_search.data.person_search.register import (
-    SplitFiles,
-    register_split,
-)
+from kd_search.data.person_search.register import SplitFiles, register_split
 from kd_search.data.person_search.split import SplitSource
 
 _D2_DATASETS = "DETECTRON2_DATASETS"

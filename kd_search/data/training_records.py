@@ -12,10 +12,7 @@ from kd_search.data.detection.loader import (
     plain_training_dicts,
     train_set_kind,
 )
-from kd_search.data.person_search.loader import (
-    load_each_once,
-    training_dicts,
-)
+from kd_search.data.person_search.loader import load_each_once, training_dicts
 from kd_search.data.person_search.mapper import PersonSearchDatasetMapper
 from kd_search.data.reid import is_reid
 

@@ -3,16 +3,9 @@
 import cv2
 import numpy as np
 
-from kd_search.synthetic.camera import (
-    Camera,
-    Geometry,
-)
+from kd_search.synthetic.camera import Camera, Geometry
 from kd_search.synthetic.facades import draw_facade
-from kd_search.synthetic.ground import (
-    GROUND_HALF_WIDTH,
-    GROUND_NEAR,
-    draw_ground,
-)
+from kd_search.synthetic.ground import GROUND_HALF_WIDTH, GROUND_NEAR, draw_ground
 
 _OVERSAMPLING = 3
 

@@ -2,12 +2,7 @@
 
 import numpy as np
 
-from kd_search.synthetic.canvas import (
-    Paint,
-    capsule_points,
-    ellipse_points,
-    rounded_box,
-)
+from kd_search.synthetic.canvas import Paint, capsule_points, ellipse_points, rounded_box
 from kd_search.synthetic.cloth import rgb
 from kd_search.synthetic.dressing import Dressing
 

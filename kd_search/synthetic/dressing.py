@@ -6,14 +6,8 @@ from typing import Callable
 import numpy as np
 
 from kd_search.synthetic.appearance import Appearance
-from kd_search.synthetic.canvas import (
-    Canvas,
-    capsule_points,
-)
-from kd_search.synthetic.cloth import (
-    lit,
-    rgb,
-)
+from kd_search.synthetic.canvas import Canvas, capsule_points
+from kd_search.synthetic.cloth import lit, rgb
 from kd_search.synthetic.skeleton import Skeleton
 
 #: Two arrays (h, w) that say where on a surface -> RGB (h, w, 3).

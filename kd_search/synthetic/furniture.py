@@ -5,12 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kd_search.synthetic.camera import Camera
-from kd_search.synthetic.canvas import (
-    Canvas,
-    Sprite,
-    capsule_points,
-    rounded_box,
-)
+from kd_search.synthetic.canvas import Canvas, Sprite, capsule_points, rounded_box
 
 
 @dataclass(frozen=True)

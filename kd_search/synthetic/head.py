@@ -2,20 +2,9 @@
 
 import numpy as np
 
-from kd_search.synthetic.canvas import (
-    ellipse_points,
-    rounded_box,
-)
-from kd_search.synthetic.cloth import (
-    lit,
-    mix,
-    rgb,
-)
-from kd_search.synthetic.dressing import (
-    Dressing,
-    body_angle,
-    plain,
-)
+from kd_search.synthetic.canvas import ellipse_points, rounded_box
+from kd_search.synthetic.cloth import lit, mix, rgb
+from kd_search.synthetic.dressing import Dressing, body_angle, plain
 
 _TALL = 0.071
 # Where the crown of a hat begins and ends, in half heads above the middle of the head.

@@ -4,16 +4,8 @@ import numpy as np
 
 from kd_search.synthetic.appearance import Cloth
 from kd_search.synthetic.canvas import capsule_points
-from kd_search.synthetic.cloth import (
-    fabric,
-    lit,
-    mix,
-)
-from kd_search.synthetic.dressing import (
-    Dressing,
-    SurfacePaint,
-    plain,
-)
+from kd_search.synthetic.cloth import fabric, lit, mix
+from kd_search.synthetic.dressing import Dressing, SurfacePaint, plain
 
 # Share of the upper arm that is covered; 2 covers the lower arm too.
 _SLEEVES = {"tshirt": 0.75, "shirt": 2.0, "jacket": 2.0, "coat": 2.0, "vest": 0.0, "hoodie": 2.0}

@@ -8,10 +8,7 @@ from xml.sax.saxutils import escape
 
 from PIL import Image
 
-from kd_search.data.detection.objects import (
-    OBJECT_CLASSES,
-    read_objects_json,
-)
+from kd_search.data.detection.objects import OBJECT_CLASSES, read_objects_json
 from kd_search.synthetic.generated_set import DESCRIPTION_FILE
 from kd_search.synthetic.whole_folder import whole_folder
 from kd_search.synthetic.writer import SPLITS

@@ -7,17 +7,10 @@ import cv2
 import numpy as np
 
 from kd_search.data.detection.objects import OBJECT_CLASSES
-from kd_search.synthetic.camera import (
-    Look,
-    expose,
-)
+from kd_search.synthetic.camera import Look, expose
 from kd_search.synthetic.canvas import Sprite
 from kd_search.synthetic.objects_config import ObjectsConfig
-from kd_search.synthetic.objects_shapes import (
-    draw_clutter,
-    draw_colors,
-    draw_object,
-)
+from kd_search.synthetic.objects_shapes import draw_clutter, draw_colors, draw_object
 
 _TRIES = 24
 #: Things whose box is smaller than this in pixels cannot be told by anybody.

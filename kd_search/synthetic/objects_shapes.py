@@ -6,13 +6,7 @@ from typing import Callable
 import numpy as np
 
 from kd_search.synthetic.appearance import Cloth
-from kd_search.synthetic.canvas import (
-    Canvas,
-    Sprite,
-    capsule_points,
-    ellipse_points,
-    rounded_box,
-)
+from kd_search.synthetic.canvas import Canvas, Sprite, capsule_points, ellipse_points, rounded_box
 from kd_search.synthetic.cloth import fabric
 
 _PATTERNS = ("plain", "plain", "stripes_wide", "stripes_thin", "checks", "dots")

@@ -7,19 +7,9 @@ import numpy as np
 from tqdm import tqdm
 
 from kd_search.data.detection.objects import OBJECT_CLASSES
-from kd_search.synthetic.generated_set import (
-    DESCRIPTION_FILE,
-    is_generated,
-    write_jpeg,
-)
-from kd_search.synthetic.objects_config import (
-    OBJECTS_VERSION,
-    ObjectsConfig,
-)
-from kd_search.synthetic.objects_scene import (
-    ObjectScene,
-    render_objects,
-)
+from kd_search.synthetic.generated_set import DESCRIPTION_FILE, is_generated, write_jpeg
+from kd_search.synthetic.objects_config import OBJECTS_VERSION, ObjectsConfig
+from kd_search.synthetic.objects_scene import ObjectScene, render_objects
 from kd_search.synthetic.whole_folder import whole_folder
 from kd_search.synthetic.workers import run_jobs
 from kd_search.synthetic.writer import SPLITS

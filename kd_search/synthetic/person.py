@@ -1,32 +1,13 @@
 """Draws a whole person, far parts first."""
 
 from kd_search.synthetic.appearance import Appearance
-from kd_search.synthetic.bags import (
-    draw_carried_bag,
-    draw_worn_bag,
-)
-from kd_search.synthetic.canvas import (
-    Canvas,
-    Sprite,
-)
+from kd_search.synthetic.bags import draw_carried_bag, draw_worn_bag
+from kd_search.synthetic.canvas import Canvas, Sprite
 from kd_search.synthetic.dressing import Dressing
-from kd_search.synthetic.head import (
-    draw_hanging_hair,
-    draw_head,
-    hair_is_behind,
-)
-from kd_search.synthetic.limbs import (
-    draw_arm,
-    draw_leg,
-)
-from kd_search.synthetic.skeleton import (
-    Pose,
-    Skeleton,
-)
-from kd_search.synthetic.trunk import (
-    draw_lower_body,
-    draw_trunk,
-)
+from kd_search.synthetic.head import draw_hanging_hair, draw_head, hair_is_behind
+from kd_search.synthetic.limbs import draw_arm, draw_leg
+from kd_search.synthetic.skeleton import Pose, Skeleton
+from kd_search.synthetic.trunk import draw_lower_body, draw_trunk
 
 
 def draw_person(

@@ -9,18 +9,10 @@ import numpy as np
 
 from kd_search.synthetic.appearance import Appearance
 from kd_search.synthetic.background import draw_background
-from kd_search.synthetic.camera import (
-    MEAN_HEIGHT_M,
-    Camera,
-    expose,
-    make_camera,
-)
+from kd_search.synthetic.camera import MEAN_HEIGHT_M, Camera, expose, make_camera
 from kd_search.synthetic.canvas import Sprite
 from kd_search.synthetic.config import SceneConfig
-from kd_search.synthetic.furniture import (
-    Item,
-    furnish,
-)
+from kd_search.synthetic.furniture import Item, furnish
 from kd_search.synthetic.person import draw_person
 from kd_search.synthetic.skeleton import Pose
 

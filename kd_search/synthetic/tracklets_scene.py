@@ -10,10 +10,7 @@ from kd_search.synthetic.camera import expose
 from kd_search.synthetic.canvas import Sprite
 from kd_search.synthetic.config import SceneConfig
 from kd_search.synthetic.person import draw_person
-from kd_search.synthetic.scene import (
-    Stage,
-    build_stage,
-)
+from kd_search.synthetic.scene import Stage, build_stage
 from kd_search.synthetic.skeleton import Pose
 from kd_search.synthetic.tracklets_config import TrackletsConfig
 

@@ -9,26 +9,11 @@ from typing import NamedTuple, Optional, Union
 import numpy as np
 from tqdm import tqdm
 
-from kd_search.synthetic.appearance import (
-    Appearance,
-    draw_appearance,
-    draw_identities,
-    draw_outfit,
-)
-from kd_search.synthetic.generated_set import (
-    DESCRIPTION_FILE,
-    is_generated,
-    write_jpeg,
-)
+from kd_search.synthetic.appearance import Appearance, draw_appearance, draw_identities, draw_outfit
+from kd_search.synthetic.generated_set import DESCRIPTION_FILE, is_generated, write_jpeg
 from kd_search.synthetic.scene import Stage
-from kd_search.synthetic.tracklets_config import (
-    TRACKLETS_VERSION,
-    TrackletsConfig,
-)
-from kd_search.synthetic.tracklets_scene import (
-    build_street,
-    film_tracklet,
-)
+from kd_search.synthetic.tracklets_config import TRACKLETS_VERSION, TrackletsConfig
+from kd_search.synthetic.tracklets_scene import build_street, film_tracklet
 from kd_search.synthetic.whole_folder import whole_folder
 from kd_search.synthetic.workers import run_jobs
 from kd_search.utils.files import write_json

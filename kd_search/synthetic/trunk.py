@@ -2,20 +2,10 @@
 
 import numpy as np
 
-from kd_search.synthetic.appearance import (
-    Appearance,
-    Cloth,
-)
+from kd_search.synthetic.appearance import Appearance, Cloth
 from kd_search.synthetic.canvas import capsule_points
-from kd_search.synthetic.cloth import (
-    fabric,
-    mix,
-    rgb,
-)
-from kd_search.synthetic.dressing import (
-    Dressing,
-    SurfacePaint,
-)
+from kd_search.synthetic.cloth import fabric, mix, rgb
+from kd_search.synthetic.dressing import Dressing, SurfacePaint
 
 _HEMS = {"tshirt": 0.47, "shirt": 0.46, "jacket": 0.44, "coat": 0.29, "vest": 0.47, "hoodie": 0.43}
 _SKIRT_HEMS = {"skirt": 0.31, "long_skirt": 0.11, "dress": 0.27}

@@ -7,27 +7,10 @@ from typing import Any, Optional, Union
 import numpy as np
 from tqdm import tqdm
 
-from kd_search.synthetic.appearance import (
-    Appearance,
-    draw_appearance,
-    draw_identities,
-    draw_outfit,
-)
-from kd_search.synthetic.config import (
-    GENERATOR_VERSION,
-    GeneratorConfig,
-)
-from kd_search.synthetic.generated_set import (
-    DESCRIPTION_FILE,
-    is_generated,
-    write_jpeg,
-)
-from kd_search.synthetic.scene import (
-    Scene,
-    Stage,
-    build_stage,
-    render_scene,
-)
+from kd_search.synthetic.appearance import Appearance, draw_appearance, draw_identities, draw_outfit
+from kd_search.synthetic.config import GENERATOR_VERSION, GeneratorConfig
+from kd_search.synthetic.generated_set import DESCRIPTION_FILE, is_generated, write_jpeg
+from kd_search.synthetic.scene import Scene, Stage, build_stage, render_scene
 from kd_search.synthetic.schedule import (
     ImagePlan,
     Sighting,

@@ -24,10 +24,7 @@ from kd_search.data.writers import (
     write_mot,
     write_prw,
 )
-from kd_search.synthetic import (
-    PRESETS,
-    generate_dataset,
-)
+from kd_search.synthetic import PRESETS, generate_dataset
 
 
 @pytest.fixture(scope="module")

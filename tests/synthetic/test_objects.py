@@ -9,20 +9,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from kd_search.data.detection.objects import (
-    OBJECT_CLASSES,
-    register_objects,
-)
-from kd_search.synthetic import (
-    OBJECTS_PRESETS,
-    ObjectsConfig,
-    generate_objects,
-)
+from kd_search.data.detection.objects import OBJECT_CLASSES, register_objects
+from kd_search.synthetic import OBJECTS_PRESETS, ObjectsConfig, generate_objects
 from kd_search.synthetic.objects_scene import render_objects
-from kd_search.synthetic.objects_shapes import (
-    DRAW,
-    draw_object,
-)
+from kd_search.synthetic.objects_shapes import DRAW, draw_object
 
 SMALL = ObjectsConfig(num_train_images=5, num_test_images=3, width=96, height=80, max_size=60)
 

@@ -4,16 +4,9 @@ import numpy as np
 import pytest
 
 from kd_search.synthetic import SceneConfig
-from kd_search.synthetic.appearance import (
-    draw_appearance,
-    draw_identities,
-    draw_outfit,
-)
+from kd_search.synthetic.appearance import draw_appearance, draw_identities, draw_outfit
 from kd_search.synthetic.person import draw_person
-from kd_search.synthetic.scene import (
-    build_stage,
-    render_scene,
-)
+from kd_search.synthetic.scene import build_stage, render_scene
 from kd_search.synthetic.skeleton import Pose
 
 CONFIG = SceneConfig()

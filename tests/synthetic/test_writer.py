@@ -13,16 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from kd_search.synthetic import (
-    PRESETS,
-    GeneratorConfig,
-    generate_dataset,
-)
-from kd_search.synthetic.schedule import (
-    Sighting,
-    choose_queries,
-    plan_split,
-)
+from kd_search.synthetic import PRESETS, GeneratorConfig, generate_dataset
+from kd_search.synthetic.schedule import Sighting, choose_queries, plan_split
 from kd_search.synthetic.writer import render_image
 
 TINY = PRESETS["tiny"]

@@ -8,16 +8,8 @@ from typing import Any, Optional
 
 from detectron2.structures import BoxMode
 
-from kd_search.data.detection.register import (
-    known_classes,
-    load_detection_set,
-)
-from kd_search.data.person_search.check import (
-    DatasetReport,
-    Defect,
-    box_problem,
-    image_defects,
-)
+from kd_search.data.detection.register import known_classes, load_detection_set
+from kd_search.data.person_search.check import DatasetReport, Defect, box_problem, image_defects
 
 
 @dataclass(frozen=True)

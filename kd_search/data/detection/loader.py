@@ -4,11 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -19,10 +15,7 @@ from kd_search.data.detection.register import (
     known_classes,
     require_registered,
 )
-from kd_search.data.io.image import (
-    ImageError,
-    impossible_name,
-)
+from kd_search.data.io.image import ImageError, impossible_name
 from kd_search.data.person_search.loader import (
     PersonSearchTrainLoader,
     build_person_search_train_loader,

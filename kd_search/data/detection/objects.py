@@ -9,13 +9,7 @@ from pydantic import Field, model_validator
 
 from kd_search.data.detection.register import register_detection_set
 from kd_search.utils.files import read_json
-from kd_search.utils.schema import (
-    Count,
-    FourNumbers,
-    Schema,
-    Size,
-    check_schema,
-)
+from kd_search.utils.schema import Count, FourNumbers, Schema, Size, check_schema
 
 #: In pairs that share their outline and differ in structure: what tells them apart is not colour,
 #: size or direction, all of which are drawn alike for every class.

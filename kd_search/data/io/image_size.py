@@ -9,10 +9,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tqdm import tqdm
 
-from kd_search.data.io.image import (
-    ImageError,
-    impossible_name,
-)
+from kd_search.data.io.image import ImageError, impossible_name
 
 #: Orientation tag of EXIF; its values 5 to 8 turn the image by a quarter.
 _ORIENTATION = 0x0112

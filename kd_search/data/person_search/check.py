@@ -10,10 +10,7 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 from tqdm import tqdm
 
-from kd_search.data.io.image import (
-    ImageError,
-    read_image,
-)
+from kd_search.data.io.image import ImageError, read_image
 from kd_search.data.person_search.coco_json import clip_box
 from kd_search.data.person_search.id_map import IDMap
 from kd_search.data.person_search.register import (
@@ -21,10 +18,7 @@ from kd_search.data.person_search.register import (
     locate_split,
     registered_id_space,
 )
-from kd_search.data.person_search.split import (
-    Galleries,
-    SplitSource,
-)
+from kd_search.data.person_search.split import Galleries, SplitSource
 
 #: Boxes may stick out by rounding.
 _TOLERANCE = 0.01

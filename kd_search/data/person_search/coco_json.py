@@ -10,11 +10,7 @@ from typing import Annotated, Any, Optional
 from detectron2.structures import BoxMode
 from pydantic import AfterValidator, Field
 
-from kd_search.data.person_search.id_map import (
-    IDMap,
-    OriginalID,
-    is_labelled,
-)
+from kd_search.data.person_search.id_map import IDMap, OriginalID, is_labelled
 from kd_search.utils.files import read_json
 from kd_search.utils.schema import (
     FourNumbers,

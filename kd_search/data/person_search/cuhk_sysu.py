@@ -12,12 +12,7 @@ from typing import Any, Optional
 from detectron2.structures import BoxMode
 
 from kd_search.data.io.image_size import read_image_sizes
-from kd_search.data.person_search.cuhk_sysu_mat import (
-    Box,
-    read_images,
-    read_people,
-    read_pool,
-)
+from kd_search.data.person_search.cuhk_sysu_mat import Box, read_images, read_people, read_pool
 from kd_search.data.person_search.id_map import IDMap
 from kd_search.data.person_search.search_galleries import (
     CompactGallery,
@@ -26,10 +21,7 @@ from kd_search.data.person_search.search_galleries import (
     compact_gallery,
     query_keys,
 )
-from kd_search.data.person_search.search_protocol import (
-    SearchProtocol,
-    read_search_protocol,
-)
+from kd_search.data.person_search.search_protocol import SearchProtocol, read_search_protocol
 from kd_search.data.person_search.split import LoadedSplit
 
 logger = logging.getLogger(__name__)

@@ -4,13 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kd_search.data.io.mat import (
-    numbers_of,
-    read_mat,
-    struct_entries,
-    text_of,
-    texts_of,
-)
+from kd_search.data.io.mat import numbers_of, read_mat, struct_entries, text_of, texts_of
 
 #: x, y, w, h in absolute pixels, as in the files.
 Box = tuple[float, float, float, float]

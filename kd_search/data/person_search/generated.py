@@ -5,10 +5,7 @@ from typing import Optional
 
 from detectron2.data import DatasetCatalog
 
-from kd_search.data.person_search.register import (
-    SplitFiles,
-    register_split,
-)
+from kd_search.data.person_search.register import SplitFiles, register_split
 
 _ROOT_VARIABLE = "KD_SEARCH_GENERATED"
 _DEFAULT_ROOT = os.path.join("output", "generated")

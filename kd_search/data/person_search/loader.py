@@ -13,15 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from kd_search.data.io.image import ImageError
 from kd_search.data.person_search.mapper import PersonSearchDatasetMapper
 from kd_search.data.person_search.register import get_person_search_dicts
-from kd_search.data.sampling.order import (
-    Draw,
-    DrawOrder,
-    seeded,
-)
-from kd_search.data.sampling.stream import (
-    DrawnBatches,
-    seed_of,
-)
+from kd_search.data.sampling.order import Draw, DrawOrder, seeded
+from kd_search.data.sampling.stream import DrawnBatches, seed_of
 from kd_search.data.sampling.unreadable import (
     MAX_ATTEMPTS,
     SKIPPED_KEY,

@@ -9,10 +9,7 @@ from typing import Any, Optional, Union
 import numpy as np
 from detectron2.data import MetadataCatalog
 
-from kd_search.data.io.image_size import (
-    read_image_size,
-    read_image_sizes,
-)
+from kd_search.data.io.image_size import read_image_size, read_image_sizes
 from kd_search.data.person_search.coco_json import clip_box
 from kd_search.data.person_search.id_map import OriginalID
 from kd_search.data.person_search.mot_sequence import (
@@ -21,14 +18,8 @@ from kd_search.data.person_search.mot_sequence import (
     read_ground_truth,
     read_sequence,
 )
-from kd_search.data.person_search.register import (
-    load_content,
-    register_split,
-)
-from kd_search.data.person_search.search_galleries import (
-    CompactGallery,
-    SearchGalleries,
-)
+from kd_search.data.person_search.register import load_content, register_split
+from kd_search.data.person_search.search_galleries import CompactGallery, SearchGalleries
 from kd_search.data.person_search.split import LoadedSplit
 
 #: Classes that show people whom the benchmark neither asks for nor punishes: on a vehicle, static

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from kd_search.data.person_search.coco_json import clip_box
-from kd_search.data.person_search.id_map import (
-    IDMap,
-    OriginalID,
-    is_labelled,
-)
+from kd_search.data.person_search.id_map import IDMap, OriginalID, is_labelled
 
 _INTEGER = re.compile(r"[+-]?\d+")
 

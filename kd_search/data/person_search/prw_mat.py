@@ -8,11 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kd_search.data.io.image_size import read_image_sizes
-from kd_search.data.io.mat import (
-    read_mat,
-    read_mat_variables,
-    texts_of,
-)
+from kd_search.data.io.mat import read_mat, read_mat_variables, texts_of
 from kd_search.data.person_search.coco_json import camera_and_frame
 from kd_search.data.person_search.register import load_content
 from kd_search.data.person_search.split import LoadedSplit

@@ -14,15 +14,8 @@ from kd_search.data.person_search.coco_json import (
     read_coco_json,
 )
 from kd_search.data.person_search.id_map import IDMap
-from kd_search.data.person_search.prw import (
-    attach_queries,
-    query_person_ids,
-    read_query_info,
-)
-from kd_search.data.person_search.split import (
-    LoadedSplit,
-    SplitSource,
-)
+from kd_search.data.person_search.prw import attach_queries, query_person_ids, read_query_info
+from kd_search.data.person_search.split import LoadedSplit, SplitSource
 
 logger = logging.getLogger(__name__)
 

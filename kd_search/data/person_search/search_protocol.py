@@ -6,13 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from detectron2.utils.file_io import PathManager
 
-from kd_search.data.io.mat import (
-    check_mat_version,
-    numbers_of,
-    read_mat,
-    struct_entries,
-    text_of,
-)
+from kd_search.data.io.mat import check_mat_version, numbers_of, read_mat, struct_entries, text_of
 from kd_search.data.io.mat_stream import (
     OtherLayoutError,
     is_empty_at,

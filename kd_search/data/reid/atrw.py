@@ -11,12 +11,7 @@ from kd_search.data.reid.folders import image_names, read_lines, require_file
 from kd_search.data.reid.register import register_reid_set
 from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets
 from kd_search.utils.files import read_json
-from kd_search.utils.schema import (
-    Count,
-    Integer,
-    Schema,
-    check_schema,
-)
+from kd_search.utils.schema import Count, Integer, Schema, check_schema
 
 #: Height and width of crops of animals (VKD, ECCV 2020).
 ANIMAL_SIZE = (224, 224)

@@ -9,10 +9,7 @@ from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torchvision import transforms as T
 
-from kd_search.data.io.image import (
-    ImageError,
-    read_image,
-)
+from kd_search.data.io.image import ImageError, read_image
 from kd_search.data.spatial_jitter import jitter_boxes
 
 

@@ -4,10 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from kd_search.data.person_search.id_map import (
-    IDMap,
-    OriginalID,
-)
+from kd_search.data.person_search.id_map import IDMap, OriginalID
 
 #: Height and width that crops of people are resized to.
 PERSON_SIZE = (256, 128)

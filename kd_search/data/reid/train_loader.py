@@ -16,19 +16,9 @@ from kd_search.data.reid.mapper import CropMapper
 from kd_search.data.reid.register import get_reid_samples
 from kd_search.data.reid.sampler import IdentityOrder
 from kd_search.data.reid.views import SOURCES, Candidate, View, choose_views
-from kd_search.data.sampling.order import (
-    Draw,
-    seeded,
-)
-from kd_search.data.sampling.stream import (
-    DrawnBatches,
-    seed_of,
-)
-from kd_search.data.sampling.unreadable import (
-    MAX_ATTEMPTS,
-    SKIPPED_KEY,
-    skips_bad_images,
-)
+from kd_search.data.sampling.order import Draw, seeded
+from kd_search.data.sampling.stream import DrawnBatches, seed_of
+from kd_search.data.sampling.unreadable import MAX_ATTEMPTS, SKIPPED_KEY, skips_bad_images
 
 #: (file name, box or None) -> (3, H, W).
 Mapper = Callable[[str, Optional[Sequence[float]]], torch.Tensor]

@@ -9,14 +9,8 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from kd_search.data.sampling.order import (
-    DrawOrder,
-    PositionBatchSampler,
-)
-from kd_search.data.sampling.unreadable import (
-    SkipCounter,
-    skipped_images,
-)
+from kd_search.data.sampling.order import DrawOrder, PositionBatchSampler
+from kd_search.data.sampling.unreadable import SkipCounter, skipped_images
 
 
 class DrawnBatches:

@@ -17,10 +17,7 @@ from kd_search.data.person_search.register import (
     registered_id_space,
 )
 from kd_search.data.person_search.split import Galleries
-from kd_search.utils.files import (
-    atomic_write,
-    write_json,
-)
+from kd_search.utils.files import atomic_write, write_json
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,7 @@ import pytest
 from detection_tree import make_tree, register_tiny_objects
 from detectron2.data.datasets import register_coco_instances
 
-from kd_search.data.detection.check import (
-    DetectionSplit,
-    check_detection_split,
-)
+from kd_search.data.detection.check import DetectionSplit, check_detection_split
 from kd_search.data.detection.kitti import register_kitti
 
 

@@ -8,20 +8,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from kd_search.data.detection.ilsvrc import (
-    load_ilsvrc_det,
-    read_det_classes,
-)
+from kd_search.data.detection.ilsvrc import load_ilsvrc_det, read_det_classes
 from kd_search.data.detection.register import known_classes
-from kd_search.data.detection.voc_xml import (
-    VOCObject,
-    read_voc_xml,
-)
-from kd_search.synthetic import (
-    ObjectsConfig,
-    generate_objects,
-    write_ilsvrc_layout,
-)
+from kd_search.data.detection.voc_xml import VOCObject, read_voc_xml
+from kd_search.synthetic import ObjectsConfig, generate_objects, write_ilsvrc_layout
 
 MAP = "n02672831 1 accordion\nn02691156 2 airplane\nn02219486 3 ant\n"
 

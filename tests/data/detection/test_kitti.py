@@ -10,23 +10,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from kd_search.data.detection.kitti import (
-    KITTI_CLASSES,
-    kitti_split,
-    load_kitti,
-    register_kitti,
-)
+from kd_search.data.detection.kitti import KITTI_CLASSES, kitti_split, load_kitti, register_kitti
 from kd_search.data.detection.objects import OBJECT_CLASSES
 from kd_search.data.detection.register import load_detection_set
-from kd_search.synthetic import (
-    ObjectsConfig,
-    generate_objects,
-    write_kitti_layout,
-)
-from kd_search.synthetic.objects_layouts import (
-    KITTI_MIN_VISIBLE,
-    KITTI_TYPES,
-)
+from kd_search.synthetic import ObjectsConfig, generate_objects, write_kitti_layout
+from kd_search.synthetic.objects_layouts import KITTI_MIN_VISIBLE, KITTI_TYPES
 
 CAR, PEDESTRIAN, CYCLIST = range(3)
 #: Lines as KITTI has them.

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from little_release import cells, people, put_mat, struct
 
-from kd_search.data.io.mat import (
-    numbers_of,
-    read_mat,
-    struct_entries,
-    text_of,
-    texts_of,
-)
+from kd_search.data.io.mat import numbers_of, read_mat, struct_entries, text_of, texts_of
 
 
 def test_one_variable_comes_unsqueezed(tmp_path):

@@ -5,10 +5,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from kd_search.data import register_person_search_coco
-from kd_search.data.person_search.check import (
-    Split,
-    check_split,
-)
+from kd_search.data.person_search.check import Split, check_split
 from kd_search.data.person_search.register import SplitFiles
 
 

@@ -7,10 +7,7 @@ from little_release import LittleCUHK, cells, people, protocol, put_mat, struct
 
 from kd_search.data import get_person_search_dicts
 from kd_search.data.person_search import cuhk_sysu
-from kd_search.data.person_search.check import (
-    Split,
-    check_split,
-)
+from kd_search.data.person_search.check import Split, check_split
 from kd_search.data.person_search.cuhk_sysu import CUHKSYSUFiles
 from kd_search.data.person_search.search_protocol import read_search_protocol
 

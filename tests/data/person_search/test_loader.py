@@ -17,14 +17,8 @@ from kd_search.data import (
     register_person_search_coco,
 )
 from kd_search.data.person_search.coco_json import load_coco_json
-from kd_search.data.person_search.loader import (
-    PersonSearchTrainLoader,
-    training_dicts,
-)
-from kd_search.data.sampling.unreadable import (
-    SkipCounter,
-    TooManySkippedImagesError,
-)
+from kd_search.data.person_search.loader import PersonSearchTrainLoader, training_dicts
+from kd_search.data.sampling.unreadable import SkipCounter, TooManySkippedImagesError
 
 
 def _dicts(made):

@@ -4,14 +4,8 @@ from detectron2.data import MetadataCatalog
 from little_release import put_image, put_sequence
 
 from kd_search.data import get_person_search_dicts, register_motchallenge
-from kd_search.data.person_search.check import (
-    Split,
-    check_split,
-)
-from kd_search.data.person_search.mot import (
-    MOTFiles,
-    parse_motchallenge_entry,
-)
+from kd_search.data.person_search.check import Split, check_split
+from kd_search.data.person_search.mot import MOTFiles, parse_motchallenge_entry
 
 #: frame, id, x, y, w, h, flag, class, visibility
 ROWS = [

@@ -6,10 +6,7 @@ from detectron2.data import MetadataCatalog
 from little_release import LittlePRW, cells, put_mat
 
 from kd_search.data import get_person_search_dicts
-from kd_search.data.person_search.check import (
-    Split,
-    check_split,
-)
+from kd_search.data.person_search.check import Split, check_split
 from kd_search.data.person_search.coco_json import load_coco_json
 from kd_search.data.person_search.prw import read_query_info
 from kd_search.data.person_search.prw_mat import PRWFiles

@@ -12,10 +12,7 @@ from scipy.io import loadmat, savemat
 from kd_search.data.io.mat import read_mat
 from kd_search.data.io.mat_stream import OtherLayoutError
 from kd_search.data.person_search import search_protocol
-from kd_search.data.person_search.search_protocol import (
-    _Collector,
-    read_search_protocol,
-)
+from kd_search.data.person_search.search_protocol import _Collector, read_search_protocol
 
 ROWS = [
     ("p1", "a.jpg", [1, 2, 3, 4], [("b.jpg", [5, 6, 7, 8]), ("a.jpg", None), ("b.jpg", None)]),

@@ -7,10 +7,7 @@ import pytest
 from PIL import Image
 
 from kd_search.data.reid import get_reid_samples
-from kd_search.synthetic.tracklets_config import (
-    TRACKLETS_PRESETS,
-    TrackletsConfig,
-)
+from kd_search.synthetic.tracklets_config import TRACKLETS_PRESETS, TrackletsConfig
 from kd_search.synthetic.tracklets_writer import generate_tracklets
 
 TINY = TRACKLETS_PRESETS["tiny"]

@@ -5,12 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_search.data.reid.views import (
-    Candidate,
-    choose_views,
-    chunk_frames,
-    random_chunk_frames,
-)
+from kd_search.data.reid.views import Candidate, choose_views, chunk_frames, random_chunk_frames
 
 FEW = settings(max_examples=150)
 

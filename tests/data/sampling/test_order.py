@@ -8,11 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_search.data.sampling.order import (
-    DrawOrder,
-    PositionBatchSampler,
-    seeded,
-)
+from kd_search.data.sampling.order import DrawOrder, PositionBatchSampler, seeded
 
 groups = st.lists(st.integers(0, 1), min_size=1, max_size=40)
 sizes = st.integers(1, 9)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kd_search.data.detection.objects import register_objects
+from kd_search.data.generated import register_objects
 from kd_search.synthetic import (
     OBJECTS_PRESETS,
     generate_objects,

@@ -16,19 +16,16 @@ from typing import Optional, Union
 
 from detectron2.data import DatasetCatalog
 
+from kd_search.data.catalog import is_person_search
+from kd_search.data.check import DatasetReport
 from kd_search.data.detection.check import DetectionSplit, check_detection_split
-from kd_search.data.detection.register import is_person_search
-from kd_search.data.person_search.check import DatasetReport, Split, check_split
-from kd_search.data.person_search.register import SplitFiles
+from kd_search.data.person_search.check import check_split
+from kd_search.data.person_search.register import SplitFiles, load_split
+from kd_search.data.person_search.split import LoadedSplit
 from kd_search.utils.files import write_json
 
-#: Ends of the names of two sets that share no image.
-_PARTNERS = (
-    ("_train", "_test"),
-    ("_train", "_val"),
-    ("_test", "_train"),
-    ("_val", "_train"),
-)
+#: Suffixes of the names of two sets that share no image.
+_PARTNERS = (("_train", "_test"), ("_train", "_val"), ("_test", "_train"), ("_val", "_train"))
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -45,7 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--test-dataset",
         metavar="NAME",
         help="registered data set to look for the same ids and images in; with --dataset X_train "
-        "it is X_test or X_val by itself, and the other way round",
+        "the default is X_test or X_val, and the other way round",
     )
     partner.add_argument("--test-json", metavar="FILE", help="the same, as COCO-JSON")
     parser.add_argument("--test-images", metavar="DIR", help="image folder of --test-json")
@@ -79,15 +76,14 @@ def _check(args: argparse.Namespace) -> DatasetReport:
     if args.dataset:
         split = _from_name(args.dataset)
     else:
-        split = Split.from_files(args.json, _files(args.json, args.images, args.query_info))
+        split = _from_json(args.json, args.images, args.query_info)
     if not split.dicts:
         raise ValueError(f"{split.name}: holds no image")
     partner, note = None, None
     if args.test_dataset:
         partner = _from_name(args.test_dataset)
     elif args.test_json:
-        files = _files(args.test_json, args.test_images or args.images)
-        partner = Split.from_files(args.test_json, files)
+        partner = _from_json(args.test_json, args.test_images or args.images)
     elif args.dataset:
         partner, note = _usual_partner(args.dataset)
     if partner is not None and type(partner) is not type(split):
@@ -99,22 +95,24 @@ def _check(args: argparse.Namespace) -> DatasetReport:
     return report
 
 
-def _from_name(name: str) -> Union[Split, DetectionSplit]:
+def _from_name(name: str) -> Union[LoadedSplit, DetectionSplit]:
     if name in DatasetCatalog.list() and not is_person_search(name):
         return DetectionSplit.from_name(name)
-    return Split.from_name(name)
+    return load_split(name, clip=False)
 
 
-def _files(json_file: str, images: str, query_info: Optional[str] = None) -> SplitFiles:
+def _from_json(json_file: str, images: str, query_info: Optional[str] = None) -> LoadedSplit:
     if not images:
         raise ValueError(f"{json_file}: name its image folder with --test-images")
     if not os.path.isdir(images):
         raise FileNotFoundError(f"{images}: no such image folder")
-    return SplitFiles(json_file, images, query_info)
+    split = SplitFiles(json_file, images, query_info).load(clip=False)
+    split.name = json_file
+    return split
 
 
-def _usual_partner(name: str) -> tuple[Union[Split, DetectionSplit, None], Optional[str]]:
-    """The test set of a training set by its name, or the other way round; or why there is none."""
+def _usual_partner(name: str) -> tuple[Union[LoadedSplit, DetectionSplit, None], Optional[str]]:
+    """The other split of a set by its name, or why it cannot be loaded."""
     for end, other in _PARTNERS:
         partner = name[: -len(end)] + other
         if name.endswith(end) and partner in DatasetCatalog.list():

@@ -4,9 +4,9 @@
     python tools/convert_dataset.py --dataset kd_generated --format prw --output data/prw
     python tools/convert_dataset.py --dataset prw_train --format coco --output data/prw_coco
 
-NAME is a registered set, or what is before _train and _test where both splits are to be written.
-Images become hard links where possible, so that they take no space; --copy makes copies. The new
-folder appears whole or not at all.
+NAME is a registered set, or the common part of NAME_train and NAME_test to write both splits.
+Images become hard links where possible, which take no space; --copy makes copies. The new folder is
+complete or absent.
 """
 
 import argparse
@@ -15,9 +15,10 @@ from typing import Optional
 
 from detectron2.data import DatasetCatalog
 
+from kd_search.data.person_search.register import load_split
+from kd_search.data.person_search.split import LoadedSplit
 from kd_search.data.writers import (
     ImageFolder,
-    SplitContent,
     new_folder,
     write_coco_json,
     write_cuhk_sysu,
@@ -48,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         help="galleries to make, cuhk_sysu only (default: those of the set, or else the sizes of "
-        "the release that it has images for)",
+        "the release that it has enough images for)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the galleries (default: 0)")
     return parser
@@ -88,10 +89,10 @@ def main(argv: Optional[list] = None) -> int:
     return 0
 
 
-def _splits(name: str) -> tuple[Optional[SplitContent], Optional[SplitContent]]:
-    """Training and test split; one that is not meant is ``None``."""
+def _splits(name: str) -> tuple[Optional[LoadedSplit], Optional[LoadedSplit]]:
+    """Training and test split; ``None`` for one that is not wanted."""
     if name in DatasetCatalog.list():
-        split = SplitContent.from_name(name)
+        split = load_split(name)
         is_test = bool(split.queries) or name.endswith("_test")
         return (None, split) if is_test else (split, None)
     names = [f"{name}_{part}" for part in ("train", "test")]
@@ -102,7 +103,7 @@ def _splits(name: str) -> tuple[Optional[SplitContent], Optional[SplitContent]]:
             f"data set {name!r} is not registered, nor is {names[0]} or {names[1]} (known test "
             f"sets: {', '.join(known)})"
         )
-    train, test = (SplitContent.from_name(part) if part else None for part in found)
+    train, test = (load_split(part) if part else None for part in found)
     return train, test
 
 

@@ -21,7 +21,7 @@ from typing import Any, Optional
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import kd_search.data  # noqa: F401  registers the data sets
-from kd_search.data.person_search.register import SplitFiles, load_split
+from kd_search.data.person_search.register import SplitFiles
 from kd_search.evaluation import (
     CAMERAS,
     MODES,
@@ -176,7 +176,7 @@ def _arrays(args: argparse.Namespace, dicts: list[dict]) -> DetectionSet:
 def _annotations(args: argparse.Namespace, metadata: dict) -> tuple[str, list[dict], Any]:
     if args.json:
         files = SplitFiles(args.json, args.images, args.query_info)
-        return args.json, load_split(files)[0], None
+        return args.json, files.load().dicts, None
     name = args.dataset or metadata.get("dataset")
     if not isinstance(name, str):
         raise ValueError(f"{args.input}: does not say of which set it is; use --dataset or --json")

@@ -1,14 +1,15 @@
-"""Spatial-invariant augmentation: the same small shift of a person's box for everybody.
+"""Spatial-invariant augmentation: small random shifts of boxes.
 
-Zhang et al., AAAI 2021, shift boxes in the image (ISA, when the external re-ID model is trained)
-and before region pooling (FSA, when the student is), by as much as the usual padding and random
-crop of re-ID training would:
+Zhang et al., AAAI 2021, shift boxes in the image (ISA, in training of the external re-ID model) and
+before region pooling (FSA, in training of the student), as far as the usual padding and random crop
+of re-ID training would:
 
     r_h = min(2 h dp / H, alpha),    r_w = min(2 w dp / W, alpha)
 
-with the box h x w, the re-ID input H x W and the padding dp in pixels of that input. Of the feature
-level the paper divides both by the stride; boxes here are in pixels of the network's input, so
-region pooling does that. It gives neither dp nor alpha; dp = 10 is the usual padding.
+with the box h x w, the re-ID input H x W and the padding dp in pixels of that input. On the feature
+level the paper divides both by the stride; boxes here are in pixels of the network's input, and
+region pooling divides by the stride. The paper has values of neither dp nor alpha; dp = 10 is the
+usual padding.
 """
 
 from typing import Optional
@@ -19,7 +20,7 @@ import torch
 def jitter_range(
     boxes: torch.Tensor, input_size: tuple[int, int], padding: float, limit: torch.Tensor
 ) -> torch.Tensor:
-    """Widths of the ranges that boxes move in.
+    """Widths of the ranges of the shifts.
 
     Args:
         boxes: (B, 4) XYXY, pixels of an image.
@@ -47,13 +48,13 @@ def jitter_boxes(
 ) -> torch.Tensor:
     """Boxes of the same size, moved by up to half their range in each direction.
 
-    A box is not moved out of the image farther than it was: what lies outside cannot be cut.
+    A box does not move farther out of the image, where nothing can be cropped.
 
     Args:
         boxes: (B, 4) XYXY, pixels of an image.
         image_size: (height, width) of that image.
         input_size, padding, limit: as :func:`jitter_range`.
-        generator: of the randomness, on the CPU.
+        generator: source of randomness, on the CPU.
 
     Returns:
         (B, 4) XYXY.

@@ -1,11 +1,11 @@
-"""The images of a training, in the order that positions in them are counted by."""
+"""Images of a training set in a fixed order."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 
+from kd_search.data.catalog import is_reid
 from kd_search.data.detection.loader import (
     Mapper,
     NamedErrorMapper,
@@ -14,19 +14,19 @@ from kd_search.data.detection.loader import (
 )
 from kd_search.data.person_search.loader import load_each_once, training_dicts
 from kd_search.data.person_search.mapper import PersonSearchDatasetMapper
-from kd_search.data.reid import is_reid
+from kd_search.data.records import Record
 
-#: Key of a sample: position of its image in the list of :func:`training_records`.
+#: Key of a sample: index of its image in :func:`training_records`.
 POSITION_KEY = "training_position"
 
-#: What only a training sample needs; masks and queries can be large.
+#: Keys that only training samples need; masks and queries can be large.
 _TRAINING_KEYS = ("annotations", "queries", "sem_seg_file_name")
 
 
-def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
+def training_records(cfg: CfgNode) -> list[Record]:
     """The dataset dicts that training on ``DATASETS.TRAIN`` draws from, person search or detection.
 
-    The order is that of the sets and of their files: the same on all ranks and in every run.
+    Their order is that of the sets and of their files, the same on all ranks and in every run.
 
     Raises:
         FileNotFoundError, ValueError: a set is missing or broken, has other classes than the
@@ -45,21 +45,21 @@ def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
 
 
 def build_record_loader(
-    cfg: CfgNode, records: list[dict[str, Any]], positions: list[int]
-) -> Iterable[list[dict[str, Any]]]:
-    """Training images as a test sees them: resized, not augmented, one a batch, split over ranks.
+    cfg: CfgNode, records: list[Record], positions: list[int]
+) -> Iterable[list[Record]]:
+    """Loader of training images as in testing: resized, one a batch, split over the ranks.
 
     Samples hold ``image`` (3, H, W), ``height`` and ``width`` of the original image and
     ``training_position``. ``INPUT.ON_IMAGE_ERROR`` "skip" leaves unreadable images out, counted as
-    in training. It can be gone through again and again.
+    in training. It can be iterated repeatedly.
 
     Args:
         cfg: config.
         records: of :func:`training_records`.
-        positions: those of the images wanted, each visited once, in this order.
+        positions: indices of the images to load, in this order.
 
     Raises:
-        ValueError: no image is wanted.
+        ValueError: there is no image to load.
     """
     chosen = []
     for position in positions:
@@ -69,11 +69,11 @@ def build_record_loader(
 
 
 def _test_mapper(cfg: CfgNode) -> Mapper:
-    """What reads an image of the kind of set that ``DATASETS.TRAIN`` has, without annotations."""
+    """Mapper without annotations for the kind of the sets of ``DATASETS.TRAIN``."""
     if train_set_kind(cfg.DATASETS.TRAIN) == "person_search":
         return PersonSearchDatasetMapper(cfg, False)
     cfg = cfg.clone()
     cfg.defrost()
-    # Proposals that were computed before are of no use here.
+    # Precomputed proposals are not needed here.
     cfg.MODEL.LOAD_PROPOSALS = False
     return NamedErrorMapper(DatasetMapper(cfg, False), cfg.INPUT.MAX_IMAGE_PIXELS)

@@ -7,12 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
 
+from kd_search.data.catalog import is_person_search, require_registered
 from kd_search.data.detection.loader import train_set_kind
-from kd_search.data.detection.register import (
-    is_person_search,
-    known_classes,
-    require_registered,
-)
+from kd_search.data.detection.register import known_classes
 from kd_search.data.reid import is_reid
 from kd_search.modeling.meta_arch import PersonSearchRCNN, ReIDNetwork
 

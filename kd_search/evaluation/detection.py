@@ -9,7 +9,7 @@ from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 
-from kd_search.data.detection.register import is_person_search
+from kd_search.data.catalog import is_person_search
 
 
 def build_detection_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:

@@ -14,10 +14,9 @@ from kd_search.data import get_person_search_dicts, register_person_search_coco
 from kd_search.data.person_search.cuhk_sysu import CUHKSYSUFiles
 from kd_search.data.person_search.mot import MOTFiles
 from kd_search.data.person_search.prw_mat import PRWFiles
-from kd_search.data.person_search.register import SplitFiles
+from kd_search.data.person_search.register import SplitFiles, load_split
 from kd_search.data.writers import (
     ImageFolder,
-    SplitContent,
     new_folder,
     write_coco_json,
     write_cuhk_sysu,
@@ -43,7 +42,7 @@ def _places(generated, tmp_path, monkeypatch):
 
 @pytest.fixture
 def contents():
-    return tuple(SplitContent.from_name(f"kd_generated_{part}") for part in ("train", "test"))
+    return tuple(load_split(f"kd_generated_{part}") for part in ("train", "test"))
 
 
 def _image(record):
@@ -169,8 +168,8 @@ def test_galleries_that_are_there_are_written_as_they_are(tmp_path):
     new = ("p9", "s6.jpg", [3, 3, 8, 16], [("s4.jpg", [40, 1, 8, 16])])
     little.subsets = {("Occlusion", "Occlusion1"): [new], ("Resolution", "Test_Size"): rows[:1]}
     little.write()
-    test = SplitContent.from_name("cuhk_sysu_test")
-    train = SplitContent.from_name("cuhk_sysu_train")
+    test = load_split("cuhk_sysu_test")
+    train = load_split("cuhk_sysu_train")
     write_cuhk_sysu(tmp_path / "new", train, test)
     loaded = CUHKSYSUFiles(str(tmp_path / "new"), "test").load()
     assert list(loaded.galleries) == ["G50", "G100", "occlusion", "resolution"]
@@ -240,7 +239,7 @@ def test_people_who_are_numbered_apart_stay_apart(little_set, registry, tmp_path
             for image in made.content["images"]:
                 image["camera_id"] = 4
             made.write()
-    train, test = (SplitContent.from_name(f"own_{part}") for part in ("train", "test"))
+    train, test = (load_split(f"own_{part}") for part in ("train", "test"))
     notes = write_prw(tmp_path / "prw", train, test)
     assert notes == ["people have other ids than before; person_ids.json has both"]
     assert json.loads((tmp_path / "prw/person_ids.json").read_text()) == {
@@ -265,10 +264,10 @@ def test_names_that_do_not_fit_are_refused(little_set, registry, tmp_path):
     registry.append("own_train")
     register_person_search_coco("own_train", str(made.json_file), str(made.images))
     with pytest.raises(ValueError, match="a.png is no JPEG file"):
-        write_prw(tmp_path / "prw", SplitContent.from_name("own_train"), None)
+        write_prw(tmp_path / "prw", load_split("own_train"), None)
     (made.images / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="a.png: no such image file"):
-        write_mot(tmp_path / "mot", SplitContent.from_name("own_train"), None)
+        write_mot(tmp_path / "mot", load_split("own_train"), None)
 
 
 def test_images_are_linked_or_copied(generated, tmp_path):

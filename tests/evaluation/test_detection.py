@@ -12,7 +12,7 @@ from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from kd_search.data.detection.kitti import register_kitti
-from kd_search.data.person_search.generated import register_generated
+from kd_search.data.generated import register_generated
 from kd_search.evaluation.detection import (
     build_detection_evaluator,
     has_fast_coco_eval,

@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import strategies as st
 from PIL import Image
 
-from kd_search.data.detection.objects import register_objects
 from kd_search.data.detection.register import load_detection_set
+from kd_search.data.generated import register_objects
 from kd_search.data.person_search.coco_json import load_coco_json
 from kd_search.evaluation import Protocol
 from kd_search.evaluation.search.compare_runs import (

@@ -18,10 +18,8 @@ from tiny import REPO
 from tiny_distiller import save_teacher
 
 from kd_search.checkpoint import PersonSearchCheckpointer
-from kd_search.data.detection.objects import (
-    OBJECT_CLASSES,
-    register_objects,
-)
+from kd_search.data.detection.objects import OBJECT_CLASSES
+from kd_search.data.generated import register_objects
 from kd_search.data.training_records import training_records
 from kd_search.distillation.methods.global_knowledge import PrototypeBank
 from kd_search.distillation.methods.global_knowledge.candidates import annotated_boxes

@@ -9,7 +9,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from kd_search.data.detection.objects import OBJECT_CLASSES, register_objects
+from kd_search.data.detection.objects import OBJECT_CLASSES
+from kd_search.data.generated import register_objects
 from kd_search.synthetic import OBJECTS_PRESETS, ObjectsConfig, generate_objects
 from kd_search.synthetic.objects_scene import render_objects
 from kd_search.synthetic.objects_shapes import DRAW, draw_object

@@ -6,7 +6,7 @@ import generate_dataset as tool
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from kd_search.data.person_search.generated import register_generated
+from kd_search.data.generated import register_generated
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,25 @@
-"""Finds what is wrong with a plain detection set before training does."""
+"""Checks of plain detection sets."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Optional
+from typing import Optional
 
 from detectron2.structures import BoxMode
 
+from kd_search.data.check import DatasetReport, Defect, box_problem, check_images
 from kd_search.data.detection.register import known_classes, load_detection_set
-from kd_search.data.person_search.check import DatasetReport, Defect, box_problem, image_defects
+from kd_search.data.records import Record, is_crowd, non_crowd
 
 
-@dataclass(frozen=True)
+@dataclass
 class DetectionSplit:
     """A plain detection set as it is on disk: boxes neither clipped nor left out."""
 
     name: str
-    dicts: list[dict[str, Any]]
+    dicts: list[Record]
     #: Names of the classes, in the order of ``category_id``.
     classes: list[str]
 
@@ -43,8 +45,8 @@ class DetectionSplit:
     def _folder(self) -> str:
         return os.path.commonpath([os.path.dirname(d["file_name"]) for d in self.dicts])
 
-    def short(self, record: dict[str, Any]) -> str:
-        """Name of an image, relative to the folder that all images lie in."""
+    def image_name(self, record: Record) -> str:
+        """Name of an image, relative to the folder of all images."""
         return os.path.relpath(record["file_name"], self._folder or os.curdir)
 
 
@@ -69,12 +71,7 @@ def check_detection_split(
     """
     report = DatasetReport(split.name, count_detection_split(split))
     report.defects += _annotation_defects(split)
-    if partner is not None:
-        report.defects += _overlap_defects(split, partner)
-    if decode:
-        report.defects += image_defects(split, max_pixels)
-    else:
-        report.notes.append("images not decoded")
+    check_images(report, split, partner, decode, max_pixels)
     if not split.classes:
         report.notes.append("classes not checked: the set does not name them")
     return report
@@ -83,55 +80,40 @@ def check_detection_split(
 def count_detection_split(split: DetectionSplit) -> dict[str, int]:
     """Numbers of images and boxes, all and by class.
 
-    Crowd boxes count as ignored ones and not by class; a place that is ignored for several classes
+    Crowd boxes count as ignored ones and not by class; a region that is ignored for several classes
     counts once.
     """
-    boxes = [a for d in split.dicts for a in _objects(d)]
+    boxes = [a for d in split.dicts for a in non_crowd(d)]
     ignored = {
         (index, tuple(a["bbox"]))
         for index, d in enumerate(split.dicts)
         for a in d["annotations"]
-        if a.get("iscrowd", 0)
+        if is_crowd(a)
     }
-    counts = {
+    by_class = Counter(annotation["category_id"] for annotation in boxes)
+    return {
         "images": len(split.dicts),
-        "images_without_objects": sum(not _objects(d) for d in split.dicts),
+        "images_without_objects": sum(not non_crowd(d) for d in split.dicts),
         "boxes": len(boxes),
         "ignored_boxes": len(ignored),
         "classes": len(split.classes),
+        **{f"class {name}": by_class[index] for index, name in enumerate(split.classes)},
     }
-    by_class = [0] * len(split.classes)
-    for annotation in boxes:
-        if 0 <= annotation["category_id"] < len(by_class):
-            by_class[annotation["category_id"]] += 1
-    return {**counts, **{f"class {n}": count for n, count in zip(split.classes, by_class)}}
-
-
-def _objects(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [a for a in record["annotations"] if not a.get("iscrowd", 0)]
 
 
 def _annotation_defects(split: DetectionSplit) -> Iterator[Defect]:
     for record in split.dicts:
-        where = split.short(record)
+        where = split.image_name(record)
         seen = set()
         for annotation in record["annotations"]:
             category = annotation["category_id"]
             if split.classes and not 0 <= category < len(split.classes):
                 name = annotation.get("class_name", category)
                 yield Defect("unknown_class", where, f"{name!r} is no class of this set")
-            # A place that is ignored for several classes is there once for each of them.
-            key = (tuple(annotation["bbox"]), annotation.get("iscrowd", 0))
+            # A region that is ignored for several classes has an annotation of each.
+            key = (tuple(annotation["bbox"]), is_crowd(annotation))
             if record["width"] and (key not in seen or not key[1]):
                 problem = box_problem(annotation["bbox"], record)
                 if problem:
                     yield Defect("box_" + problem[0], where, problem[1])
             seen.add(key)
-
-
-def _overlap_defects(split: DetectionSplit, partner: DetectionSplit) -> Iterator[Defect]:
-    theirs = {os.path.realpath(record["file_name"]) for record in partner.dicts}
-    for record in split.dicts:
-        if os.path.realpath(record["file_name"]) in theirs:
-            message = f"is in {split.name} and in {partner.name}"
-            yield Defect("image_in_train_and_test", split.short(record), message)

@@ -14,20 +14,22 @@ from this package.
 import logging
 import os
 import re
-from typing import Any, Optional
+from typing import Optional
 
 from tqdm import tqdm
 
-from kd_search.data.detection.files import (
-    first_repeat,
-    image_size,
-    make_record,
-    read_lines,
-    require_folder,
-    under_datasets,
-)
 from kd_search.data.detection.register import register_detection_set
 from kd_search.data.detection.voc_xml import read_voc_xml
+from kd_search.data.io.files import (
+    datasets_folder,
+    datasets_hint,
+    first_repeat,
+    read_lines,
+    refuse_repeated_lines,
+    require_file,
+    require_paths,
+)
+from kd_search.data.records import Record, image_size, make_record
 
 logger = logging.getLogger(__name__)
 
@@ -45,21 +47,19 @@ def register_ilsvrc_det(
         name: name for ``DATASETS``.
         split: "train" or "val".
         root: folder that holds ``Data`` and ``devkit``; ``None`` takes
-            ``$DETECTRON2_DATASETS/ILSVRC``, looked up at first use.
+            ``$DETECTRON2_DATASETS/ILSVRC`` on first use.
         first_pixel: see :func:`load_ilsvrc_det`.
     """
 
-    def classes() -> list[str]:
-        folder = under_datasets(root, "ILSVRC")
-        require_folder(name, folder, "set DETECTRON2_DATASETS to the folder that holds ILSVRC/")
-        return [class_name for _, class_name in read_det_classes(folder)]
+    def find() -> str:
+        folder = root or datasets_folder("ILSVRC")
+        require_paths(name, [folder], datasets_hint("ILSVRC"))
+        return folder
 
-    def load(strict: bool) -> list[dict[str, Any]]:
-        classes()
-        folder = under_datasets(root, "ILSVRC")
-        return load_ilsvrc_det(folder, split, first_pixel=first_pixel, strict=strict)
+    def load(strict: bool) -> list[Record]:
+        return load_ilsvrc_det(find(), split, first_pixel=first_pixel, strict=strict)
 
-    register_detection_set(name, load, classes)
+    register_detection_set(name, load, lambda: [text for _, text in read_det_classes(find())])
 
 
 def read_det_classes(root: str) -> list[tuple[str, str]]:
@@ -70,40 +70,35 @@ def read_det_classes(root: str) -> list[tuple[str, str]]:
         ValueError: it has another form; the line is named.
     """
     path = os.path.join(root, _MAP_FILE)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{path}: the list of classes is missing; take it from the ILSVRC development kit "
-            "(see docs/datasets.md)"
-        )
-    classes = []
-    for number, line in read_lines(path, "list of classes"):
+    hint = "it is part of the ILSVRC development kit (see docs/datasets.md)"
+    classes: list[tuple[str, str]] = []
+    for number, line in read_lines(path, "list of classes", hint):
         match = _CLASS_LINE.fullmatch(line)
         if not match or int(match[2]) != len(classes) + 1:
             raise ValueError(
                 f"{path}, line {number}: expected '<WNID> {len(classes) + 1} <name>', got {line!r}"
             )
         classes.append((match[1], match[3]))
-    wnids = [(index, wnid) for index, (wnid, _) in enumerate(classes, 1)]
-    if not classes or first_repeat(wnids):
+    if not classes or first_repeat(wnid for wnid, _ in classes):
         raise ValueError(f"{path}: names no class, or a WNID twice")
     return classes
 
 
 def load_ilsvrc_det(
     root: str, split: str, *, first_pixel: int = 1, strict: bool = True
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Dataset dicts of a split; ``image_id`` counts the images in the order of the list, from 1.
 
-    A training image may have no XML file (readme of the development kit): it holds nothing of the
-    200 classes. Images with partial labels are used like any other, and the few validation images
-    that the challenge skips for single classes are not skipped.
+    A training image without XML file has no object of the 200 classes (readme of the development
+    kit). Images with partial labels are used like any other, and the few validation images that the
+    challenge skips for single classes are not skipped.
 
     Args:
         root: folder that holds ``Data`` and ``devkit``.
         split: "train" or "val".
-        first_pixel: number of the leftmost and topmost pixel in the XML files, whose last pixel
-            belongs to the box. VOC counts from 1, and the kit says only that the files are in
-            VOC's format; a box that begins before the first pixel is clipped.
+        first_pixel: number of the leftmost and topmost pixel in the XML files. VOC counts from 1,
+            and the kit states only that the files have VOC's format; a box that starts before the
+            first pixel is clipped.
         strict: see :data:`~kd_search.data.detection.register.Load`.
 
     Raises:
@@ -121,15 +116,16 @@ def load_ilsvrc_det(
         xml_file = os.path.join(root, "Annotations", "DET", split, f"{image}.xml")
         if split == "train" and not os.path.isfile(xml_file):
             negatives += 1
-            boxes, size = [], image_size(file_name, strict)
+            boxes: list[Record] = []
+            size = image_size(file_name, strict)
         else:
             boxes, size = _read_boxes(xml_file, rows, first_pixel, strict)
-            if strict and not os.path.isfile(file_name):
-                raise FileNotFoundError(f"{file_name}: no such image file")
+            if strict:
+                require_file(file_name, what="image file")
         dicts.append(make_record(file_name, image_id, size, boxes, strict))
     if negatives == len(images):
         folder = os.path.join(root, "Annotations", "DET", split)
-        raise FileNotFoundError(f"{folder}: holds the XML file of none of the images")
+        raise FileNotFoundError(f"{folder}: holds no XML file of the listed images")
     if negatives:
         logger.info("%d images of ILSVRC DET %s have no XML file: no objects", negatives, split)
     return dicts
@@ -137,20 +133,19 @@ def load_ilsvrc_det(
 
 def _read_boxes(
     xml_file: str, rows: dict[str, int], first_pixel: int, strict: bool
-) -> tuple[list[dict[str, Any]], tuple[int, int]]:
+) -> tuple[list[Record], tuple[int, int]]:
     """Boxes of an image, and its width and height."""
     found = read_voc_xml(xml_file)
-    boxes = []
+    boxes: list[Record] = []
     for item in found.objects:
         x0, y0, x1, y1 = item.box
         # The last pixel belongs to the box.
         box = [x0 - first_pixel, y0 - first_pixel, x1 - first_pixel + 1, y1 - first_pixel + 1]
-        if item.name in rows:
-            boxes.append({"bbox": box, "category_id": rows[item.name], "iscrowd": 0})
-        elif strict:
+        if strict and item.name not in rows:
             raise ValueError(f"{xml_file}, line {item.line}: {item.name!r} is not in {_MAP_FILE}")
-        else:
-            boxes.append({"bbox": box, "category_id": -1, "iscrowd": 0, "class_name": item.name})
+        boxes.append({"bbox": box, "category_id": rows.get(item.name, -1), "iscrowd": 0})
+        if item.name not in rows:
+            boxes[-1]["class_name"] = item.name
     return boxes, (found.width, found.height)
 
 
@@ -159,12 +154,10 @@ def _list_images(root: str, split: str) -> list[str]:
     whole = os.path.join(folder, f"{split}.txt")
     if split == "train" and not os.path.isfile(whole):
         lists = _class_lists(folder)
-        # An image is in the lists of all the classes that it was asked for.
+        # An image is in the lists of several classes.
         return list(dict.fromkeys(image for path in lists for _, image in _read_list(path)))
     images = _read_list(whole)
-    repeat = first_repeat(images)
-    if repeat:
-        raise ValueError(f"{whole}, line {repeat[0]}: {repeat[1]} is listed twice")
+    refuse_repeated_lines(whole, images)
     return [image for _, image in images]
 
 

@@ -5,32 +5,32 @@
     <root>/ImageSets/train.txt, val.txt        optional: numbers of the images, one a line
 
 A line of a label file is "type truncated occluded alpha left top right bottom" and seven numbers
-of the 3D box, which are not used (readme of KITTI's object development kit). Pixels are counted
-from 0, and the kit takes right - left as the width of a box, so the numbers are used as they are.
+of the 3D box, which are ignored (readme of KITTI's object development kit). Pixels count from 0,
+and the width of a box is right - left in the kit, so the numbers are used unchanged.
 """
 
 import logging
 import math
 import os
-from typing import Any, Optional
+from typing import Optional
 
 from tqdm import tqdm
 
-from kd_search.data.detection.files import (
-    first_repeat,
-    image_size,
-    make_record,
-    read_lines,
-    require_folder,
-    under_datasets,
-)
 from kd_search.data.detection.register import register_detection_set
+from kd_search.data.io.files import (
+    datasets_folder,
+    datasets_hint,
+    read_lines,
+    refuse_repeated_lines,
+    require_paths,
+)
+from kd_search.data.records import Record, image_size, make_record
 
 logger = logging.getLogger(__name__)
 
 KITTI_CLASSES = ("Car", "Pedestrian", "Cyclist")
-#: Types that look like a class but are rated neither right nor wrong, as in KITTI's own
-#: evaluation; DontCare marks what nobody labelled, and may hold things of any class.
+#: Types that are similar to a class and ignored, as in KITTI's own evaluation. DontCare marks
+#: unlabelled regions, which may contain objects of any class.
 _IGNORED = {"Van": ("Car",), "Person_sitting": ("Pedestrian",), "DontCare": KITTI_CLASSES}
 #: Background, as in KITTI's own evaluation.
 _OTHERS = ("Truck", "Tram", "Misc")
@@ -45,16 +45,15 @@ def register_kitti(
     Args:
         name: name for ``DATASETS``.
         split: "train" or "val", see :func:`kitti_split`.
-        root: folder that holds ``training``; ``None`` takes ``$DETECTRON2_DATASETS/kitti``, looked
-            up at first use.
+        root: folder that holds ``training``; ``None`` takes ``$DETECTRON2_DATASETS/kitti`` on first
+            use.
         van_is_car: vans are cars; otherwise they are ignored, see :func:`load_kitti`.
     """
 
-    def load(strict: bool) -> list[dict[str, Any]]:
-        folder = under_datasets(root, "kitti")
-        hint = "set DETECTRON2_DATASETS to the folder that holds kitti/"
-        for part in ("image_2", "label_2"):
-            require_folder(name, os.path.join(folder, "training", part), hint)
+    def load(strict: bool) -> list[Record]:
+        folder = root or datasets_folder("kitti")
+        folders = [os.path.join(folder, "training", part) for part in ("image_2", "label_2")]
+        require_paths(name, folders, datasets_hint("kitti"))
         return load_kitti(folder, split, van_is_car=van_is_car, strict=strict)
 
     register_detection_set(name, load, KITTI_CLASSES)
@@ -62,14 +61,13 @@ def register_kitti(
 
 def load_kitti(
     root: str, split: str, *, van_is_car: bool = False, strict: bool = True
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Dataset dicts of a split.
 
     Car, Pedestrian and Cyclist are the classes. Van, Person_sitting and DontCare become boxes with
-    ``iscrowd`` 1 of every class that they may be mistaken for (three for a DontCare): COCO's
-    metric then counts a detection inside of them neither as right nor as wrong. Detectron2 leaves
-    crowd boxes out of training, where their place is background like any other. Truck, Tram and
-    Misc are background.
+    ``iscrowd`` 1 of every class that they are similar to (three for a DontCare): COCO's metric then
+    ignores detections inside of them. Detectron2 leaves crowd boxes out of training; their regions
+    are background. Truck, Tram and Misc are background.
 
     Args:
         root: folder that holds ``training``.
@@ -84,10 +82,11 @@ def load_kitti(
     stems = kitti_split(root, split)
     for stem in tqdm(stems, desc=f"reading KITTI {split}", unit="image", disable=None):
         label_file = os.path.join(root, "training", "label_2", f"{stem}.txt")
-        boxes = []
+        boxes: list[Record] = []
         for number, line in read_lines(label_file, "label file"):
-            kind, box = _parse(line, f"{label_file}, line {number}")
-            boxes += _annotations(kind, box, van_is_car, strict, f"{label_file}, line {number}")
+            where = f"{label_file}, line {number}"
+            kind, box = _parse(line, where)
+            boxes += _annotations(kind, box, van_is_car, strict, where)
         file_name = os.path.join(root, "training", "image_2", f"{stem}.png")
         image_id = int(stem) if stem.isdigit() else stem
         dicts.append(make_record(file_name, image_id, image_size(file_name, strict), boxes, strict))
@@ -97,12 +96,12 @@ def load_kitti(
 def kitti_split(root: str, split: str) -> list[str]:
     """Names, without extension, of the images of a split.
 
-    Those listed in ``ImageSets/<split>.txt``. Where there are no lists, the first half of the
-    label files in the order of their names is "train" and the rest is "val". That is a split of
-    this package: numbers compare with a paper's only where its lists are used.
+    They are those of ``ImageSets/<split>.txt``. Where there are no lists, the first half of the
+    label files in the order of their names is "train" and the rest is "val", a split of this
+    package: compare with a paper only with the paper's lists.
 
     Raises:
-        FileNotFoundError, ValueError: naming what is wrong with the lists.
+        FileNotFoundError, ValueError: a list is missing or invalid.
     """
     if split not in ("train", "val"):
         raise ValueError(f"KITTI has the splits 'train' and 'val', not {split!r}")
@@ -110,7 +109,7 @@ def kitti_split(root: str, split: str) -> list[str]:
     label_folder = os.path.join(root, "training", "label_2")
     stems = sorted(n[: -len(".txt")] for n in os.listdir(label_folder) if n.endswith(".txt"))
     if any(os.path.isfile(path) for path in lists.values()):
-        return _listed(lists[split], set(stems))
+        return _read_list(lists[split], set(stems))
     if not stems:
         raise FileNotFoundError(f"{label_folder}: holds no label file")
     logger.info("%s has no ImageSets/train.txt and val.txt: the images are split in halves", root)
@@ -118,16 +117,14 @@ def kitti_split(root: str, split: str) -> list[str]:
     return stems[:half] if split == "train" else stems[half:]
 
 
-def _listed(path: str, stems: set[str]) -> list[str]:
+def _read_list(path: str, stems: set[str]) -> list[str]:
     lines = read_lines(path, "list of images (KITTI has both lists or none)")
     if not lines:
         raise ValueError(f"{path}: names no image")
     for number, stem in lines:
         if stem not in stems:
             raise ValueError(f"{path}, line {number}: there is no label file {stem!r}.txt")
-    repeat = first_repeat(lines)
-    if repeat:
-        raise ValueError(f"{path}, line {repeat[0]}: {repeat[1]} is listed twice")
+    refuse_repeated_lines(path, lines)
     return [stem for _, stem in lines]
 
 
@@ -148,7 +145,7 @@ def _parse(line: str, where: str) -> tuple[str, list[float]]:
 
 def _annotations(
     kind: str, box: list[float], van_is_car: bool, strict: bool, where: str
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     kind = "Car" if van_is_car and kind == "Van" else kind
     if kind in _OTHERS:
         return []

@@ -1,46 +1,47 @@
 """Loaders of plain detection sets: Detectron2's data, in an order that can be resumed."""
 
 from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from kd_search.data.detection.register import (
-    clear_errors,
-    is_person_search,
-    known_classes,
-    require_registered,
-)
-from kd_search.data.io.image import ImageError, impossible_name
+from kd_search.data.catalog import is_person_search, require_registered
+from kd_search.data.detection.register import clear_errors, known_classes
+from kd_search.data.io.image import ImageError, invalid_name, refuse_large
 from kd_search.data.person_search.loader import (
     PersonSearchTrainLoader,
     build_person_search_train_loader,
 )
+from kd_search.data.records import Record
 
-Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+Mapper = Callable[[Record], Record]
 
 
 class NamedErrorMapper:
-    """A mapper of Detectron2 whose errors name the image, and which refuses huge ones.
+    """Mapper of Detectron2 with a limit of pixels and errors that name the image.
 
     Args:
         mapper: dataset dict -> sample, such as Detectron2's ``DatasetMapper``.
         max_image_pixels: larger images are refused from their header, before decoding.
 
     Raises:
-        ImageError: the image is missing, torn, no image, or too large.
-        SizeMismatchError: it has another size than its dict says (Detectron2's, a ValueError).
+        ImageError: the image is missing, truncated, no image, or too large.
+        SizeMismatchError: its size differs from that in its dict (Detectron2's, a ValueError).
     """
 
     def __init__(self, mapper: Mapper, max_image_pixels: int) -> None:
         self.mapper = mapper
         self.max_image_pixels = max_image_pixels
 
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, record: Record) -> Record:
         path = record["file_name"]
         try:
             self._check_header(path)
@@ -49,7 +50,7 @@ class NamedErrorMapper:
             raise
         except FileNotFoundError:
             raise ImageError(f"{path}: no such image file") from None
-        # Of Pillow's decoders; bad PNG chunks end in SyntaxError.
+        # Errors of Pillow's decoders; SyntaxError is that of bad PNG chunks.
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ImageError(f"{path}: cannot be decoded ({error})") from None
 
@@ -57,18 +58,13 @@ class NamedErrorMapper:
         try:
             stream = PathManager.open(path, "rb")
         except ValueError as error:
-            raise impossible_name(path, error) from None
+            raise invalid_name(path, error) from None
         with stream, Image.open(stream) as image:
-            width, height = image.size
-        if width * height > self.max_image_pixels:
-            raise ImageError(
-                f"{path}: {width} x {height} pixels are more than the allowed "
-                f"{self.max_image_pixels} (INPUT.MAX_IMAGE_PIXELS)"
-            )
+            refuse_large(path, image.size, self.max_image_pixels)
 
 
 def train_set_kind(names: Sequence[str]) -> str:
-    """What the sets of ``DATASETS.TRAIN`` are: "person_search" or "detection".
+    """Kind of the sets of ``DATASETS.TRAIN``: "person_search" or "detection".
 
     Raises:
         ValueError: some have identities and some do not, or one is not registered.
@@ -107,14 +103,18 @@ def build_seeded_detection_train_loader(
     return build_person_search_train_loader(cfg, start_iter, mapper, dataset)
 
 
-def plain_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+def plain_training_dicts(cfg: CfgNode) -> list[Record]:
     """Dataset dicts of the plain detection sets in ``DATASETS.TRAIN``, joined in their order.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`build_seeded_detection_train_loader`.
     """
     names = list(cfg.DATASETS.TRAIN)
-    _check_same_classes(names)
+    for name in names[1:]:
+        if known_classes(name) != known_classes(names[0]):
+            raise ValueError(
+                f"DATASETS.TRAIN joins {names[0]} and {name}, which have different classes"
+            )
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     with clear_errors(", ".join(names)):
         dataset = get_detection_dataset_dicts(
@@ -143,12 +143,3 @@ def build_plain_detection_test_loader(cfg: CfgNode, dataset_name: str) -> DataLo
     mapper = NamedErrorMapper(DatasetMapper(cfg, False), cfg.INPUT.MAX_IMAGE_PIXELS)
     with clear_errors(dataset_name):
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
-
-
-def _check_same_classes(names: Sequence[str]) -> None:
-    first = known_classes(names[0])
-    for name in names[1:]:
-        if known_classes(name) != first:
-            raise ValueError(
-                f"DATASETS.TRAIN joins {names[0]} and {name}, which have different classes"
-            )

@@ -1,20 +1,23 @@
-"""Registers plain detection sets with Detectron2's catalogs, and tells what it knows of any set.
+"""Registration of plain detection sets with Detectron2's catalogs.
 
-A plain detection set has boxes and classes but no identities. Those of this package are read when
-they are first used; PASCAL VOC, COCO and people's own come through Detectron2's registration.
+A plain detection set has boxes and classes but no identities. Those of this package are read on
+first use; PASCAL VOC, COCO and users' own are registered through Detectron2.
 """
 
 import contextlib
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Optional, Union
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
-#: ``load(strict) -> dataset dicts``. Strict: boxes are clipped to their image, the empty ones left
-#: out, and what cannot be used raises. Otherwise boxes are as on disk, an unknown class has
-#: ``category_id`` -1, and an image that is missing or no image has width and height 0.
-Load = Callable[[bool], list[dict[str, Any]]]
+from kd_search.data.catalog import require_registered, set_metadata
+from kd_search.data.records import Record
+
+#: ``load(strict) -> dataset dicts``. Strict: boxes are clipped to their image, empty ones are left
+#: out, and invalid entries raise. Otherwise boxes are as on disk, an unknown class has
+#: ``category_id`` -1, and a missing or unreadable image has width and height 0.
+Load = Callable[[bool], list[Record]]
 
 _LOAD: dict[str, Load] = {}
 _CLASSES: dict[str, Callable[[], list[str]]] = {}
@@ -23,20 +26,21 @@ _CLASSES: dict[str, Callable[[], list[str]]] = {}
 def register_detection_set(
     name: str, load: Load, classes: Union[Sequence[str], Callable[[], list[str]]]
 ) -> None:
-    """Register a set whose files are located and read when it is first used.
+    """Register a set whose files are located and read on first use.
 
     Args:
         name: name for ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
-        load: see :data:`Load`; raises FileNotFoundError with a line that says what to set.
-        classes: names of the classes, in the order of ``category_id``, or what reads them.
+        load: see :data:`Load`; raises FileNotFoundError with a line that names what to set.
+        classes: names of the classes, in the order of ``category_id``, or a function that reads
+            them.
     """
     if not callable(classes):
         MetadataCatalog.get(name).set(thing_classes=list(classes))
     read_classes = classes if callable(classes) else lambda: list(classes)
 
-    def load_strictly() -> list[dict[str, Any]]:
+    def load_strictly() -> list[Record]:
         dicts = load(True)
-        _set_classes(name, read_classes())
+        set_metadata(name, thing_classes=read_classes())
         return dicts
 
     DatasetCatalog.register(name, load_strictly)
@@ -44,31 +48,26 @@ def register_detection_set(
     MetadataCatalog.get(name).set(evaluator_type="coco")
 
 
-def is_person_search(name: str) -> bool:
-    """Whether a registered set has identities."""
-    metadata = MetadataCatalog.get(name)
-    return (
-        metadata.get("evaluator_type") == "person_search" or metadata.get("person_ids") is not None
-    )
+def load_coco(name: str, json_file: str, image_root: str, **options: Any) -> list[Record]:
+    """Dataset dicts of a registered set in COCO-JSON, which may differ from those of a former load.
 
-
-def require_registered(name: str) -> None:
+    Args:
+        name: registered name.
+        json_file: annotations.
+        image_root: folder of the images.
+        options: of Detectron2's ``load_coco_json``.
     """
-    Raises:
-        ValueError: there is no data set of that name; the line names the ones most like it.
-    """
-    known = DatasetCatalog.list()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f", did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"data set {name!r} is not registered{hint}")
+    set_metadata(name, json_file=json_file, image_root=image_root)
+    # Detectron2 sets the mapping of the classes, and would refuse another one.
+    vars(MetadataCatalog.get(name)).pop("thing_dataset_id_to_contiguous_id", None)
+    return load_coco_json(json_file, image_root, name, **options)
 
 
 def known_classes(name: str) -> Optional[list[str]]:
-    """Class names of a registered set without reading its annotations; ``None`` if it must be read.
+    """Class names of a registered set; ``None`` if only its annotations contain them.
 
     Raises:
-        FileNotFoundError, ValueError: the list of classes lies in a file that is missing or broken.
+        FileNotFoundError, ValueError: the file of the classes is missing or broken.
     """
     if name in _CLASSES:
         return _CLASSES[name]()
@@ -76,13 +75,13 @@ def known_classes(name: str) -> Optional[list[str]]:
     return None if classes is None else list(classes)
 
 
-def load_detection_set(name: str, *, strict: bool = True) -> list[dict[str, Any]]:
+def load_detection_set(name: str, *, strict: bool = True) -> list[Record]:
     """Dataset dicts of a registered set.
 
     Args:
         name: registered name.
-        strict: ``False`` gives the set as it is on disk, for checking it, where it was registered
-            by this package; see :data:`Load`.
+        strict: ``False`` returns a set that this package registered as it is on disk, for checking
+            it; see :data:`Load`.
 
     Raises:
         FileNotFoundError, ValueError: the set is missing, broken or not registered; one line that
@@ -91,7 +90,7 @@ def load_detection_set(name: str, *, strict: bool = True) -> list[dict[str, Any]
     require_registered(name)
     if name in _LOAD and not strict:
         dicts = _LOAD[name](False)
-        _set_classes(name, known_classes(name) or [])
+        set_metadata(name, thing_classes=known_classes(name) or [])
         return dicts
     with clear_errors(name):
         dicts = DatasetCatalog.get(name)
@@ -102,32 +101,24 @@ def load_detection_set(name: str, *, strict: bool = True) -> list[dict[str, Any]
 
 @contextlib.contextmanager
 def clear_errors(name: str) -> Iterator[None]:
-    """Turns what Detectron2 raises while it reads sets into one line.
+    """Turn the errors of Detectron2's loaders into one line.
 
     Args:
-        name: what is read, for messages.
+        name: of the set, for messages.
 
     Raises:
-        FileNotFoundError: a file that Detectron2 looked for is missing.
+        FileNotFoundError: a file of the set is missing.
         ValueError: an assertion of Detectron2 failed.
     """
     try:
         yield
     except FileNotFoundError as error:
-        if error.filename is None:  # raised by this package, with all that is to be said
+        if error.filename is None:  # raised by this package, with a complete message
             raise
-        # Detectron2 looks for its own sets in the same folder.
+        # Detectron2's own sets are in the same folder.
         raise FileNotFoundError(
             f"{name}: {error.filename} is missing; set DETECTRON2_DATASETS to the folder that "
             "holds the data sets (see docs/datasets.md)"
         ) from None
     except AssertionError as error:
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
-
-
-def _set_classes(name: str, classes: list[str]) -> None:
-    # Metadata refuses to change a value, but files may have been made anew since they were read.
-    metadata = MetadataCatalog.get(name)
-    if metadata.get("thing_classes", classes) != classes:
-        del metadata.thing_classes
-    metadata.thing_classes = classes

@@ -1,4 +1,4 @@
-"""Reads the XML files of PASCAL VOC, which ImageNet uses too; what is not plain XML is refused."""
+"""Annotation files of PASCAL VOC and ImageNet; XML with a document type is refused."""
 
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -7,7 +7,7 @@ from xml.parsers import expat
 
 @dataclass(frozen=True)
 class VOCObject:
-    """``box`` is (xmin, ymin, xmax, ymax) as written; ``line`` is where the object begins."""
+    """``box`` is (xmin, ymin, xmax, ymax) of the file; ``line`` is the first line of the object."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -16,7 +16,7 @@ class VOCObject:
 
 @dataclass(frozen=True)
 class VOCAnnotation:
-    """Size of the image in pixels, and what is in it."""
+    """Size of the image in pixels, and its objects."""
 
     width: int
     height: int
@@ -26,12 +26,12 @@ class VOCAnnotation:
 def read_voc_xml(path: str) -> VOCAnnotation:
     """Read an annotation file.
 
-    A document type declaration is refused: annotation files have none, and the entities that it
-    may declare can expand a small file without bounds, or name other files.
+    A document type declaration is refused: annotation files have none, and its entities may expand
+    a small file without bounds, or refer to other files.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such XML; file and line are named.
+        ValueError: it is no such XML; the message has file and line.
     """
     try:
         with open(path, "rb") as stream:
@@ -42,18 +42,13 @@ def read_voc_xml(path: str) -> VOCAnnotation:
     if root.tag != "annotation":
         raise ValueError(f"{path}: expected an <annotation>, got <{root.tag}>")
     size = _child(root, "size", path, lines)
-    width, height = (
-        int(_number(_child(size, key, path, lines), path, lines)) for key in ("width", "height")
-    )
+    width, height = (int(_number(size, key, path, lines)) for key in ("width", "height"))
     objects = []
     for element in root.findall("object"):
         box = _child(element, "bndbox", path, lines)
-        corners = tuple(
-            _number(_child(box, key, path, lines), path, lines)
-            for key in ("xmin", "ymin", "xmax", "ymax")
-        )
+        x0, y0, x1, y1 = (_number(box, k, path, lines) for k in ("xmin", "ymin", "xmax", "ymax"))
         name = (_child(element, "name", path, lines).text or "").strip()
-        objects.append(VOCObject(name, corners, lines[element]))
+        objects.append(VOCObject(name, (x0, y0, x1, y1), lines[element]))
     return VOCAnnotation(width, height, tuple(objects))
 
 
@@ -62,7 +57,7 @@ def _parse(content: bytes, path: str) -> tuple[ElementTree.Element, dict]:
     lines: dict[ElementTree.Element, int] = {}
     parser = expat.ParserCreate()
 
-    def refuse(*declaration) -> None:
+    def refuse(*declaration: object) -> None:
         raise ValueError(
             f"{path}, line {parser.CurrentLineNumber}: has a document type declaration, which is "
             "refused"
@@ -89,7 +84,8 @@ def _child(element: ElementTree.Element, tag: str, path: str, lines: dict) -> El
     return child
 
 
-def _number(element: ElementTree.Element, path: str, lines: dict) -> float:
+def _number(parent: ElementTree.Element, tag: str, path: str, lines: dict) -> float:
+    element = _child(parent, tag, path, lines)
     try:
         value = float(element.text or "")
     except ValueError:

@@ -1,54 +1,53 @@
-"""Reads MATLAB's .mat files, and takes apart the structs that data sets keep in them."""
+"""Reading of MATLAB's .mat files and of the structs, cells and strings in them."""
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from scipy.io import loadmat
 
-#: First bytes of HDF5, which MATLAB writes with "-v7.3"; there behind 512 bytes of its own.
+from kd_search.data.io.files import first_repeat
+
+#: First bytes of HDF5, which MATLAB writes with "-v7.3" after 512 bytes of its own.
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-#: Types of the elements at the top of a file.
+#: Types of top-level elements.
 _MATRIX, _COMPRESSED = 14, 15
 _CHUNK = 1 << 18
 
 
 def read_mat(path: str, key: str) -> np.ndarray:
-    """One variable of a .mat file as scipy gives it: structs as record arrays, cells as objects.
+    """One variable of a .mat file as scipy returns it: structs as record arrays, cells as objects.
 
     Nothing is squeezed: a struct array of one entry stays an array, and a box stays (1, 4).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no MAT-file, one of version 7.3, or lacks the variable; the line names
-            the file, and the variables that it has.
+        ValueError: it is no MAT-file, one of version 7.3, or lacks the variable; the line has the
+            file and the variables in it.
     """
-    content = read_mat_variables(path)
-    if key not in content:
-        names = ", ".join(name for name in content if not name.startswith("__")) or "none"
-        raise ValueError(f"{path}: expected a variable {key!r}, the file holds: {names}")
-    return content[key]
+    return read_first_variable(path, (key,))[1]
 
 
-def read_mat_variables(path: str) -> dict[str, Any]:
-    """All variables of a .mat file, and scipy's own entries, whose names begin with ``__``.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`read_mat`.
-    """
+def read_first_variable(path: str, keys: tuple[str, ...]) -> tuple[str, np.ndarray]:
+    """The first of several variables that a file contains, and its name; see :func:`read_mat`."""
     check_mat_version(path)
     try:
         with PathManager.open(path, "rb") as stream:
             _check_sums(stream)
             stream.seek(0)
-            return loadmat(stream)
-    # What scipy raises on torn and foreign files has no common kind.
+            content = loadmat(stream)
+    # What scipy raises on truncated and foreign files has no common type.
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read as a MAT-file ({reason})") from None
+    for key in keys:
+        if key in content:
+            return key, content[key]
+    names = ", ".join(name for name in content if not name.startswith("__")) or "none"
+    raise ValueError(f"{path}: expected a variable {' or '.join(keys)}, the file has: {names}")
 
 
 def check_mat_version(path: str) -> None:
@@ -64,17 +63,17 @@ def check_mat_version(path: str) -> None:
         raise FileNotFoundError(f"{path}: no such file") from None
     if begin.startswith((b"MATLAB 7.3", _HDF5)) or begin[512:].startswith(_HDF5):
         raise ValueError(
-            f"{path}: a MATLAB 7.3 file (HDF5), which is not read here; load it in MATLAB and save "
+            f"{path}: a MATLAB 7.3 file (HDF5), which is not supported; load it in MATLAB and save "
             "it again with '-v7'"
         )
 
 
 def struct_entries(array: Any, fields: tuple[str, ...], where: str) -> Iterator[tuple[str, Any]]:
-    """Entries of a struct array, or of a cell array of structs, with their names for messages.
+    """Entries of a struct array, or of a cell array of structs, with their places for messages.
 
     Args:
-        array: as scipy gives it, of any shape.
-        fields: names that every entry must have.
+        array: as scipy returns it, of any shape.
+        fields: required in every entry.
         where: file and variable, for messages.
 
     Yields:
@@ -87,7 +86,7 @@ def struct_entries(array: Any, fields: tuple[str, ...], where: str) -> Iterator[
         raise ValueError(f"{where}: expected a struct, got {type(array).__name__}")
     names = array.dtype.names
     if names is None and array.size and array.dtype != object:
-        raise ValueError(f"{where}: expected a struct with {_listed(fields)}, got {array.dtype}")
+        raise ValueError(f"{where}: expected a struct with {', '.join(fields)}, got {array.dtype}")
     if names is not None:
         _require_fields(names, fields, where)
     for number, entry in enumerate(array.ravel(order="F"), 1):
@@ -95,7 +94,7 @@ def struct_entries(array: Any, fields: tuple[str, ...], where: str) -> Iterator[
         if names is None:
             inner = getattr(getattr(entry, "dtype", None), "names", None)
             if inner is None or entry.size != 1:
-                raise ValueError(f"{at}: expected one struct with {_listed(fields)}")
+                raise ValueError(f"{at}: expected one struct with {', '.join(fields)}")
             _require_fields(inner, fields, at)
             entry = entry.ravel()[0]
         yield at, entry
@@ -105,7 +104,7 @@ def text_of(value: Any, where: str) -> str:
     """The string in a field.
 
     Raises:
-        ValueError: it is none, or empty.
+        ValueError: it is no string, or empty.
     """
     array = np.asarray(value)
     while array.dtype == object and array.size == 1:
@@ -119,7 +118,7 @@ def numbers_of(value: Any, count: int, where: str) -> np.ndarray:
     """``count`` finite numbers of a field, (count,) float64; (0,) where the field is empty.
 
     Raises:
-        ValueError: there are others.
+        ValueError: it holds something else.
     """
     array = np.asarray(value)
     if array.size == 0:
@@ -142,15 +141,29 @@ def texts_of(array: Any, where: str) -> list[str]:
     ]
 
 
+def refuse_repeats(names: Iterable[str], where: str) -> None:
+    """Check that the names of the entries of an array are different.
+
+    Raises:
+        ValueError: one occurs twice; the message has both entries.
+    """
+    names = list(names)
+    repeat = first_repeat(names)
+    if repeat:
+        raise ValueError(
+            f"{where}({repeat[0] + 1}): {names[repeat[0]]} is already entry {repeat[1] + 1}"
+        )
+
+
 def _check_sums(stream: BinaryIO) -> None:
     """Compare the compressed elements of a file with their checksums.
 
-    scipy looks at them when it is too late: on some torn content it hangs or crashes. What is not
-    compressed has no checksum.
+    scipy checks them too late: on some truncated content it hangs or crashes. Elements that are not
+    compressed have no checksum.
     """
     order = {b"IM": "<", b"MI": ">"}.get(stream.read(128)[126:])
     if order is None:
-        return  # Version 4, or something else: scipy will say.
+        return  # Version 4, or no MAT-file: left to scipy.
     while tag := stream.read(8):
         kind, size = struct.unpack(order + "II", tag)
         if kind == _COMPRESSED:
@@ -161,11 +174,11 @@ def _check_sums(stream: BinaryIO) -> None:
                     inflate.decompress(part, 8 * _CHUNK)
                     part = inflate.unconsumed_tail
             if not inflate.eof:
-                raise ValueError("the file is torn")
+                raise ValueError("the file is truncated")
         elif kind == _MATRIX:
             body = stream.read(size)
             if len(body) < size or body[:8] != struct.pack(order + "II", 6, 8):
-                raise ValueError("the file is torn")
+                raise ValueError("the file is truncated")
         else:
             raise ValueError(f"unknown element {kind}")
 
@@ -174,10 +187,6 @@ def _require_fields(names: tuple[str, ...], fields: tuple[str, ...], where: str)
     missing = [name for name in fields if name not in names]
     if missing:
         raise ValueError(f"{where}: no field {missing[0]!r} (there are: {', '.join(names)})")
-
-
-def _listed(fields: tuple[str, ...]) -> str:
-    return ", ".join(fields)
 
 
 def _shown(array: np.ndarray) -> str:

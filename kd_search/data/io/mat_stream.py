@@ -1,10 +1,10 @@
-"""Reads the elements of a MAT-file one after the other, without holding the whole of it.
+"""Incremental reading of struct arrays in MAT-files.
 
 ``scipy.io.loadmat`` makes three arrays of each entry of CUHK-SYSU's galleries: 8 microseconds and
-0.8 kB an entry, so that the 11.6 million of TestG4000 would need a minute and a half and 9 GB. This
-module reads version 5 of the format ("MAT-File Format", The MathWorks, chapter 1) as far as those
-files use it, a struct array of structs, and gives up with :class:`OtherLayoutError` on anything
-else, so that scipy can have it.
+0.8 kB an entry, so that the 11.6 million of TestG4000 would take a minute and a half and 9 GB. This
+module reads the part of version 5 of the format ("MAT-File Format", The MathWorks, chapter 1) that
+those files use, a struct array of structs, and raises :class:`OtherLayoutError` on anything else,
+which is left to scipy.
 """
 
 import io
@@ -17,18 +17,7 @@ import numpy as np
 
 # Data types of elements.
 _INT8, _UINT8, _INT32, _UINT32, _MATRIX, _COMPRESSED, _UTF8 = 1, 2, 5, 6, 14, 15, 16
-_NUMBERS = {
-    1: "<i1",
-    2: "<u1",
-    3: "<i2",
-    4: "<u2",
-    5: "<i4",
-    6: "<u4",
-    7: "<f4",
-    9: "<f8",
-    12: "<i8",
-    13: "<u8",
-}
+_NUMBERS = dict(zip((1, 2, 3, 4, 5, 6, 7, 9, 12, 13), "i1 u1 i2 u2 i4 u4 f4 f8 i8 u8".split()))
 # Classes of matrices.
 _STRUCT, _CHAR = 2, 4
 
@@ -36,21 +25,21 @@ _CHUNK = 1 << 18
 
 
 class OtherLayoutError(Exception):
-    """The file is laid out in a way that this reader does not know."""
+    """The file has a layout that this module does not read."""
 
 
 def iterate_structs(stream: BinaryIO, key: str) -> Iterator[dict[str, bytes]]:
-    """Entries of a struct array that is the first variable of a MAT-file, one by one.
+    """Entries of a struct array that is the first variable of a MAT-file.
 
     Args:
-        stream: the file, at its begin.
+        stream: the file, at its start.
         key: name of the variable.
 
     Yields:
-        The matrix of each field, without its tag, for :func:`struct_cells` and its like.
+        The matrix of each field, without its tag, as :func:`struct_cells` takes it.
 
     Raises:
-        OtherLayoutError: the file does not begin with such a variable, or is torn.
+        OtherLayoutError: the file does not start with such a variable, or is truncated.
     """
     if _exactly(stream, 128)[126:] != b"IM":
         raise OtherLayoutError
@@ -76,17 +65,17 @@ def iterate_structs(stream: BinaryIO, key: str) -> Iterator[dict[str, bytes]]:
                 raise OtherLayoutError
             entry[field] = _exactly(stream, size)
         yield entry
-    # The checksum is behind the last byte.
+    # The checksum follows the last byte.
     if inflated is not None and (stream.read(1) or not inflated.is_whole):
         raise OtherLayoutError
 
 
 def struct_cells(matrix: bytes) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Where the cells of a struct array lie in its matrix.
+    """Places of the cells of a struct array in its matrix.
 
     Returns:
-        Names of the F fields, and begin and size in bytes of the cells, (n, F) int64 each. A cell
-        is a matrix without its tag; one of no bytes is MATLAB's short form of an empty one.
+        Names of the F fields, and start and size in bytes of the cells, (n, F) int64 each. A cell
+        is a matrix without its tag; zero bytes are MATLAB's short form of an empty one.
 
     Raises:
         OtherLayoutError: it is no struct array.
@@ -103,8 +92,8 @@ def struct_cells(matrix: bytes) -> tuple[list[str], np.ndarray, np.ndarray]:
     if (len(matrix) - place) % 8:
         raise OtherLayoutError
     words = np.frombuffer(matrix, "<u8", offset=place)
-    # Every element begins on a word, so that these are all tags of matrices, and words of data that
-    # look like one: then the chain from cell to cell does not close.
+    # Every element starts on a word, so these are all tags of matrices, and words of data that look
+    # like one: in that case the chain from cell to cell is not closed.
     tags = np.flatnonzero((words & 0xFFFFFFFF) == _MATRIX)
     sizes = (words[tags] >> 32).astype(np.int64)
     begins = place + tags * 8 + 8
@@ -120,13 +109,10 @@ def struct_cells(matrix: bytes) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def texts_at(matrix: bytes, begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Strings of char cells of one byte per letter.
-
-    Returns:
-        (n,) array of bytes, kind "S".
+    """Strings of char cells with one byte per character, (n,) bytes (kind "S").
 
     Raises:
-        OtherLayoutError: a cell is none of these, or too short for the vectorised reading.
+        OtherLayoutError: a cell is something else, or too short for the vectorized reading.
     """
     if not len(begins):
         return np.zeros(0, "S1")
@@ -134,8 +120,8 @@ def texts_at(matrix: bytes, begins: np.ndarray, sizes: np.ndarray) -> np.ndarray
         raise OtherLayoutError
     words = np.frombuffer(matrix, "<u8", count=len(matrix) // 8)
     at = begins // 8
-    # Flags (2 words), dimensions (2), the empty name (1), then the letters: their tag and bytes, or
-    # up to four of them within the tag.
+    # Flags (2 words), dimensions (2), the empty name (1), then the characters: their tag and bytes,
+    # or up to four of them in the tag.
     tags = words[at + 5]
     in_tag = ((tags >> 16) & 0xFFFF).astype(np.int64)
     kinds = tags & 0xFFFF
@@ -153,10 +139,10 @@ def texts_at(matrix: bytes, begins: np.ndarray, sizes: np.ndarray) -> np.ndarray
     )
     if not regular.all():
         raise OtherLayoutError
-    letters = np.arange(lengths.max())
-    places = np.minimum((begins + starts)[:, None] + letters, len(matrix) - 1)
+    characters = np.arange(lengths.max())
+    places = np.minimum((begins + starts)[:, None] + characters, len(matrix) - 1)
     taken = np.frombuffer(matrix, np.uint8)[places]
-    taken[letters >= lengths[:, None]] = 0
+    taken[characters >= lengths[:, None]] = 0
     return np.ascontiguousarray(taken).view(f"S{taken.shape[1]}").ravel()
 
 
@@ -185,14 +171,14 @@ def numbers_at(matrix: bytes, begin: int, size: int) -> np.ndarray:
     # Classes 6 to 15 are numbers; the second byte has the flag of complex ones.
     if not 6 <= flags[0] <= 15 or flags[1] & 0x08 or kind not in _NUMBERS:
         raise OtherLayoutError
-    values = np.frombuffer(data, _NUMBERS[kind])
+    values = np.frombuffer(data, f"<{_NUMBERS[kind]}")
     if len(values) != np.frombuffer(dims, "<i4").prod(dtype=np.int64):
         raise OtherLayoutError
     return values.astype(np.float64)
 
 
 class _Inflated(io.RawIOBase):
-    """What a compressed element of ``size`` bytes holds."""
+    """Decompressed content of an element of ``size`` bytes."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream, self._left = stream, size
@@ -203,7 +189,7 @@ class _Inflated(io.RawIOBase):
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it was read and fits its checksum."""
+        """Whether the element was read to its end and matches its checksum."""
         return self._inflate.eof and self._left == 0
 
     def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
@@ -233,7 +219,7 @@ def _read_element(stream: BinaryIO, kind: int) -> bytes:
     size = _small_size(tag, 0)
     if size is None:
         size = struct.unpack("<I", tag[4:])[0]
-        # Names and dimensions are short; a torn file must not ask for gigabytes.
+        # Names and dimensions are short; a corrupt file must not allocate gigabytes.
         if size > 1 << 20:
             raise OtherLayoutError
         tag += _exactly(stream, -(-size // 8) * 8)
@@ -241,7 +227,7 @@ def _read_element(stream: BinaryIO, kind: int) -> bytes:
 
 
 def _element_at(buffer: bytes, place: int, kind: Union[int, None]) -> tuple[bytes, int]:
-    """Data of the element at ``place``, which must be of that kind, and the place behind it."""
+    """Data of the element of that kind at ``place``, and the place after it."""
     if place + 8 > len(buffer) or kind is not None and _kind_at(buffer, place) != kind:
         raise OtherLayoutError
     size = _small_size(buffer, place)
@@ -259,7 +245,7 @@ def _kind_at(buffer: bytes, place: int) -> int:
 
 
 def _small_size(buffer: bytes, place: int) -> Union[int, None]:
-    """Size of an element of up to four bytes, which sits in its own tag; else ``None``."""
+    """Size of an element of up to four bytes, which is stored in its tag; else ``None``."""
     size = struct.unpack_from("<H", buffer, place + 2)[0]
     if size > 4:
         raise OtherLayoutError

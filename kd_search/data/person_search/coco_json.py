@@ -1,4 +1,4 @@
-"""Reads COCO-JSON whose annotations carry a ``person_id`` into Detectron2 dataset dicts."""
+"""COCO-JSON with a ``person_id`` on its annotations."""
 
 import logging
 import math
@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Optional
 
-from detectron2.structures import BoxMode
 from pydantic import AfterValidator, Field
 
+from kd_search.data.io.files import first_repeat
 from kd_search.data.person_search.id_map import IDMap, OriginalID, is_labelled
+from kd_search.data.records import Record, clip_box, has_area, person_annotation, xyxy
 from kd_search.utils.files import read_json
 from kd_search.utils.schema import (
     FourNumbers,
@@ -35,7 +36,7 @@ def _flag(value: Any) -> Any:
 
 
 def _person_id(value: Any) -> Optional[OriginalID]:
-    # Spreadsheets and data frames write whole numbers as 3.0 and a missing one as NaN.
+    # Spreadsheets and data frames write integers as 3.0 and missing values as NaN.
     if isinstance(value, float):
         if math.isnan(value):
             return None
@@ -76,8 +77,8 @@ class _CocoFile(Schema):
 
 def load_coco_json(
     json_file: str, image_root: str, id_map: Optional[IDMap] = None, *, clip: bool = True
-) -> list[dict[str, Any]]:
-    """Read a COCO-JSON file with ``person_id`` on its annotations.
+) -> list[Record]:
+    """Read a COCO-JSON file into Detectron2 dataset dicts.
 
     Args:
         json_file: file with ``images`` (``id``, ``file_name``, ``width``, ``height``; optional
@@ -86,10 +87,10 @@ def load_coco_json(
             optionally, ``categories``. A ``person_id`` that is missing, null or negative means
             unlabelled. With several categories only the one named "person" is read.
         image_root: folder that the file names are relative to.
-        id_map: rows of the original ids; ids it does not know become unlabelled. ``None`` builds
-            the map of exactly the ids of this file, see :func:`person_ids_of`.
-        clip: clip boxes to their image (those of PRW stick out) and drop the ones of which
-            nothing is left. ``False`` keeps the file's boxes as they are, for checking them.
+        id_map: rows of the original ids; other ids become unlabelled. ``None`` builds the map of
+            exactly the ids of this file, see :func:`person_ids_of`.
+        clip: clip boxes to their image (those of PRW stick out) and drop those without area.
+            ``False`` keeps the boxes of the file, for checking them.
 
     Returns:
         One dict per image in the order of the file: ``file_name``, ``image_id``, ``height``,
@@ -109,28 +110,21 @@ def load_coco_json(
 
 def dataset_dicts(
     content: dict[str, Any], json_file: str, image_root: str, id_map: IDMap, *, clip: bool = True
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Dataset dicts of a file that :func:`read_coco_json` has read; see :func:`load_coco_json`."""
     dicts = [_image_dict(image, image_root) for image in content["images"]]
     by_image = {record["image_id"]: record for record in dicts}
     dropped = 0
     for annotation in content["annotations"]:
         record = by_image[annotation["image_id"]]
-        box = _xyxy(annotation["bbox"])
+        box = xyxy(annotation["bbox"])
         if clip:
             box = clip_box(box, record["width"], record["height"])
-            if box[2] <= box[0] or box[3] <= box[1]:
+            if not has_area(box):
                 dropped += 1
                 continue
-        record["annotations"].append(
-            {
-                "bbox": box,
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": 0,
-                "iscrowd": int(annotation.get("iscrowd") or 0),
-                "person_id": id_map.row(annotation["person_id"]),
-            }
-        )
+        row, iscrowd = id_map.row(annotation["person_id"]), int(annotation.get("iscrowd") or 0)
+        record["annotations"].append(person_annotation(box, row, iscrowd))
     if dropped:
         logger.warning("%s: left out %d boxes that lie outside of their image", json_file, dropped)
     return dicts
@@ -148,12 +142,15 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
     """
     content = read_json(json_file, "annotation file")
     checked = check_schema(content, _CocoFile, json_file)
-    names: dict[str, int] = {}
-    ids: dict[Any, int] = {}
-    for index, image in enumerate(checked.images):
-        where = f"{json_file}: images[{index}]"
-        _refuse_repeat(ids, image.id, index, where, "id")
-        _refuse_repeat(names, image.file_name, index, where, "file_name")
+    for key in ("id", "file_name"):
+        values = [getattr(image, key) for image in checked.images]
+        repeat = first_repeat(values)
+        if repeat:
+            raise ValueError(
+                f"{json_file}: images[{repeat[0]}]: {key} {values[repeat[0]]!r} is already that of "
+                f"images[{repeat[1]}]"
+            )
+    ids = {image.id for image in checked.images}
     wanted = _person_category(checked.categories, json_file)
     annotations = []
     for index, (annotation, known) in enumerate(zip(content["annotations"], checked.annotations)):
@@ -175,38 +172,22 @@ def person_ids_of(content: dict[str, Any]) -> list[OriginalID]:
     return [original for original in ids if is_labelled(original)]
 
 
-def build_id_map(person_ids: Iterable[OriginalID], json_file: str) -> IDMap:
+def build_id_map(person_ids: Iterable[Optional[OriginalID]], where: str) -> IDMap:
     """Id map of a split.
 
     Raises:
-        ValueError: the ids do not fit together; the message names the file.
+        ValueError: the ids are invalid; the message names ``where``, the file.
     """
     try:
         return IDMap(person_ids)
     except ValueError as error:
-        raise ValueError(f"{json_file}: {error}") from None
-
-
-def clip_box(box: list[float], width: int, height: int) -> list[float]:
-    """Clip an XYXY box to an image of that size, all in absolute pixels."""
-    x0, y0, x1, y1 = box
-    return [
-        min(max(x0, 0.0), float(width)),
-        min(max(y0, 0.0), float(height)),
-        min(max(x1, 0.0), float(width)),
-        min(max(y1, 0.0), float(height)),
-    ]
+        raise ValueError(f"{where}: {error}") from None
 
 
 def camera_and_frame(file_name: str) -> tuple[int, int]:
     """Camera and frame number in a name like ``c6s1_000451.jpg``; (-1, -1) for other names."""
     match = _CAMERA_NAME.match(os.path.basename(file_name))
     return (int(match[1]), int(match[2])) if match else (-1, -1)
-
-
-def _refuse_repeat(seen: dict[Any, int], value: Any, index: int, where: str, key: str) -> None:
-    if seen.setdefault(value, index) != index:
-        raise ValueError(f"{where}: {key} {value!r} is already that of images[{seen[value]}]")
 
 
 def _person_category(categories: Optional[list[_Category]], json_file: str) -> Optional[Any]:
@@ -220,7 +201,7 @@ def _person_category(categories: Optional[list[_Category]], json_file: str) -> O
     raise ValueError(f"{json_file}: none of the categories ({names}) is named 'person'")
 
 
-def _image_dict(image: dict[str, Any], image_root: str) -> dict[str, Any]:
+def _image_dict(image: dict[str, Any], image_root: str) -> Record:
     name = image["file_name"].replace("\\", "/")
     camera_id, frame_id = camera_and_frame(name)
     given_camera, given_frame = image.get("camera_id"), image.get("frame_id")
@@ -234,8 +215,3 @@ def _image_dict(image: dict[str, Any], image_root: str) -> dict[str, Any]:
         "in_gallery": bool(image.get("in_gallery", True)),
         "annotations": [],
     }
-
-
-def _xyxy(xywh: list[float]) -> list[float]:
-    x, y, w, h = (float(value) for value in xywh)
-    return [x, y, x + w, y + h]

@@ -1,4 +1,4 @@
-"""CUHK-SYSU from the files of its release."""
+"""CUHK-SYSU in the format of its release."""
 
 import logging
 import os
@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Optional
 
-from detectron2.structures import BoxMode
-
-from kd_search.data.io.image_size import read_image_sizes
+from kd_search.data.io.image import read_image_sizes
 from kd_search.data.person_search.cuhk_sysu_mat import Box, read_images, read_people, read_pool
 from kd_search.data.person_search.id_map import IDMap
 from kd_search.data.person_search.search_galleries import (
@@ -23,12 +21,14 @@ from kd_search.data.person_search.search_galleries import (
 )
 from kd_search.data.person_search.search_protocol import SearchProtocol, read_search_protocol
 from kd_search.data.person_search.split import LoadedSplit
+from kd_search.data.records import Record, person_annotation, xyxy
 
 logger = logging.getLogger(__name__)
 
-_GALLERY_SIZES = (50, 100, 500, 1000, 2000, 4000)
-#: Name of a gallery: its file and the variable in it.
-_SUBSETS = {
+#: Sizes of the galleries of the release.
+GALLERY_SIZES = (50, 100, 500, 1000, 2000, 4000)
+#: File and variable of the galleries of subsets, by their names.
+SUBSETS = {
     "occlusion": ("Occlusion.mat", "Occlusion1"),
     "resolution": ("Resolution.mat", "Test_Size"),
 }
@@ -38,26 +38,23 @@ _SUBSETS = {
 class CUHKSYSUFiles:
     """A split of CUHK-SYSU; a :class:`~kd_search.data.person_search.split.SplitSource`.
 
-    - A training identity is its row in Train.mat, from 0 on, so that tables of other programs that
-      count the same way fit. A test identity is the name that the protocol has for it ("p123").
+    - A training identity is its row in Train.mat, from 0, as in tables of other programs. A test
+      identity is its name in the protocol ("p123").
     - Queries and identities of the test set are those of the smallest gallery file (TestG50 in the
-      release). A person in an image gets an identity if its box is exactly that of a query, of a
-      match in that file, or of Train.mat; everybody else is unlabelled.
+      release). A person in an image has an identity if its box is exactly that of a query, of a
+      match in that file, or of Train.mat; all others are unlabelled.
     - ``search_galleries`` of the metadata holds every TestG<size>.mat as "G<size>", and the subsets
-      "occlusion" and "resolution"; each is read when it is asked for. A query that only a subset
-      has carries its name under ``subset`` and takes part in nothing else.
-    - Boxes without area are left out and counted; other boxes stay as they are in the file, also
-      where they stick out of their image.
+      "occlusion" and "resolution"; each is read on access. A query of a subset alone has the name
+      of the subset under ``subset`` and is in no other gallery.
+    - Boxes without area are left out and counted; other boxes are those of the file, also where
+      they stick out of their image.
+    - With ``clip=False``, the notes compare Person.mat with the labels.
     """
 
     #: Folder with annotation/ and Image/SSM/.
     root: str
     #: "train" or "test".
     split: str
-
-    @property
-    def image_root(self) -> str:
-        return os.path.join(self.root, "Image", "SSM")
 
     @property
     def id_space(self) -> Optional[str]:
@@ -70,9 +67,10 @@ class CUHKSYSUFiles:
         tested = set(pool)
         chosen = pool if self.split == "test" else [name for name in boxes if name not in tested]
         labels = _Labels({name: boxes[name] for name in chosen}, set(boxes))
-        metadata: dict[str, Any] = {"cuhk_sysu_root": self.root, "image_root": self.image_root}
-        queries: dict[str, list[dict[str, Any]]] = {}
-        notes = []
+        image_root = os.path.join(self.root, "Image", "SSM")
+        metadata: dict[str, Any] = {"cuhk_sysu_root": self.root, "image_root": image_root}
+        queries: dict[str, list[Record]] = {}
+        notes: list[str] = []
         if self.split == "test":
             id_map = self._read_test(chosen, labels, queries, metadata, notes)
         else:
@@ -82,28 +80,31 @@ class CUHKSYSUFiles:
                     labels.set(image, box, row, person.where)
             id_map = IDMap(range(len(people)))
             metadata["person_names"] = tuple(person.name for person in people)
-        dicts = self._dicts(chosen, labels, queries, clip, notes)
-        return LoadedSplit(dicts, id_map, metadata, notes + labels.notes())
+        paths = [os.path.join(image_root, name) for name in chosen]
+        dicts = self._dicts(chosen, paths, labels, queries, clip, notes)
+        notes += labels.notes()
+        if not clip:
+            notes.append(self._compare_people(dicts))
+        return LoadedSplit(dicts, id_map, metadata, notes)
 
-    def check(self, loaded: LoadedSplit) -> list[str]:
-        """What Person.mat says besides, for the checker."""
+    def _compare_people(self, dicts: list[Record]) -> str:
         path = self._annotation("Person.mat")
         if not os.path.isfile(path):
-            return ["Person.mat is not there: identities not compared with it"]
+            return "Person.mat is missing: identities not compared with it"
         unlabelled = {
             (record["image_id"], *annotation["bbox"])
-            for record in loaded.dicts
+            for record in dicts
             for annotation in record["annotations"]
             if annotation["person_id"] < 0
         }
         counts = [
-            sum((image, *_xyxy(box)) in unlabelled for image, box in person.scenes)
+            sum((image, *xyxy(box)) in unlabelled for image, box in person.scenes)
             for person in read_people(path, "Person")
         ]
-        return [
-            f"Person.mat knows {sum(counts)} of the unlabelled boxes, of "
+        return (
+            f"Person.mat has {sum(counts)} of the unlabelled boxes, of "
             f"{sum(count > 0 for count in counts)} people who are neither queries nor in Train.mat"
-        ]
+        )
 
     def _annotation(self, *names: str) -> str:
         return os.path.join(self.root, "annotation", *names)
@@ -125,11 +126,11 @@ class CUHKSYSUFiles:
         self,
         names: list[str],
         labels: "_Labels",
-        queries: dict[str, list[dict[str, Any]]],
+        queries: dict[str, list[Record]],
         metadata: dict[str, Any],
         notes: list[str],
     ) -> IDMap:
-        """Read the protocol: labels, queries and galleries; the id map over all its people."""
+        """Read labels, queries and galleries of the protocol; return the id map of its people."""
         files = self._gallery_files(notes)
         sizes = list(files)
         base = read_search_protocol(*files[sizes[0]])
@@ -146,7 +147,7 @@ class CUHKSYSUFiles:
         id_map = IDMap(base.query_names + [person for _, person in extra.values()])
         for i, key in enumerate(query_keys(base)):
             where = base.query_at(i)
-            labels.set(key[0], key[1:], id_map.row(base.query_names[i]), where)
+            labels.set(key[0], _box(key[1:]), id_map.row(base.query_names[i]), where)
             _add_query(queries, key, i, id_map, base.query_names[i], labels, where)
         for key, (subset, person) in extra.items():
             where = f"{subsets[subset].where}: query in {key[0]}"
@@ -155,7 +156,7 @@ class CUHKSYSUFiles:
             query = int(base.offsets.searchsorted(entry, side="right")) - 1
             image = base.entry_images[entry].decode()
             row = id_map.row(base.query_names[query])
-            labels.set(image, tuple(box), row, base.entry_at(entry))
+            labels.set(image, _box(box), row, base.entry_at(entry))
         if extra:
             notes.append(f"{len(extra)} queries are in a subset only")
         readers = {
@@ -176,18 +177,18 @@ class CUHKSYSUFiles:
         )
         if not found:
             raise FileNotFoundError(f"{folder}: no TestG<size>.mat, such as TestG50.mat")
-        missing = [f"TestG{size}.mat" for size in _GALLERY_SIZES if size not in found]
+        missing = [f"TestG{size}.mat" for size in GALLERY_SIZES if size not in found]
         if missing:
             notes.append(f"without {', '.join(missing)}: these galleries are absent")
-        if found[0] != _GALLERY_SIZES[0]:
+        if found[0] != GALLERY_SIZES[0]:
             notes.append(f"queries and identities are those of TestG{found[0]}.mat")
         return {
             f"G{size}": (os.path.join(folder, f"TestG{size}.mat"), f"TestG{size}") for size in found
         }
 
     def _subset_files(self, notes: list[str]) -> Iterator[tuple[str, str, str]]:
-        for name, (file, key) in _SUBSETS.items():
-            # The release has the first place; copies of it are about that have the second.
+        for name, (file, key) in SUBSETS.items():
+            # The first place is that of the release, the second that of some copies.
             places = [self._annotation("test", "subset", file), self._annotation("subset", file)]
             path = next(filter(os.path.isfile, places), None)
             if path is None:
@@ -198,30 +199,23 @@ class CUHKSYSUFiles:
     def _dicts(
         self,
         names: list[str],
+        paths: list[str],
         labels: "_Labels",
-        queries: dict[str, list[dict[str, Any]]],
+        queries: dict[str, list[Record]],
         clip: bool,
         notes: list[str],
-    ) -> list[dict[str, Any]]:
-        paths = [os.path.join(self.image_root, name) for name in names]
+    ) -> list[Record]:
         source = "pool.mat" if self.split == "test" else "Images.mat"
         sizes = read_image_sizes(paths, self._annotation(source))
-        dicts, flat = [], 0
+        dicts: list[Record] = []
+        flat = 0
         for name, path, (width, height) in zip(names, paths, sizes):
             annotations = []
             for box, row in labels.of(name):
                 if clip and (box[2] <= 0 or box[3] <= 0):
                     flat += 1
                     continue
-                annotations.append(
-                    {
-                        "bbox": _xyxy(box),
-                        "bbox_mode": BoxMode.XYXY_ABS,
-                        "category_id": 0,
-                        "iscrowd": 0,
-                        "person_id": row,
-                    }
-                )
+                annotations.append(person_annotation(xyxy(box), row))
             dicts.append(
                 {
                     "file_name": path,
@@ -257,13 +251,13 @@ def query_ids(protocol: SearchProtocol) -> dict[QueryKey, int]:
 
 
 class _Labels:
-    """Rows of the boxes of a split, set by exact equality of boxes."""
+    """Rows of the boxes of a split, which are found by exact equality."""
 
     def __init__(self, boxes: dict[str, list[Box]], known: set[str]) -> None:
         self._boxes = boxes
         self._known = known
         self._rows = {name: [-1] * len(entries) for name, entries in boxes.items()}
-        #: The first of equal boxes in an image is meant.
+        #: Of equal boxes in an image, the first one is labelled.
         self._places = {
             name: {box: i for i, box in reversed(list(enumerate(entries)))}
             for name, entries in boxes.items()
@@ -274,7 +268,7 @@ class _Labels:
     def __contains__(self, image: str) -> bool:
         return image in self._boxes
 
-    def set(self, image: str, box: tuple[float, ...], row: int, where: str) -> None:
+    def set(self, image: str, box: Box, row: int, where: str) -> None:
         if image not in self._known:
             raise ValueError(f"{where}: image {image} is not in Images.mat")
         if image not in self._boxes:
@@ -282,11 +276,11 @@ class _Labels:
             return
         place = self._places[image].get(box)
         if place is None:
-            self._count("are not among the boxes of Images.mat and label nobody", where)
+            self._count("are not among the boxes of Images.mat and are ignored", where)
             return
-        # As in other readers of the release, the last one counts.
+        # As in other readers of the release, the last label counts.
         if self._rows[image][place] not in (-1, row):
-            self._count("label somebody who already is somebody else, and win", where)
+            self._count("replace another identity of the same box", where)
         self._rows[image][place] = row
 
     def of(self, image: str) -> Iterator[tuple[Box, int]]:
@@ -309,24 +303,24 @@ def _gallery(path: str, key: str, ids: dict[QueryKey, int], names: list[str]) ->
 
 
 def _add_query(
-    queries: dict[str, list[dict[str, Any]]],
+    queries: dict[str, list[Record]],
     key: QueryKey,
     query_id: int,
     id_map: IDMap,
     person: str,
     labels: _Labels,
     where: str,
-) -> dict[str, Any]:
+) -> Record:
     image, box = key[0], key[1:]
     if image not in labels:
         raise ValueError(f"{where}: image {image} is not in pool.mat")
     if box[2] <= 0 or box[3] <= 0:
         raise ValueError(f"{where}: the box {list(box)} has no area")
-    query = {"query_id": query_id, "bbox": _xyxy(box), "person_id": id_map.row(person)}
+    query = {"query_id": query_id, "bbox": xyxy(box), "person_id": id_map.row(person)}
     queries.setdefault(image, []).append(query)
     return query
 
 
-def _xyxy(box: Iterable[float]) -> list[float]:
-    x, y, w, h = box
-    return [x, y, x + w, y + h]
+def _box(numbers: Iterable[float]) -> Box:
+    x, y, w, h = numbers
+    return x, y, w, h

@@ -1,10 +1,16 @@
-"""Reads the lists of CUHK-SYSU's release: images, people and the test pool."""
+"""Lists of CUHK-SYSU's release: images, people and the test pool."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kd_search.data.io.mat import numbers_of, read_mat, struct_entries, text_of, texts_of
+from kd_search.data.io.mat import (
+    numbers_of,
+    read_mat,
+    refuse_repeats,
+    struct_entries,
+    text_of,
+    texts_of,
+)
 
 #: x, y, w, h in absolute pixels, as in the files.
 Box = tuple[float, float, float, float]
@@ -26,8 +32,8 @@ def read_images(path: str) -> dict[str, list[Box]]:
     """Boxes of every image of Images.mat, in the order of the file.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~kd_search.data.io.mat.read_mat`; or an
-            entry has another form or names an image for the second time.
+        FileNotFoundError, ValueError: see :func:`~kd_search.data.io.mat.read_mat`; or an entry has
+            another form or the image of an earlier one.
     """
     boxes: dict[str, list[Box]] = {}
     for where, image in struct_entries(read_mat(path, "Img"), ("imname", "box"), f"{path}: Img"):
@@ -56,7 +62,7 @@ def read_people(path: str, key: str) -> list[Person]:
             for at, s in struct_entries(person["scene"], ("imname", "idlocate"), f"{where}.scene")
         )
         people.append(Person(text_of(person["idname"], f"{where}.idname"), scenes, where))
-    _refuse_repeats((person.name for person in people), f"{path}: {key}")
+    refuse_repeats((person.name for person in people), f"{path}: {key}")
     return people
 
 
@@ -67,7 +73,7 @@ def read_pool(path: str) -> list[str]:
         FileNotFoundError, ValueError: as :func:`read_images`.
     """
     pool = texts_of(read_mat(path, "pool"), f"{path}: pool")
-    _refuse_repeats(pool, f"{path}: pool")
+    refuse_repeats(pool, f"{path}: pool")
     return pool
 
 
@@ -75,11 +81,5 @@ def _box(value: Any, where: str) -> Box:
     numbers = numbers_of(value, 4, where)
     if not len(numbers):
         raise ValueError(f"{where}: expected 4 numbers, the field is empty")
-    return tuple(numbers.tolist())
-
-
-def _refuse_repeats(names: Iterable[str], where: str) -> None:
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names, 1):
-        if seen.setdefault(name, number) != number:
-            raise ValueError(f"{where}({number}): {name} is already entry {seen[name]}")
+    x, y, w, h = numbers.tolist()
+    return x, y, w, h

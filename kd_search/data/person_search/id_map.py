@@ -1,10 +1,10 @@
-"""The one place where the identities of a data set become contiguous rows of the ID table."""
+"""Map between the identities of a data set and contiguous rows of the ID table."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Optional, Union
 
-#: What a data set may use to name a person.
+#: Id of a person in the files of a data set.
 OriginalID = Union[int, str]
 
 _NEGATIVE = re.compile(r"-\d+")
@@ -13,8 +13,8 @@ _NEGATIVE = re.compile(r"-\d+")
 def is_labelled(original: Optional[OriginalID]) -> bool:
     """Whether an original ``person_id`` names a person.
 
-    ``None``, the empty string and every negative number (PRW writes -2, others -1), as a number or
-    as a string, mean "a person whose identity is not known".
+    ``None``, the empty string and negative numbers (-2 in PRW, -1 in others), also as strings, mean
+    a person of unknown identity.
     """
     if original is None:
         return False
@@ -27,14 +27,14 @@ class IDMap:
     """Two-way map between the original ids of one split and rows ``0 .. len - 1``.
 
     Rows follow the ascending order of the original ids (numbers as numbers, strings as strings),
-    so that the same set of ids gives the same rows on every machine and in every run.
+    so that equal sets of ids have equal rows on every machine and in every run.
 
     Args:
         original_ids: ids of the split in any order, repeats allowed; unlabelled ones (``None``,
             negative) are left out.
 
     Raises:
-        ValueError: an id is neither an integer nor a string, or both kinds are mixed.
+        ValueError: an id is neither an integer nor a string, or both types occur.
     """
 
     def __init__(self, original_ids: Iterable[Optional[OriginalID]] = ()) -> None:
@@ -43,7 +43,7 @@ class IDMap:
             number = next(i for i in ids if isinstance(i, int))
             text = next(i for i in ids if isinstance(i, str))
             raise ValueError(
-                f"person ids mix numbers and strings (such as {number} and {text!r}); use one kind"
+                f"person ids mix numbers and strings (such as {number} and {text!r}); use one type"
             )
         self._originals: tuple[OriginalID, ...] = tuple(sorted(ids))
         self._rows: dict[OriginalID, int] = {o: row for row, o in enumerate(self._originals)}
@@ -58,7 +58,7 @@ class IDMap:
         """Original id of a row.
 
         Raises:
-            IndexError: there is no such row (-1 included: unlabelled people have no original id).
+            IndexError: there is no such row (such as -1: unlabelled people have no original id).
         """
         if not 0 <= row < len(self._originals):
             raise IndexError(f"row {row} is not in this id map of {len(self._originals)} ids")
@@ -86,6 +86,20 @@ class IDMap:
         if not self._originals:
             return "IDMap(0 ids)"
         return f"IDMap({len(self)} ids, {self._originals[0]!r} .. {self._originals[-1]!r})"
+
+
+def join_id_maps(maps: Mapping[str, IDMap]) -> tuple[IDMap, dict[str, list[int]]]:
+    """Map over the people of several sets, who are all different: ids become ``"<set>/<id>"``.
+
+    Args:
+        maps: id map of each set by its name.
+
+    Returns:
+        The joint map, and for each set the joint row of each of its rows.
+    """
+    ids = {name: [f"{name}/{original}" for original in ids.to_list()] for name, ids in maps.items()}
+    joint = IDMap(original for of_set in ids.values() for original in of_set)
+    return joint, {name: [joint.row(original) for original in ids[name]] for name in ids}
 
 
 def _checked(original: Optional[OriginalID]) -> Optional[OriginalID]:

@@ -1,32 +1,31 @@
 """Loaders for training, testing and building ID tables."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Optional, Union
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset
 
-from kd_search.data.io.image import ImageError
 from kd_search.data.person_search.mapper import PersonSearchDatasetMapper
 from kd_search.data.person_search.register import get_person_search_dicts
+from kd_search.data.records import Record, non_crowd
 from kd_search.data.sampling.order import Draw, DrawOrder, seeded
-from kd_search.data.sampling.stream import DrawnBatches, seed_of
+from kd_search.data.sampling.stream import DrawnBatches, stream_options
 from kd_search.data.sampling.unreadable import (
-    MAX_ATTEMPTS,
     SKIPPED_KEY,
     ReadableSamples,
     SkipCounter,
     SkipUnreadable,
+    read_or_replace,
     skips_bad_images,
 )
 
 logger = logging.getLogger(__name__)
 
-Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+Mapper = Callable[[Record], Record]
 
 _PLACE_KEY = "place_in_set"
 
@@ -34,121 +33,79 @@ _PLACE_KEY = "place_in_set"
 class PersonSearchTrainLoader(DrawnBatches):
     """Endless training batches whose content depends on the seed and the position alone.
 
-    Iterating gives lists of mapped samples, this rank's share of each global batch, from
-    ``start_iter`` on: exactly what a loader started at 0 gives after ``start_iter`` batches. Each
-    sample's augmentation is seeded from the seed and its place in the stream, so neither the
-    number of workers nor an interruption changes a single pixel.
+    The augmentation of a sample is seeded from the seed and its position, so that neither the
+    number of workers nor an interruption changes a pixel. See
+    :class:`~kd_search.data.sampling.stream.DrawnBatches` for iteration and errors.
 
     Args:
         dataset: dataset dicts.
         mapper: dataset dict -> sample.
         batch_size: images of a batch over all ranks.
         seed: source of the order and of the augmentations; equal on all ranks, not negative.
-        start_iter: batches to pass over.
-        num_workers: worker processes; 0 loads in the training process.
-        aspect_ratio_grouping: batches of only tall or only wide images, as Detectron2 does.
-        skip_bad_images: put another image of the same shape group in place of an unreadable one;
-            such a sample names the lost files under ``skipped_images``.
-        max_skipped_fraction: see :class:`~kd_search.data.sampling.unreadable.SkipCounter`.
-        rank, world_size: default to those of the process group.
-
-    Raises:
-        ImageError: an image is unreadable and is not to be skipped, or ten in a row are. While
-            iterating; the message names the file.
-        TooManySkippedImagesError: while iterating.
-        ValueError: no images, or a batch size that the ranks cannot share evenly.
+        aspect_ratio_grouping: batches of only tall or only wide images, as in Detectron2.
+        skip_bad_images: replace an unreadable image by another one of the same shape group; such a
+            sample has the unreadable files under ``skipped_images``.
+        options: of :class:`~kd_search.data.sampling.stream.DrawnBatches`.
     """
 
     def __init__(
         self,
-        dataset: list[dict[str, Any]],
+        dataset: list[Record],
         *,
         mapper: Mapper,
         batch_size: int,
         seed: int,
-        start_iter: int = 0,
-        num_workers: int = 0,
         aspect_ratio_grouping: bool = True,
         skip_bad_images: bool = False,
-        max_skipped_fraction: float = 0.01,
-        rank: Optional[int] = None,
-        world_size: Optional[int] = None,
+        **options: Any,
     ) -> None:
         wide = [int(d["width"] > d["height"]) if aspect_ratio_grouping else 0 for d in dataset]
         order = DrawOrder(wide, batch_size, seed)
-        super().__init__(
-            _DrawnSamples(dataset, mapper, order, seed, skip_bad_images),
-            order,
-            num_images=len(dataset),
-            start_iter=start_iter,
-            num_workers=num_workers,
-            max_skipped_fraction=max_skipped_fraction,
-            rank=rank,
-            world_size=world_size,
-        )
+        samples = _DrawnSamples(dataset, mapper, order, skip_bad_images)
+        super().__init__(samples, order, num_images=len(dataset), **options)
 
 
 class _DrawnSamples(Dataset):
-    """Maps the image of a :class:`Draw`, or of the draws that stand in for it."""
+    """Maps the image of a :class:`Draw`, or one that replaces it."""
 
     def __init__(
-        self,
-        dataset: list[dict[str, Any]],
-        mapper: Mapper,
-        order: DrawOrder,
-        seed: int,
-        skip_bad_images: bool,
+        self, dataset: list[Record], mapper: Mapper, order: DrawOrder, skip_bad_images: bool
     ) -> None:
-        # Detectron2's list keeps the dicts serialised: worker processes then share the memory.
+        # Detectron2's list keeps the dicts serialized: worker processes then share the memory.
         self.dicts = DatasetFromList(dataset, copy=False)
         self.mapper = mapper
         self.order = order
-        self.seed = seed
         self.skip_bad_images = skip_bad_images
 
     def __len__(self) -> int:
         return len(self.dicts)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        failed: dict[int, str] = {}
-        index = draw.index
-        while True:
-            record = self.dicts[index]
-            try:
-                with seeded(self.seed, draw.position, len(failed)):
-                    sample = self.mapper(record)
-            except ImageError:
-                if not self.skip_bad_images:
-                    raise
-                failed[index] = record["file_name"]
-            else:
-                return {**sample, SKIPPED_KEY: list(failed.values())} if failed else sample
-            index = self._replacement(draw, failed)
-
-    def _replacement(self, draw: Draw, failed: dict[int, str]) -> int:
-        for candidates in (self.order.peers(draw.index), np.arange(len(self.dicts))):
-            candidates = np.setdiff1d(candidates, list(failed))
-            if len(candidates) and len(failed) < MAX_ATTEMPTS:
-                entropy = [self.seed, draw.position, len(failed)]
-                generator = np.random.Generator(np.random.PCG64(entropy))
-                return int(candidates[generator.integers(len(candidates))])
-        raise ImageError(
-            f"{len(failed)} images drawn one after the other cannot be read: "
-            + ", ".join(failed.values())
+    def __getitem__(self, draw: Draw) -> Record:
+        sample, _, failed = read_or_replace(
+            draw.index,
+            (self.order.seed, draw.position),
+            read=lambda index: self.mapper(self.dicts[index]),
+            file_name=lambda index: self.dicts[index]["file_name"],
+            others=lambda: self._others(draw.index),
+            skip=self.skip_bad_images,
         )
+        return {**sample, SKIPPED_KEY: failed} if failed else sample
+
+    def _others(self, index: int) -> Iterator[Sequence[int]]:
+        yield self.order.peers(index).tolist()
+        yield range(len(self.dicts))
 
 
 def build_person_search_train_loader(
     cfg: CfgNode,
     start_iter: int = 0,
     mapper: Optional[Mapper] = None,
-    dataset: Optional[list[dict[str, Any]]] = None,
+    dataset: Optional[list[Record]] = None,
 ) -> PersonSearchTrainLoader:
     """Training loader of ``DATASETS.TRAIN``; see :class:`PersonSearchTrainLoader`.
 
     The sequence of global batches is a pure function of ``cfg.SEED``, ``SOLVER.IMS_PER_BATCH`` and
-    the data set. A negative seed is replaced by a random one that the ranks agree on; such a run
-    cannot be resumed in the same order.
+    the data set. A run with a negative seed cannot be resumed in the same order.
 
     Args:
         cfg: config with the keys of kd_search.
@@ -165,18 +122,12 @@ def build_person_search_train_loader(
         training_dicts(cfg, dataset),
         mapper=mapper or PersonSearchDatasetMapper(cfg, True),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        seed=seed_of(cfg),
-        start_iter=start_iter,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        skip_bad_images=skips_bad_images(cfg),
-        max_skipped_fraction=cfg.INPUT.MAX_SKIPPED_FRACTION,
+        **stream_options(cfg, start_iter),
     )
 
 
-def training_dicts(
-    cfg: CfgNode, dataset: Optional[list[dict[str, Any]]] = None
-) -> list[dict[str, Any]]:
+def training_dicts(cfg: CfgNode, dataset: Optional[list[Record]] = None) -> list[Record]:
     """The dataset dicts that a training on ``DATASETS.TRAIN`` draws from, in their order.
 
     Args:
@@ -216,12 +167,12 @@ def build_person_search_test_loader(
 def build_person_search_table_loader(
     cfg: CfgNode, dataset_name: Union[str, Sequence[str]]
 ) -> Union[DataLoader, ReadableSamples]:
-    """Training images with their ground truth as the test sees them, for building ID tables.
+    """Training images with their ground truth, transformed as in testing, for building ID tables.
 
-    One image a batch, resized as in testing, not augmented, each image once, the set split over
-    the ranks; images without people are left out. Samples hold ``instances`` with ``gt_boxes`` and
-    ``gt_person_ids``, in pixels of the transformed image. ``INPUT.ON_IMAGE_ERROR`` "skip" leaves
-    unreadable images out, counted as in training.
+    One image a batch, each image once, the set split over the ranks; images without people are left
+    out. Samples hold ``instances`` with ``gt_boxes`` and ``gt_person_ids``, in pixels of the
+    transformed image. ``INPUT.ON_IMAGE_ERROR`` "skip" leaves unreadable images out, counted as in
+    training.
 
     Args:
         cfg: config.
@@ -234,16 +185,16 @@ def build_person_search_table_loader(
 def build_person_search_views_loader(
     cfg: CfgNode, dataset_name: Union[str, Sequence[str]], *, seed: int, draw: int
 ) -> Union[DataLoader, ReadableSamples]:
-    """As :func:`build_person_search_table_loader`, with the images augmented as in training.
+    """Like :func:`build_person_search_table_loader`, with the images augmented as in training.
 
-    What an image looks like comes from ``seed``, ``draw`` and its place in the set alone, whatever
-    the number of ranks and workers. Boxes that the augmentation leaves nothing of are absent.
+    The augmentation of an image depends on ``seed``, ``draw`` and its place in the set alone, not
+    on the number of ranks and workers. Boxes without area after augmentation are absent.
 
     Args:
         cfg: config.
         dataset_name: registered name, or several (``DATASETS.TRAIN``), joined as in training.
         seed: of the training, not negative.
-        draw: each number shows other views of the images, such as the iteration.
+        draw: number of the augmentation, such as the iteration.
     """
     dicts = _with_people(get_person_search_dicts(dataset_name)[0])
     dicts = [{**record, _PLACE_KEY: place} for place, record in enumerate(dicts)]
@@ -252,18 +203,18 @@ def build_person_search_views_loader(
 
 
 class _SeededMapper:
-    """Draws the augmentation of an image from seed, draw and place."""
+    """Mapper whose augmentation depends on seed, draw and place alone."""
 
     def __init__(self, mapper: Mapper, seed: int, draw: int) -> None:
         self.mapper, self.seed, self.draw = mapper, seed, draw
 
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, record: Record) -> Record:
         with seeded(self.seed, self.draw, record[_PLACE_KEY]):
             return self.mapper(record)
 
 
 def load_each_once(
-    cfg: CfgNode, dicts: list[dict[str, Any]], mapper: Mapper
+    cfg: CfgNode, dicts: list[Record], mapper: Mapper
 ) -> Union[DataLoader, ReadableSamples]:
     """Loader of training images in their order: one image a batch, split over the ranks.
 
@@ -282,7 +233,7 @@ def load_each_once(
     return ReadableSamples(loader, SkipCounter(cfg.INPUT.MAX_SKIPPED_FRACTION, len(loader)))
 
 
-def _test_loader(cfg: CfgNode, dicts: list[dict[str, Any]], mapper: Mapper) -> DataLoader:
+def _test_loader(cfg: CfgNode, dicts: list[Record], mapper: Mapper) -> DataLoader:
     if not dicts:
         raise ValueError("the data set holds no image to load")
     return build_detection_test_loader(
@@ -293,8 +244,8 @@ def _test_loader(cfg: CfgNode, dicts: list[dict[str, Any]], mapper: Mapper) -> D
     )
 
 
-def _with_people(dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    kept = [d for d in dicts if any(not a.get("iscrowd", 0) for a in d["annotations"])]
+def _with_people(dicts: list[Record]) -> list[Record]:
+    kept = [record for record in dicts if non_crowd(record)]
     if len(kept) < len(dicts):
         logger.info("Left out %d of %d images without people", len(dicts) - len(kept), len(dicts))
     return kept

@@ -1,4 +1,4 @@
-"""Turns a dataset dict into what the model takes: Detectron2's mapper, with identities."""
+"""Mapper from dataset dicts to inputs of the model: Detectron2's mapper, with identities."""
 
 import copy
 import logging
@@ -12,24 +12,25 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from kd_search.data.io.image import read_image
+from kd_search.data.records import is_crowd
 
 logger = logging.getLogger(__name__)
 
 
 class PersonSearchDatasetMapper:
-    """Reads the image of a dataset dict, transforms it and its boxes, and keeps identities aligned.
+    """Reads the image of a dataset dict and transforms it and its boxes, with their identities.
 
     The result holds ``image`` ((3, H, W) uint8 in ``image_format`` order) and, as in the dict,
     ``file_name``, ``image_id``, ``height``, ``width`` (of the original image), ``camera_id``,
     ``frame_id``. All boxes are XYXY in pixels of the transformed image:
 
     - with instances: ``instances`` with ``gt_boxes``, ``gt_classes`` and ``gt_person_ids`` (int64,
-      row of the ID table or -1). Crowd boxes and boxes with nothing left inside are dropped.
+      row of the ID table or -1). Crowd boxes and boxes without area in the image are dropped.
     - at test: ``query_boxes`` ((Q, 4) float32) and ``query_ids`` where the image holds queries;
       ``gallery_boxes`` ((G, 4) float32, all boxes but crowds) if ``with_gt_boxes``;
       the same as ``annotated_boxes`` if ``with_annotated_boxes``;
     - if ``with_original``: ``original_image`` ((3, H', W') uint8, before any transform) and
-      ``to_original`` ((2, 3) float32), which takes (x, y, 1) of ``image`` to pixels of it;
+      ``to_original`` ((2, 3) float32), which maps (x, y, 1) of ``image`` to pixels of it;
       ``instances`` also have ``gt_original_boxes`` ((N, 4) float32, pixels of the original) and
       ``gt_annotations`` (int64, place among the dict's annotations).
 
@@ -38,15 +39,14 @@ class PersonSearchDatasetMapper:
         augmentations: Detectron2 augmentations or transforms, applied in order.
         image_format: "BGR" or "RGB".
         max_image_pixels: larger images are refused, see :func:`read_image`.
-        with_gt_boxes: give ``gallery_boxes``, which replace detection; test only.
-        with_annotated_boxes: give ``annotated_boxes``, which are embedded beside it; test only.
-        with_instances: give ``instances``; ``None`` means only in training.
-        with_original: give the original image too, for a teacher that looks at crops of it.
+        with_gt_boxes: add ``gallery_boxes``, which replace detection; test only.
+        with_annotated_boxes: add ``annotated_boxes``, which are embedded in addition; test only.
+        with_instances: add ``instances``; ``None`` means only in training.
+        with_original: add the original image, for a teacher on crops of it.
 
     Raises:
-        ImageError: the image cannot be read.
-        SizeMismatchError: the image has another size than its dict says (a ValueError).
-        Both name the file.
+        ImageError: the image cannot be read; the message names the file.
+        SizeMismatchError: the size of the image differs from that in its dict (a ValueError).
     """
 
     @configurable
@@ -115,7 +115,7 @@ class PersonSearchDatasetMapper:
         if self.with_original:
             sample["to_original"] = _inverse_affine(transforms)
 
-        places = [i for i, entry in enumerate(annotations) if not entry.get("iscrowd", 0)]
+        places = [i for i, entry in enumerate(annotations) if not is_crowd(entry)]
         annotations = [annotations[i] for i in places]
         if self.with_instances:
             sample["instances"] = _instances(
@@ -139,7 +139,7 @@ def _as_tensor(image: np.ndarray) -> torch.Tensor:
 def _inverse_affine(transforms: T.TransformList) -> torch.Tensor:
     """(2, 3) float32 map of (x, y, 1) in the transformed image to pixels of the original.
 
-    Flips, crops and scales are affine: where three points go says everything.
+    Flips, crops and scales are affine: three points determine them.
     """
     origin, x_axis, y_axis = transforms.apply_coords(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     forward = np.column_stack([x_axis - origin, y_axis - origin, origin])

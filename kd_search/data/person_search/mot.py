@@ -9,8 +9,7 @@ from typing import Any, Optional, Union
 import numpy as np
 from detectron2.data import MetadataCatalog
 
-from kd_search.data.io.image_size import read_image_size, read_image_sizes
-from kd_search.data.person_search.coco_json import clip_box
+from kd_search.data.io.image import read_image_size, read_image_sizes
 from kd_search.data.person_search.id_map import OriginalID
 from kd_search.data.person_search.mot_sequence import (
     Sequence,
@@ -21,9 +20,10 @@ from kd_search.data.person_search.mot_sequence import (
 from kd_search.data.person_search.register import load_content, register_split
 from kd_search.data.person_search.search_galleries import CompactGallery, SearchGalleries
 from kd_search.data.person_search.split import LoadedSplit
+from kd_search.data.records import clip_box, is_crowd, xyxy
 
-#: Classes that show people whom the benchmark neither asks for nor punishes: on a vehicle, static
-#: (sitting, standing for long), distractor (a poster, a statue), reflection.
+#: Classes of people that the benchmark ignores: on a vehicle, static (sitting, standing for long),
+#: distractor (a poster, a statue), reflection.
 _PEOPLE_LIKE = (2, 7, 8, 12)
 
 
@@ -32,31 +32,30 @@ class MOTFiles:
     """Sequences of a MOTChallenge folder; a :class:`~.split.SplitSource`.
 
     Sequences are cameras (``camera_id`` counts them in the order of their names), and an identity
-    is "<sequence>/<id>", since ids mean nothing beyond their sequence. A box is
+    is "<sequence>/<id>", because ids are unique in their sequence only. A box is
 
-    - a person with an identity if its class is in ``classes``, its flag (column 7) is not 0 and
-      ``min_visibility`` or more of it can be seen;
-    - an ignored region (``iscrowd`` 1: not trained on, not searched) if it is of these classes but
-      flagged 0 or less visible, or of the other classes that show people (2 on a vehicle, 7
-      static, 8 distractor, 12 reflection), which the benchmark ignores too;
+    - a person with an identity if its class is in ``classes``, its flag (column 7) is not 0 and its
+      visibility is at least ``min_visibility``;
+    - an ignored region (``iscrowd`` 1: neither trained on nor searched) if it is of these classes
+      but flagged 0 or less visible, or of the other classes of people (2 on a vehicle, 7 static, 8
+      distractor, 12 reflection), which the benchmark ignores too;
     - left out otherwise (vehicles, occluders); counted.
 
-    Frames that are not on disk are left out, with their rows, and counted. Boxes are moved to
-    coordinates from 0 on and clipped to the image.
+    Frames that are not on disk are left out, with their rows, and counted. Boxes are converted to
+    coordinates from 0 and clipped to the image.
 
-    Queries come from ``query_info``, or from ``query_info.txt`` in ``root`` where that exists. Else
-    each identity of each sequence gives one: its first box of which ``query_visibility`` can be
-    seen and that has a match, that is, the person is in another sequence or ``gallery_gap`` or more
-    frames away. The gallery is every frame but the query's and those of its sequence that are
-    nearer, ``search_galleries["gap<frames>"]``; it is left out where ``frame_step`` keeps frames
-    that far apart anyway.
+    Queries are those of ``query_info``, or of ``query_info.txt`` in ``root`` where that exists.
+    Otherwise each identity of each sequence has one: its first box with ``query_visibility`` and a
+    match, that is, the person is in another sequence or at least ``gallery_gap`` frames away. The
+    gallery has every frame but the query's and nearer ones of its sequence,
+    ``search_galleries["gap<frames>"]``; it is left out where ``frame_step`` is not smaller.
     """
 
     #: Folder of the sequences, or the one whose train/ holds them.
     root: str
     #: Whether it is a test set, with queries.
     queries: bool = False
-    #: Names, with or without the detector; none means all.
+    #: Names, with or without the detector; empty for all.
     sequences: tuple[str, ...] = ()
     classes: tuple[int, ...] = (1,)
     #: 0.3 is what MMTracking trains re-identification with (mot2reid).
@@ -64,12 +63,14 @@ class MOTFiles:
     query_visibility: float = 0.8
     #: Frames; 25 are a second of most sequences.
     gallery_gap: int = 25
-    #: Take every n-th frame only, beginning with number 1.
+    #: Use every n-th frame only, starting with number 1.
     frame_step: int = 1
     #: Query file in PRW's form; frames as "<folder>/img1/000001".
     query_info: Optional[str] = None
 
-    id_space = "motchallenge"
+    @property
+    def id_space(self) -> Optional[str]:
+        return "motchallenge"
 
     def __post_init__(self) -> None:
         for name in ("gallery_gap", "frame_step"):
@@ -78,10 +79,6 @@ class MOTFiles:
         for name in ("min_visibility", "query_visibility"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{self.root}: {name} must be between 0 and 1")
-
-    @property
-    def image_root(self) -> str:
-        return self.root
 
     def load(self, *, clip: bool = True) -> LoadedSplit:
         """Read the split; see :class:`~kd_search.data.person_search.split.SplitSource`."""
@@ -92,20 +89,15 @@ class MOTFiles:
         candidates: list[_Sighting] = []
         for number, folder in enumerate(folders):
             sequence = read_sequence(folder)
-            camera_id = sequence.info.camera_id
-            camera_id = number if camera_id is None else camera_id
+            own_id = sequence.info.camera_id
+            camera_id = number if own_id is None else own_id
             cameras[camera_id] = sequence.name
             self._add_frames(content, sequence, camera_id, counts)
             candidates += self._add_boxes(content, sequence, counts)
         if not content["images"]:
             raise ValueError(f"{self.root}: its {len(folders)} sequences hold no frame")
         query_info = self._query_file()
-        metadata = {
-            "mot_root": self.root,
-            "image_root": self.image_root,
-            "query_info": query_info,
-            "camera_names": cameras,
-        }
+        metadata = {"mot_root": self.root, "camera_names": cameras}
         loaded = load_content(content, self.root, self.root, query_info, metadata, clip=clip)
         notes += [f"{count} {what}" for what, count in counts.items() if count]
         if self.queries and query_info is None:
@@ -182,17 +174,16 @@ class MOTFiles:
         chosen, without = choose_queries(sightings, self.query_visibility, self.gallery_gap)
         if not chosen:
             raise ValueError(
-                f"{self.root}: no query: nobody is {self.query_visibility:g} visible in a frame "
-                f"and there again {self.gallery_gap} or more frames away; lower query_visibility "
-                "or gallery_gap"
+                f"{self.root}: no query: no person has a visibility of {self.query_visibility:g} "
+                f"in a frame and another frame at least {self.gallery_gap} frames away; lower "
+                "query_visibility or gallery_gap"
             )
         if without:
-            notes.append(f"{without} appearances in a sequence give no query")
+            notes.append(f"{without} people in a sequence have no query")
         index = {record["image_id"]: i for i, record in enumerate(loaded.dicts)}
         for query_id, sighting in enumerate(chosen):
             record = loaded.dicts[index[sighting.entry["image_id"]]]
-            x, y, w, h = sighting.entry["bbox"]
-            box = [x, y, x + w, y + h]
+            box = xyxy(sighting.entry["bbox"])
             if clip:
                 box = clip_box(box, record["width"], record["height"])
             row = loaded.id_map.row(sighting.person_id)
@@ -209,7 +200,7 @@ def register_motchallenge(name: str, root: str, **options: Any) -> None:
     Nothing is read before the set is used.
 
     Args:
-        name: any name that is free.
+        name: a name that is not registered.
         root: folder of the sequences, or the one whose train/ holds them.
         options: fields of :class:`MOTFiles`; a test set needs ``queries=True``.
     """
@@ -219,14 +210,14 @@ def register_motchallenge(name: str, root: str, **options: Any) -> None:
 
 
 def parse_motchallenge_entry(entry: Iterable[str]) -> tuple[str, str, dict[str, Any]]:
-    """Arguments of :func:`register_motchallenge` from strings, as a config file has them.
+    """Arguments of :func:`register_motchallenge` from the strings of a config file.
 
     Args:
         entry: name, folder, and any number of ``"option=value"`` with the fields of
             :class:`MOTFiles`; lists are separated by commas, ``queries`` is ``yes`` or ``no``.
 
     Raises:
-        ValueError: the entry has another form; the line says how.
+        ValueError: the entry has another form; the line has the expected one.
     """
     entry = list(entry)
     if len(entry) < 2 or not all(isinstance(part, str) for part in entry):
@@ -259,8 +250,8 @@ def choose_queries(
     """First box of each identity in each sequence that is visible enough and has a match.
 
     Returns:
-        The queries in the order of sequences, then ids, and the number of identities of sequences
-        that have none.
+        The queries in the order of sequences, then ids, and the number of identities in sequences
+        without one.
     """
     people: dict[OriginalID, list[_Sighting]] = defaultdict(list)
     for sighting in sightings:
@@ -297,16 +288,19 @@ def _gap_gallery(loaded: LoadedSplit, gap: int) -> CompactGallery:
     sequences = np.array([record["image_id"].rpartition("/")[0] for record in dicts])
     frames = np.array([record["frame_id"] for record in dicts])
     boxes = [
-        {a["person_id"]: a["bbox"] for a in record["annotations"] if not a["iscrowd"]}
+        {a["person_id"]: a["bbox"] for a in record["annotations"] if not is_crowd(a)}
         for record in dicts
     ]
     holders: dict[int, list[int]] = defaultdict(list)
     for i, people in enumerate(boxes):
         for row in people:
             holders[row].append(i)
-    queries = [(q, i) for i, record in enumerate(dicts) for q in record.get("queries", ())]
-    queries.sort(key=lambda pair: pair[0]["query_id"])
-    images, matches, match_boxes, counts = [], [], [], []
+    index = {id(record): i for i, record in enumerate(dicts)}
+    queries = [(query, index[id(record)]) for query, record in loaded.queries]
+    images: list[np.ndarray] = []
+    matches: list[int] = []
+    match_boxes: list[list[float]] = []
+    counts: list[int] = []
     for query, own in queries:
         near = (sequences == sequences[own]) & (np.abs(frames - frames[own]) < gap)
         near[own] = True
@@ -330,7 +324,7 @@ def _image_id(sequence: Sequence, frame: int) -> str:
 
 
 def _sizes(sequence: Sequence, paths: list[str]) -> list[tuple[int, int]]:
-    """Sizes of the frames: that of ``seqinfo.ini``, if the first frame has it."""
+    """Sizes of the frames: that of ``seqinfo.ini`` if it is there and the first frame has it."""
     if not paths:
         return []
     size = (sequence.info.width, sequence.info.height)
@@ -339,7 +333,7 @@ def _sizes(sequence: Sequence, paths: list[str]) -> list[tuple[int, int]]:
     found = read_image_size(paths[0])
     if found != size:
         raise ValueError(
-            f"{sequence.folder}: seqinfo.ini says {size[0]} x {size[1]}, {paths[0]} is "
+            f"{sequence.folder}: seqinfo.ini has {size[0]} x {size[1]}, {paths[0]} is "
             f"{found[0]} x {found[1]}"
         )
     return [found] * len(paths)

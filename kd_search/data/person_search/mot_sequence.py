@@ -1,4 +1,4 @@
-"""Reads one sequence of a MOTChallenge folder: img1/, gt/gt.txt and seqinfo.ini."""
+"""Sequences of a MOTChallenge folder: img1/, gt/gt.txt and seqinfo.ini."""
 
 import configparser
 import os
@@ -9,51 +9,54 @@ from typing import Optional
 
 import numpy as np
 
-#: The same frames and ground truth are given out once per public detector.
-_DETECTOR = re.compile(r"(.+)-(FRCNN|SDP|DPM)")
-_IMAGE_ENDS = (".jpg", ".jpeg", ".png", ".bmp")
+from kd_search.data.io.files import image_names, require_file
+
+#: A sequence is published once for each of these public detectors, in order of preference.
+_DETECTORS = ("FRCNN", "SDP", "DPM")
+_NAME = re.compile(rf"(.+)-({'|'.join(_DETECTORS)})")
 
 
 @dataclass(frozen=True)
 class SequenceInfo:
-    """``seqinfo.ini``; what it does not say is ``None``."""
+    """Content of ``seqinfo.ini``; missing values are ``None``."""
 
     image_folder: str = "img1"
     length: Optional[int] = None
     width: Optional[int] = None
     height: Optional[int] = None
-    #: Section [kd_search], which the benchmark itself does not have: the camera, and whether ids
-    #: mean the same person in every sequence that says so.
+    #: Of the section [kd_search], which is not part of the benchmark: the camera, and whether all
+    #: sequences with this flag have one numbering of people.
     camera_id: Optional[int] = None
     shared_ids: bool = False
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """A sequence: where it is and which frames are there."""
+    """A sequence and its frames on disk."""
 
     #: Name without the detector, and folder.
     name: str
     folder: str
     info: SequenceInfo
-    #: Path of each frame that is on disk, by its number, ascending.
+    #: Path of each frame by its number, ascending.
     frames: dict[int, str] = field(repr=False)
 
 
 def find_sequences(root: str, wanted: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
-    """Folders of the sequences below ``root``, or below ``root``/train where it has none itself.
+    """Folders of the sequences below ``root``, or below ``root``/train if there are none.
 
     Of the copies for several detectors one is taken: FRCNN, or else SDP, or else DPM.
 
     Args:
-        wanted: names, with or without the detector; none means all.
+        root: folder.
+        wanted: names, with or without the detector; empty for all.
 
     Returns:
-        The folders in the order of their names, and notes on the copies that were passed over.
+        The folders in the order of their names, and notes on the other copies.
 
     Raises:
         FileNotFoundError: there is no sequence.
-        ValueError: one of ``wanted`` is not there.
+        ValueError: there is no sequence of a wanted name.
     """
     folders = _sequence_folders(root) or _sequence_folders(os.path.join(root, "train"))
     if not folders:
@@ -74,20 +77,20 @@ def find_sequences(root: str, wanted: tuple[str, ...] = ()) -> tuple[list[str], 
             passed += len(by_name[name]) - 1
         else:
             known = ", ".join(sorted(by_name))
-            raise ValueError(f"{root}: no sequence is named {name!r} (there are: {known})")
+            raise ValueError(f"{root}: no sequence is named {name!r} (known: {known})")
     notes = [f"{passed} copies of sequences for other detectors are left out"] if passed else []
     return [chosen[name] for name in sorted(chosen)], notes
 
 
 def sequence_name(folder: str) -> str:
-    """Name of a sequence without that of its detector."""
+    """Name of a sequence without its detector."""
     name = os.path.basename(os.path.normpath(folder))
-    match = _DETECTOR.fullmatch(name)
+    match = _NAME.fullmatch(name)
     return match[1] if match else name
 
 
 def read_sequence(folder: str) -> Sequence:
-    """Read ``seqinfo.ini`` and list the frames that are on disk.
+    """Read ``seqinfo.ini`` and list the frames on disk.
 
     Raises:
         FileNotFoundError: there is no image folder.
@@ -95,16 +98,12 @@ def read_sequence(folder: str) -> Sequence:
     """
     info = _read_info(os.path.join(folder, "seqinfo.ini"))
     images = os.path.join(folder, info.image_folder)
-    if not os.path.isdir(images):
-        raise FileNotFoundError(f"{images}: no such image folder")
     frames: dict[int, str] = {}
-    for file in sorted(os.listdir(images)):
-        stem, end = os.path.splitext(file)
-        if end.lower() not in _IMAGE_ENDS:
-            continue
+    for file in image_names(images):
+        stem = os.path.splitext(file)[0]
         path = os.path.join(images, file)
         if not stem.isdecimal() or int(stem) < 1:
-            raise ValueError(f"{path}: the name is not the number of a frame, from 1 on")
+            raise ValueError(f"{path}: the name is not the number of a frame, from 1")
         if int(stem) in frames:
             raise ValueError(f"{path}: frame {int(stem)} is also {frames[int(stem)]}")
         frames[int(stem)] = path
@@ -119,16 +118,13 @@ def read_ground_truth(folder: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a row has another form; the line names it.
+        ValueError: a row has another form; the message has the row.
     """
     path = os.path.join(folder, "gt", "gt.txt")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{path}: no such file (the benchmark does not give out that of its test sequences)"
-        )
+    require_file(path, "the benchmark does not publish that of its test sequences")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy's, of a file without rows
+            warnings.simplefilter("ignore")  # NumPy warns of a file without rows
             rows = np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float64)
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
@@ -139,7 +135,7 @@ def read_ground_truth(folder: str) -> np.ndarray:
             f"{path}: {rows.shape[1]} columns, expected frame, id, x, y, w, h, flag, class, "
             "visibility"
         )
-    # MOT15 has a point in the world behind the flag, which is -1 -1 -1 in two dimensions.
+    # MOT15 has world coordinates after the flag, which are -1 -1 -1 in two dimensions.
     ones = np.ones((len(rows), 9))
     kept = 7 if rows.shape[1] == 10 else rows.shape[1]
     ones[:, :kept] = rows[:, :kept]
@@ -167,8 +163,8 @@ def _sequence_folders(root: str) -> list[str]:
 
 
 def _preference(folder: str) -> int:
-    match = _DETECTOR.fullmatch(os.path.basename(folder))
-    return ["FRCNN", "SDP", "DPM"].index(match[2]) if match else -1
+    match = _NAME.fullmatch(os.path.basename(folder))
+    return _DETECTORS.index(match[2]) if match else -1
 
 
 def _read_info(path: str) -> SequenceInfo:

@@ -1,14 +1,15 @@
-"""PRW's ``query_info.txt``: the queries of a test set, one line each."""
+"""Query files in the format of PRW's ``query_info.txt``: one query a line."""
 
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
-from kd_search.data.person_search.coco_json import clip_box
+from kd_search.data.io.files import read_lines
 from kd_search.data.person_search.id_map import IDMap, OriginalID, is_labelled
+from kd_search.data.records import Record, clip_box, has_area, xyxy
 
 _INTEGER = re.compile(r"[+-]?\d+")
 
@@ -17,38 +18,32 @@ _INTEGER = re.compile(r"[+-]?\d+")
 class QueryLine:
     """One line of a query file."""
 
-    #: Line number, from 1, for messages.
+    #: Line number from 1, for messages.
     line: int
     #: Original id of the person as written.
     person_id: str
     #: XYXY, absolute pixels, as written (may stick out of the frame).
-    bbox: tuple[float, float, float, float]
+    bbox: list[float]
     #: Name of the frame, with or without its extension.
     frame: str
 
 
 def read_query_info(query_info_file: str) -> list[QueryLine]:
-    """Read lines ``pid x y w h frame``; either line end, blank lines skipped.
+    """Read lines ``pid x y w h frame``; blank lines are skipped.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line has another form (named), or the file holds no query.
+        ValueError: a line has another form (the message has its number), or there is no query.
     """
-    try:
-        with open(query_info_file, encoding="utf-8") as stream:
-            lines = stream.read().splitlines()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{query_info_file}: no such query file") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{query_info_file}: not a text file ({error})") from None
-    queries = [_parse(text, n, query_info_file) for n, text in enumerate(lines, 1) if text.strip()]
+    lines = read_lines(query_info_file, "query file")
+    queries = [_parse(text, number, query_info_file) for number, text in lines]
     if not queries:
         raise ValueError(f"{query_info_file}: holds no query")
     return queries
 
 
 def query_person_ids(queries: Iterable[QueryLine], ids: Iterable[OriginalID]) -> list[OriginalID]:
-    """Original ids of the queries, numbers as numbers unless the split names people by strings.
+    """Original ids of the queries: integers, unless the ids of the split are strings.
 
     Args:
         queries: lines of the query file.
@@ -64,9 +59,9 @@ def query_person_ids(queries: Iterable[QueryLine], ids: Iterable[OriginalID]) ->
 
 
 def attach_queries(
-    dicts: list[dict[str, Any]], query_info_file: str, id_map: IDMap, *, clip: bool = True
-) -> list[dict[str, Any]]:
-    """Put the queries of a file onto the dataset dicts of their frames, in place.
+    dicts: list[Record], query_info_file: str, id_map: IDMap, *, clip: bool = True
+) -> list[Record]:
+    """Add the queries of a file to the dataset dicts of their frames, in place.
 
     Each becomes ``{"query_id": int, "bbox": XYXY in absolute pixels, "person_id": row}`` in the
     list ``queries`` of its dict; ``query_id`` counts the queries in the order of the file.
@@ -74,16 +69,16 @@ def attach_queries(
     Args:
         dicts: dataset dicts of the test set.
         query_info_file: text file in PRW's format, see :func:`read_query_info`.
-        id_map: id map of the test set; it must know every query's id.
+        id_map: id map of the test set, with the id of every query.
         clip: clip the boxes to their frame.
 
     Returns:
         ``dicts``.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_query_info`; or a query's frame is not in
-            the set or not told apart by its name, its id is not in the map, or its box lies
-            outside of its frame. The message names the file and the line.
+        FileNotFoundError, ValueError: as :func:`read_query_info`; or the frame of a query is not
+            in the set or ambiguous, its id is not in the map, or its box lies outside of its frame.
+            The message has the file and the line.
     """
     queries = read_query_info(query_info_file)
     originals = query_person_ids(queries, id_map.to_list())
@@ -94,10 +89,10 @@ def attach_queries(
         row = id_map.row(original)
         if row < 0:
             raise ValueError(f"{where}: person id {query.person_id!r} is not an id of this set")
-        box = list(query.bbox)
+        box = query.bbox
         if clip:
             box = clip_box(box, record["width"], record["height"])
-            if box[2] <= box[0] or box[3] <= box[1]:
+            if not has_area(box):
                 raise ValueError(f"{where}: the box lies outside of frame {query.frame}")
         record.setdefault("queries", []).append(
             {"query_id": query_id, "bbox": box, "person_id": row}
@@ -106,16 +101,16 @@ def attach_queries(
 
 
 class _FrameIndex:
-    """Finds dataset dicts by frame name, with or without folder and extension."""
+    """Index of dataset dicts by frame name, with or without folder and extension."""
 
-    def __init__(self, dicts: list[dict[str, Any]]) -> None:
-        self._by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    def __init__(self, dicts: list[Record]) -> None:
+        self._by_name: dict[str, list[Record]] = defaultdict(list)
         for record in dicts:
             name = os.path.basename(record["file_name"])
             for key in {name, os.path.splitext(name)[0]}:
                 self._by_name[key].append(record)
 
-    def find(self, frame: str, where: str) -> dict[str, Any]:
+    def find(self, frame: str, where: str) -> Record:
         frame = frame.replace("\\", "/")
         found = self._by_name.get(os.path.basename(frame), [])
         if len(found) > 1 or "/" in frame:
@@ -133,20 +128,19 @@ def _ends_with_path(file_name: str, frame: str) -> bool:
 
 def _parse(text: str, line: int, query_info_file: str) -> QueryLine:
     where = f"{query_info_file}, line {line}"
-    parts = text.strip().split(None, 5)
+    parts = text.split(None, 5)
     if len(parts) != 6:
-        raise ValueError(f"{where}: expected 'pid x y w h frame', got {text.strip()!r}")
-    box = _numbers(parts[1:5])
+        raise ValueError(f"{where}: expected 'pid x y w h frame', got {text!r}")
+    box = _finite_numbers(parts[1:5])
     if box is None:
-        raise ValueError(f"{where}: x y w h must be four finite numbers, got {text.strip()!r}")
+        raise ValueError(f"{where}: x y w h must be four finite numbers, got {text!r}")
     person_id = parts[0]
     if _INTEGER.fullmatch(person_id) and not is_labelled(int(person_id)):
         raise ValueError(f"{where}: a query needs the id of a person, got {person_id}")
-    x, y, w, h = box
-    return QueryLine(line, person_id, (x, y, x + w, y + h), parts[5])
+    return QueryLine(line, person_id, xyxy(box), parts[5])
 
 
-def _numbers(parts: list[str]) -> Optional[list[float]]:
+def _finite_numbers(parts: list[str]) -> Optional[list[float]]:
     try:
         values = [float(part) for part in parts]
     except ValueError:

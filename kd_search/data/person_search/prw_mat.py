@@ -1,4 +1,4 @@
-"""PRW from the files of its release."""
+"""PRW in the format of its release."""
 
 import os
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any, Optional
 import numpy as np
 from tqdm import tqdm
 
-from kd_search.data.io.image_size import read_image_sizes
-from kd_search.data.io.mat import read_mat, read_mat_variables, texts_of
+from kd_search.data.io.image import read_image_sizes
+from kd_search.data.io.mat import read_first_variable, read_mat, refuse_repeats, texts_of
 from kd_search.data.person_search.coco_json import camera_and_frame
 from kd_search.data.person_search.register import load_content
 from kd_search.data.person_search.split import LoadedSplit
 
-#: Variable that an annotation file may keep its boxes in, the corrected ones first.
+#: Variables for the boxes of an annotation file, the corrected ones first.
 BOX_KEYS = ("box_new", "anno_file", "anno_previous")
 
 
@@ -21,22 +21,18 @@ BOX_KEYS = ("box_new", "anno_file", "anno_previous")
 class PRWFiles:
     """A split of PRW; a :class:`~kd_search.data.person_search.split.SplitSource`.
 
-    Boxes that stick out of their frame are clipped to it. Original ids are those of the release,
-    in train and test alike: 932 of them in all, 483 in training with a gap at 479, so that rows of
-    the ID table come from the id map and never from the number itself.
+    Boxes that stick out of their frame are clipped to it. Original ids are those of the release in
+    train and test: 932 in all, 483 in training with a gap at 479; rows of the ID table differ from
+    them.
     """
 
     #: Folder with frame_train.mat, frame_test.mat, annotations/ and frames/.
     root: str
     #: "train" or "test".
     split: str
-    #: Queries of the test set; lines end with either line end.
+    #: Query file of the test set.
     query_info: Optional[str] = None
     id_space: Optional[str] = "prw"
-
-    @property
-    def image_root(self) -> str:
-        return os.path.join(self.root, "frames")
 
     def load(self, *, clip: bool = True) -> LoadedSplit:
         """Read the split; see :class:`~kd_search.data.person_search.split.SplitSource`."""
@@ -46,8 +42,9 @@ class PRWFiles:
             read_boxes(os.path.join(self.root, "annotations", f"{frame}.jpg.mat"))
             for frame in tqdm(frames, desc="reading annotations", unit="frame", disable=None)
         ]
+        image_root = os.path.join(self.root, "frames")
         files = [f"{frame}.jpg" for frame in frames]
-        sizes = read_image_sizes([os.path.join(self.image_root, file) for file in files], path)
+        sizes = read_image_sizes([os.path.join(image_root, file) for file in files], path)
         content: dict[str, Any] = {"images": [], "annotations": []}
         for frame, file, (width, height), rows in zip(frames, files, sizes, boxes):
             camera_id, frame_id = camera_and_frame(file)
@@ -64,25 +61,21 @@ class PRWFiles:
             for person_id, *bbox in rows.tolist():
                 entry = {"image_id": frame, "bbox": bbox, "person_id": int(person_id)}
                 content["annotations"].append(entry)
-        metadata = {"prw_root": self.root, "image_root": self.image_root}
-        metadata["query_info"] = self.query_info
-        return load_content(content, path, self.image_root, self.query_info, metadata, clip=clip)
+        metadata = {"prw_root": self.root}
+        return load_content(content, path, image_root, self.query_info, metadata, clip=clip)
 
 
 def read_frames(path: str, key: str) -> list[str]:
     """Names of the frames of a split, without ``.jpg``.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~kd_search.data.io.mat.read_mat`; or a
-            name is there twice, or there is none.
+        FileNotFoundError, ValueError: see :func:`~kd_search.data.io.mat.read_mat`; or a name is
+            repeated, or there is none.
     """
     frames = [name.removesuffix(".jpg") for name in texts_of(read_mat(path, key), f"{path}: {key}")]
     if not frames:
         raise ValueError(f"{path}: {key} names no frame")
-    seen: dict[str, int] = {}
-    for number, frame in enumerate(frames, 1):
-        if seen.setdefault(frame, number) != number:
-            raise ValueError(f"{path}: {key}({number}): {frame} is already entry {seen[frame]}")
+    refuse_repeats(frames, f"{path}: {key}")
     return frames
 
 
@@ -90,15 +83,10 @@ def read_boxes(path: str) -> np.ndarray:
     """Rows id, x, y, w, h of the annotation file of a frame, (n, 5) float64.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~kd_search.data.io.mat.read_mat`; or
-            none of the three variables is there, or a row has another form.
+        FileNotFoundError, ValueError: see :func:`~kd_search.data.io.mat.read_mat`; or a row has
+            another form.
     """
-    content = read_mat_variables(path)
-    key = next((key for key in BOX_KEYS if key in content), None)
-    if key is None:
-        names = ", ".join(name for name in content if not name.startswith("__")) or "none"
-        raise ValueError(f"{path}: expected {', '.join(BOX_KEYS)}, the file holds: {names}")
-    rows = np.asarray(content[key])
+    key, rows = read_first_variable(path, BOX_KEYS)
     if rows.size == 0:
         return np.zeros((0, 5))
     if rows.dtype.kind not in "iuf" or rows.ndim != 2 or rows.shape[1] != 5:

@@ -1,4 +1,4 @@
-"""Galleries of a search protocol: small in memory, read when they are asked for."""
+"""Galleries of a search protocol, compact in memory and read on access."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +11,13 @@ from kd_search.data.person_search.search_protocol import SearchProtocol
 
 logger = logging.getLogger(__name__)
 
-#: A query as protocol files name it: image and box, x, y, w, h.
+#: Key of a query in protocol files: image and box (x, y, w, h).
 QueryKey = tuple[str, float, float, float, float]
 
 
 @dataclass
 class CompactGallery:
-    """One gallery; only the entries that hold the person have a box."""
+    """One gallery; only the entries that contain the person have a box."""
 
     query_ids: np.ndarray  # (Q,) int64
     offsets: np.ndarray  # (Q + 1,) int64
@@ -38,14 +38,14 @@ class CompactGallery:
 
 
 class SearchGalleries(Mapping):
-    """Mapping from the names of galleries to their arrays; nothing is read before it is asked for.
+    """Mapping from the names of galleries to their arrays, which are read on first access.
 
-    What was read is kept in its compact form (4 bytes an entry); each access makes the arrays of
-    :data:`~kd_search.data.person_search.split.Galleries` anew (40 bytes an entry, 464 MB for
-    CUHK-SYSU's largest gallery), so hold on to them only while they are needed.
+    Galleries are kept in a compact form (4 bytes an entry); each access makes new arrays of
+    :data:`~kd_search.data.person_search.split.Galleries` (40 bytes an entry, 464 MB for CUHK-SYSU's
+    largest gallery), so keep these only while they are needed.
 
     Args:
-        readers: makes each gallery; in the order in which they are to be listed.
+        readers: function that reads each gallery, in the order of the names.
     """
 
     def __init__(self, readers: Mapping[str, Callable[[], CompactGallery]]) -> None:
@@ -61,7 +61,7 @@ class SearchGalleries(Mapping):
     def __len__(self) -> int:
         return len(self._readers)
 
-    # Galleries are compared by what they are, not by hundreds of megabytes of what they hold.
+    # Compared by identity: equality would compare hundreds of megabytes.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -73,7 +73,7 @@ class SearchGalleries(Mapping):
 
         Raises:
             KeyError: there is no such gallery.
-            ValueError: its file does not fit the data set; the line names the file and the entry.
+            ValueError: its file does not match the data set; the line has the file and the entry.
         """
         if name not in self._compact:
             self._compact[name] = self._readers[name]()
@@ -83,7 +83,7 @@ class SearchGalleries(Mapping):
 def compact_gallery(
     protocol: SearchProtocol, queries: Mapping[QueryKey, int], image_names: Sequence[str]
 ) -> CompactGallery:
-    """Bring a protocol file into the numbers of a data set.
+    """Convert the queries and images of a protocol file to the indices of a data set.
 
     Args:
         protocol: content of the file.
@@ -91,8 +91,8 @@ def compact_gallery(
         image_names: names of the images of the data set, in the order of its dataset dicts.
 
     Raises:
-        ValueError: the file has a query or an image that the data set does not have; the line names
-            the file and the entry.
+        ValueError: a query or image of the file is not in the data set; the line has the file and
+            the entry.
     """
     query_ids = np.zeros(len(protocol.query_images), np.int64)
     for i, key in enumerate(query_keys(protocol)):
@@ -121,12 +121,12 @@ def _indices(protocol: SearchProtocol, image_names: Sequence[str]) -> np.ndarray
     order = np.argsort(names, kind="stable")
     places = np.searchsorted(names, protocol.entry_images, sorter=order)
     images = order[np.minimum(places, len(names) - 1)].astype(np.int32)
-    strange = np.flatnonzero(names[images] != protocol.entry_images)
-    if len(strange):
-        name = protocol.entry_images[strange[0]].decode("utf-8", "replace")
+    unknown = np.flatnonzero(names[images] != protocol.entry_images)
+    if len(unknown):
+        name = protocol.entry_images[unknown[0]].decode("utf-8", "replace")
         raise ValueError(
-            f"{protocol.entry_at(strange[0])}: image {name} is not in the set; {len(strange)} "
-            "entries of the file name such images"
+            f"{protocol.entry_at(unknown[0])}: image {name} is not in the set; {len(unknown)} "
+            "entries of the file have such images"
         )
     return images
 

@@ -1,4 +1,4 @@
-"""CUHK-SYSU's protocol files: who is searched, and in which images."""
+"""CUHK-SYSU's protocol files: queries and the images of their galleries."""
 
 import logging
 from dataclasses import dataclass
@@ -55,11 +55,11 @@ def read_search_protocol(path: str, key: str) -> SearchProtocol:
 
     ``Query`` is one struct with ``imname``, ``idlocate`` (x, y, w, h) and ``idname``, ``Gallery`` a
     struct array with ``imname`` and ``idlocate``, which is empty where the person is not in the
-    image. Other fields are not looked at.
+    image. Other fields are ignored.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no MAT-file or has another structure; the line names file and entry.
+        ValueError: it is no MAT-file or has another structure; the line has file and entry.
     """
     check_mat_version(path)
     where = f"{path}: {key}"
@@ -67,12 +67,12 @@ def read_search_protocol(path: str, key: str) -> SearchProtocol:
         with PathManager.open(path, "rb") as stream:
             return _Collector(where).take_stream(stream, key)
     except OtherLayoutError:
-        logger.debug("%s is read by scipy", path)
+        logger.debug("Reading %s with scipy", path)
     return _Collector(where).take_array(read_mat(path, key))
 
 
 class _Collector:
-    """Puts a :class:`SearchProtocol` together, query by query."""
+    """Builds a :class:`SearchProtocol`, query by query."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -163,7 +163,7 @@ def _query_cells(matrix: bytes, at: str) -> tuple[str, np.ndarray, str]:
 
 
 def _columns(matrix: bytes, wanted: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Begins and sizes of the cells of the wanted fields, (F, n) each."""
+    """Starts and sizes of the cells of the wanted fields, (F, n) each."""
     fields, begins, sizes = struct_cells(matrix)
     try:
         columns = [fields.index(name) for name in wanted]

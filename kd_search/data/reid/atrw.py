@@ -7,16 +7,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, RootModel
 
-from kd_search.data.reid.folders import image_names, read_lines, require_file
-from kd_search.data.reid.register import register_reid_set
-from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets
+from kd_search.data.io.files import image_names, read_lines, require_file
+from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets, require_split
 from kd_search.utils.files import read_json
 from kd_search.utils.schema import Count, Integer, Schema, check_schema
 
 #: Height and width of crops of animals (VKD, ECCV 2020).
 ANIMAL_SIZE = (224, 224)
-#: The benchmark's own evaluation ("plain" track) takes images of a tiger in the same camera that
-#: are at most this many frames apart for the same image.
+#: The benchmark's evaluation ("plain" track) treats images of a tiger in the same camera that are
+#: at most this many frames apart as the same image.
 JUNK_FRAMES = 3
 
 _TRAIN_LISTS = ("atrw_anno_reid_train/reid_list_train.csv", "reid_list_train.csv")
@@ -28,37 +27,34 @@ _TEST_IMAGES = ("atrw_reid_test/test", "test")
 def load_atrw(root: str, split: str, *, tracklets: bool = False, hint: str = "") -> LoadedReID:
     """One split of ATRW's re-ID in the plain setting.
 
-    Training images have an identity and nothing else (``reid_list_train.csv``, lines
-    "identity,image"): no camera and no tracklet is known. The test is ``gt_test_plain.json`` of
-    the benchmark's evaluation scripts, which tells video, camera and frame of each image. Every
-    test image is a query among all the others. A tiger in the same camera is a match too, but for
-    frames not more than :data:`JUNK_FRAMES` away.
+    Training images have an identity (``reid_list_train.csv``, lines "identity,image"), but neither
+    camera nor tracklet. The test is ``gt_test_plain.json`` of the benchmark's evaluation scripts,
+    with video, camera and frame of each image. Every test image is a query among all the others.
+    Matches in the same camera count if they are more than :data:`JUNK_FRAMES` frames away.
 
     Args:
         root: folder of ``atrw_reid_train``, ``atrw_anno_reid_train``, ``atrw_reid_test`` and
             ``gt_test_plain.json``, or of the same without the archives' folders.
         split: "train" or "test".
-        tracklets: of the test, join the images of a tiger in a video and camera.
+        tracklets: join the test images of a tiger in a video and camera.
         hint: what to do if a file is missing.
 
     Raises:
         FileNotFoundError, ValueError: a list is missing or cannot be read; the line names it.
     """
+    require_split(split, root)
+    metadata: dict[str, Any] = {"input_size": ANIMAL_SIZE, "reid_root": root}
     if split == "train":
-        found, metadata = _train(root, hint), {}
-    elif split == "test":
-        found = _test(root, hint, tracklets)
-        metadata = {"junk_rule": "frames", "junk_frames": JUNK_FRAMES}
-    else:
-        raise ValueError(f"{root}: the split {split!r} is neither 'train' nor 'test'")
-    return load_tracklets(found, root, input_size=ANIMAL_SIZE, reid_root=root, **metadata)
+        return load_tracklets(_train(root, hint), root, **metadata)
+    metadata.update(junk_rule="frames", junk_frames=JUNK_FRAMES)
+    return load_tracklets(_test(root, hint, tracklets), root, **metadata)
 
 
 def _train(root: str, hint: str) -> list[Tracklet]:
     path = _first(root, _TRAIN_LISTS, hint)
     folder = _first_folder(root, _TRAIN_IMAGES)
     found = []
-    for number, row in enumerate(csv.reader(read_lines(path)), 1):
+    for number, row in enumerate(csv.reader(line for _, line in read_lines(path)), 1):
         row = [part.strip() for part in row]
         if len(row) != 2 or not row[0].isdecimal():
             if number == 1 and len(row) == 2:
@@ -131,10 +127,5 @@ def _first(root: str, choices: tuple[str, ...], hint: str) -> str:
 
 def _first_folder(root: str, choices: tuple[str, ...]) -> str:
     paths = [os.path.join(root, *choice.split("/")) for choice in choices]
-    # Images are looked for when they are read; the error then names them where they should be.
+    # Missing images raise when they are read; the error then has the first choice.
     return next((path for path in paths if os.path.isdir(path)), paths[0])
-
-
-def register_atrw(name: str, root: str, split: str, *, replace: bool = False) -> None:
-    """Register a split of ATRW; see :func:`load_atrw`."""
-    register_reid_set(name, lambda: load_atrw(root, split), replace=replace)

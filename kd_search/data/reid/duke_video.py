@@ -3,15 +3,15 @@
 import os
 import re
 
-from kd_search.data.reid.folders import folder_names, image_names
-from kd_search.data.reid.register import register_reid_set
-from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets
+from kd_search.data.io.files import folder_names, image_names
+from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets, require_split
 
 #: 0001_C5_F0001_X201230.jpg: identity, camera, frame of the tracklet, frame of the video; older
 #: copies have 0001C5F0001X201230.jpg.
 _NAME = re.compile(r"(\d+)_?C(\d+)_?F(\d+)(?:_?X(\d+))?")
 
-_FOLDERS = {"train": (("train", "train"),), "test": (("query", "query"), ("gallery", "gallery"))}
+#: Folders, whose names are the roles.
+_FOLDERS = {"train": ("train",), "test": ("query", "gallery")}
 _RELEASE = "DukeMTMC-VideoReID"
 
 
@@ -25,15 +25,14 @@ def load_duke_video(root: str, split: str, *, hint: str = "") -> LoadedReID:
 
     Raises:
         FileNotFoundError, ValueError: a folder is missing, a tracklet is empty, or the name of an
-            image does not fit its folder.
+            image does not match its folder.
     """
-    if split not in _FOLDERS:
-        raise ValueError(f"{root}: the split {split!r} is neither 'train' nor 'test'")
-    if os.path.isdir(os.path.join(root, _RELEASE)):
-        root = os.path.join(root, _RELEASE)
+    require_split(split, root)
+    release = os.path.join(root, _RELEASE)
+    root = release if os.path.isdir(release) else root
     tracklets = []
-    for folder, role in _FOLDERS[split]:
-        top = os.path.join(root, folder)
+    for role in _FOLDERS[split]:
+        top = os.path.join(root, role)
         for identity in folder_names(top, hint):
             for tracklet in folder_names(os.path.join(top, identity)):
                 path = os.path.join(top, identity, tracklet)
@@ -61,8 +60,3 @@ def _read_tracklet(path: str, identity: str, role: str) -> Tracklet:
     frames.sort()
     files = tuple(os.path.join(path, name) for *_, name in frames)
     return Tracklet(files, int(identity), cameras.pop(), role, frame_id=frames[0][2])
-
-
-def register_duke_video(name: str, root: str, split: str, *, replace: bool = False) -> None:
-    """Register a split of DukeMTMC-VideoReID; see :func:`load_duke_video`."""
-    register_reid_set(name, lambda: load_duke_video(root, split), replace=replace)

@@ -1,4 +1,4 @@
-"""Turns a frame of a re-ID sample into the crop that the network sees."""
+"""Mapper of re-ID samples: from a frame to the crop that is the network's input."""
 
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -16,24 +16,24 @@ from kd_search.data.spatial_jitter import jitter_boxes
 class CropMapper:
     """Reads a crop, or cuts it from its image, resizes it, and augments it in training.
 
-    Training, in this order, as Luo et al. (CVPR workshops 2019) and the code of VKD (ECCV 2020):
-    mirror, pad with black, cut out at random, erase a rectangle. Randomness is drawn from torch's
-    generator alone, so a sample follows from the seed that is set around the call.
+    Training augmentations, in this order, are those of Luo et al. (CVPR workshops 2019) and of the
+    code of VKD (ECCV 2020): horizontal flip, padding with black, random crop, random erasing. All
+    randomness is drawn from torch's generator.
 
     With ``shift`` a crop that is cut from a larger image is not padded: its box moves over the
-    image instead, by as much as padding would move it (the image level of the spatial-invariant
+    image instead, as far as padding would move it (the image level of the spatial-invariant
     augmentation of Zhang et al., AAAI 2021; see :mod:`kd_search.data.spatial_jitter`).
 
     Args:
         is_train: augment.
         size: (height, width) of the result.
         image_format: "BGR" or "RGB".
-        flip_prob: probability to be mirrored.
+        flip_prob: probability of a horizontal flip.
         pad: pixels of the resized crop on each side; 0 for none.
         erasing_prob, erasing_scale, erasing_ratio: of torchvision's ``RandomErasing``: probability,
-            share of the area, height through width of the rectangle.
-        erasing_fill: three colours of the rectangle in ``image_format``, 0..255; the mean that the
-            network subtracts is the usual one.
+            range of the share of the area, range of height divided by width.
+        erasing_fill: color of the rectangle in ``image_format``, 0..255; usually the mean that the
+            network subtracts.
         shift: (dp, alpha) in pixels of the result and of the image; ``None`` for none.
         max_image_pixels: larger images are refused, see :func:`read_image`.
     """
@@ -67,10 +67,10 @@ class CropMapper:
             p=erasing_prob,
             scale=tuple(erasing_scale),
             ratio=tuple(erasing_ratio),
-            value=[float(round(colour)) for colour in erasing_fill],
+            value=[float(round(color)) for color in erasing_fill],
         )
-        # Neighbouring samples of a test are often people of one scene.
-        self._last: tuple[str, Optional[np.ndarray]] = ("", None)
+        # Consecutive samples of a test are often people of one scene.
+        self._last: tuple[str, np.ndarray] = ("", np.zeros((0, 0, 3), np.uint8))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -90,10 +90,11 @@ class CropMapper:
         }
 
     def __call__(self, file_name: str, box: Optional[Sequence[float]] = None) -> torch.Tensor:
-        """
+        """Read one crop.
+
         Args:
             file_name: image.
-            box: XYXY, absolute pixels of the image as a viewer shows it; ``None`` for all of it.
+            box: XYXY, absolute pixels of the image after its EXIF rotation; ``None`` for all of it.
 
         Returns:
             (3, H, W) uint8, channels in ``image_format`` order.
@@ -102,13 +103,12 @@ class CropMapper:
             ImageError: the image cannot be read, or the box lies outside of it.
         """
         image = self._read(file_name, box is not None)
-        moved = box is not None and self.shift is not None
-        if moved:
-            box = self._shifted(box, image.shape[:2])
-        crop = self._cut(image, box, file_name)
-        if self.is_train:
-            crop = self.mirror(crop)
-            crop = crop if moved else self.move(crop)
+        if box is not None and self.shift is not None:
+            box = self._shifted(box, image.shape[:2], *self.shift)
+            crop = self.mirror(self._cut(image, box, file_name))
+        else:
+            crop = self._cut(image, box, file_name)
+            crop = self.move(self.mirror(crop)) if self.is_train else crop
         pixels = torch.from_numpy(np.array(crop).transpose(2, 0, 1).copy())
         return self.erase(pixels) if self.is_train else pixels
 
@@ -120,11 +120,11 @@ class CropMapper:
             self._last = file_name, image
         return self._last[1]
 
-    def _shifted(self, box: Sequence[float], image_size: tuple[int, int]) -> list[float]:
-        padding, limit = self.shift
-        boxes = torch.tensor([list(box)], dtype=torch.float64)
+    def _shifted(
+        self, box: Sequence[float], image_size: tuple[int, int], padding: float, limit: float
+    ) -> list[float]:
         moved = jitter_boxes(
-            boxes,
+            torch.tensor([list(box)], dtype=torch.float64),
             image_size,
             input_size=self.size,
             padding=padding,
@@ -135,7 +135,7 @@ class CropMapper:
     def _cut(
         self, image: np.ndarray, box: Optional[Sequence[float]], file_name: str
     ) -> Image.Image:
-        """The box, to fractions of a pixel, resized (bicubic)."""
+        """The box, with fractions of a pixel, resized (bicubic)."""
         height, width = image.shape[:2]
         inner = None
         if box is not None:

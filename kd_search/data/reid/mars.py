@@ -1,4 +1,4 @@
-"""MARS: tracklets of Market-1501's people, listed in MATLAB files."""
+"""MARS: tracklets of the people of Market-1501, listed in MATLAB files."""
 
 import os
 import re
@@ -6,10 +6,9 @@ from typing import Optional
 
 import numpy as np
 
+from kd_search.data.io.files import read_lines
 from kd_search.data.io.mat import read_mat
-from kd_search.data.reid.folders import read_lines
-from kd_search.data.reid.register import register_reid_set
-from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets
+from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets, require_split
 
 #: 0065C1T0002F016.jpg: identity, camera, tracklet, frame; junk is 00-1C1T0001F001.jpg.
 _NAME = re.compile(r"(\d{4}|00-1)C(\d)T(\d+)F(\d+)")
@@ -19,8 +18,8 @@ def load_mars(root: str, split: str, *, info: Optional[str] = None, hint: str = 
     """One split of MARS.
 
     Tracklets of identity -1 are junk and left out; those of identity 0 are distractors. Queries
-    have the role "both": the authors of VKD (ECCV 2020), among others, append them to the gallery,
-    or else 140 of them have no match.
+    have the role "both": the authors of VKD (ECCV 2020), among others, append them to the gallery;
+    without that, 140 of them have no match.
 
     Args:
         root: folder with ``bbox_train``, ``bbox_test`` and ``info``.
@@ -29,18 +28,17 @@ def load_mars(root: str, split: str, *, info: Optional[str] = None, hint: str = 
         hint: what to do if a file is missing.
 
     Raises:
-        FileNotFoundError, ValueError: a list is missing, or does not fit the others. Images are
-            looked for only when they are read.
+        FileNotFoundError, ValueError: a list is missing, or inconsistent with the others. Missing
+            images raise when they are read.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"{root}: the split {split!r} is neither 'train' nor 'test'")
+    require_split(split, root)
     info = os.path.join(root, "info") if info is None else info
     tracks = read_tracks(info, split)
     queries = read_queries(info, len(tracks)) if split == "test" else np.zeros(0, np.int64)
     names_file = os.path.join(info, f"{split}_name.txt")
-    names = read_lines(names_file, hint or f"it names the images of MARS's {split} split")
-    is_query = np.zeros(len(tracks), dtype=bool)
-    is_query[queries] = True
+    hint = hint or f"it names the images of MARS's {split} split"
+    names = [name for _, name in read_lines(names_file, hint=hint)]
+    is_query = np.isin(np.arange(len(tracks)), queries)
     tracklets, junk = [], 0
     for number, (first, last, original, camera) in enumerate(tracks.tolist()):
         if original == -1:
@@ -63,11 +61,9 @@ def load_mars(root: str, split: str, *, info: Optional[str] = None, hint: str = 
 
 
 def read_tracks(info: str, split: str) -> np.ndarray:
-    """Rows of ``tracks_<split>_info.mat``: first and last line of the list of names, counted from
-    1, identity and camera.
+    """Rows of ``tracks_<split>_info.mat``, (T, 4) int64.
 
-    Returns:
-        (T, 4) int64.
+    Columns are the first and last line of the list of names, counted from 1, identity and camera.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or holds something else.
@@ -90,7 +86,7 @@ def read_queries(info: str, num_tracks: int) -> np.ndarray:
     """Queries of ``query_IDX.mat`` as places in ``tracks_test_info.mat``, counted from 0.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing, or names a track that is not there.
+        FileNotFoundError, ValueError: the file is missing, or has a track that does not exist.
     """
     path = os.path.join(info, "query_IDX.mat")
     queries = read_mat(path, "query_IDX").astype(np.int64).ravel() - 1
@@ -100,18 +96,13 @@ def read_queries(info: str, num_tracks: int) -> np.ndarray:
 
 
 def _check_names(names: list[str], original: int, camera: int, where: str) -> None:
-    # A list that belongs to other tracks gives numbers without any error.
+    # Without this check, a list of other tracks would yield wrong metrics silently.
     for name in names:
         match = _NAME.match(name)
         if match is None:
             raise ValueError(f"{where}: {name} is not named like 0065C1T0002F016.jpg")
         if int(match[1].replace("00-1", "-1")) != original or int(match[2]) != camera:
             raise ValueError(
-                f"{where}: {name} is not of identity {original} and camera {camera}, as the list "
-                "of tracks says"
+                f"{where}: {name} is not of identity {original} and camera {camera}, as listed in "
+                "the tracks"
             )
-
-
-def register_mars(name: str, root: str, split: str, *, replace: bool = False) -> None:
-    """Register a split of MARS; see :func:`load_mars`."""
-    register_reid_set(name, lambda: load_mars(root, split), replace=replace)

@@ -1,36 +1,36 @@
-"""What the loader of every re-ID format gives: samples, tracklets of one frame or more."""
+"""Samples of re-ID sets: tracklets of one frame or more, in the form that all loaders return."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from kd_search.data.person_search.coco_json import build_id_map
 from kd_search.data.person_search.id_map import IDMap, OriginalID
+from kd_search.data.records import Record
 
 #: Height and width that crops of people are resized to.
 PERSON_SIZE = (256, 128)
 
-ROLES = ("train", "query", "gallery", "both")
-
 
 @dataclass(frozen=True)
 class Tracklet:
-    """Frames of one thing in one camera, as a loader finds them; a single image is one of one."""
+    """Frames of an identity in one camera; a single image is a tracklet of one frame."""
 
-    #: Image of each frame, in time.
+    #: Image of each frame, in the order of time.
     file_names: tuple[str, ...]
-    #: As in the files; ``None`` for a distractor, which no query looks for.
+    #: As in the files; ``None`` for a distractor, which matches no query.
     person_id: Optional[OriginalID]
     #: -1 where it is not known.
     camera_id: int
-    #: "train", "query", "gallery", or "both" for a query that is searched among the others, too.
+    #: "train", "query", "gallery", or "both" for a query that is also in the gallery.
     role: str
     #: XYXY in absolute pixels of each frame's image; ``None`` where the image is the crop.
-    boxes: Optional[tuple[tuple[float, float, float, float], ...]] = None
-    #: Image that stands for it where one frame is asked for, instead of its first frame.
+    boxes: Optional[tuple[tuple[float, ...], ...]] = None
+    #: Image that replaces the first frame in settings with single images.
     still: Optional[str] = None
     #: Number of the (first) frame in its video; ``None`` where it is not known.
     frame_id: Optional[int] = None
-    #: Number that several samples of one tracklet share; ``None`` gives each its own.
+    #: Key that several samples of one tracklet share; ``None`` makes each its own.
     group: Any = None
 
 
@@ -39,13 +39,23 @@ class LoadedReID:
     """A re-ID set in memory."""
 
     #: Dataset dicts, see :func:`load_tracklets`.
-    samples: list[dict[str, Any]]
+    samples: list[Record]
     #: Rows of exactly the identities of this set.
     id_map: IDMap
-    #: What goes into the metadata besides ``person_ids``.
+    #: Metadata besides ``person_ids``.
     metadata: dict[str, Any] = field(default_factory=dict)
-    #: Counted rules that the loader applied.
+    #: Rules that the loader applied, with counts.
     notes: list[str] = field(default_factory=list)
+
+
+def require_split(split: str, root: str) -> None:
+    """Check the name of a split.
+
+    Raises:
+        ValueError: it is neither "train" nor "test".
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"{root}: the split {split!r} is neither 'train' nor 'test'")
 
 
 def load_tracklets(
@@ -63,9 +73,9 @@ def load_tracklets(
         tracklets: in the order of the samples.
         where: file or folder, for messages.
         id_map: rows of the original ids; ``None`` builds that of exactly these tracklets.
-        input_size: height and width that the field resizes such crops to.
+        input_size: height and width that such crops are usually resized to.
         notes: of the loader.
-        metadata: of the set; ``junk_rule`` is "camera" unless it is given.
+        metadata: of the set; ``junk_rule`` is "camera" by default.
 
     Returns:
         One dict per tracklet: ``sample_id`` (its place), ``file_names``, ``boxes`` (XYXY absolute
@@ -74,21 +84,18 @@ def load_tracklets(
         and ``frame_id``.
 
     Raises:
-        ValueError: there is none, or its ids do not fit together.
+        ValueError: there is none, or its ids are invalid.
     """
     tracklets = list(tracklets)
     if not tracklets:
         raise ValueError(f"{where}: no sample there")
     if id_map is None:
-        try:
-            id_map = IDMap(tracklet.person_id for tracklet in tracklets)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+        id_map = build_id_map((tracklet.person_id for tracklet in tracklets), where)
     groups: dict[Any, int] = {}
     samples = []
     for number, tracklet in enumerate(tracklets):
         key = ("alone", number) if tracklet.group is None else ("group", tracklet.group)
-        sample = {
+        sample: Record = {
             "sample_id": number,
             "file_names": list(tracklet.file_names),
             "boxes": None if tracklet.boxes is None else [list(box) for box in tracklet.boxes],

@@ -1,4 +1,4 @@
-"""Queries and galleries, each once, as single images and as tracklets."""
+"""Test loader of queries and galleries, as single images and as tracklets."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,25 +9,25 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MetadataCatalog
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import InferenceSampler
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from kd_search.data.reid.mapper import CropMapper
 from kd_search.data.reid.register import get_reid_samples
 from kd_search.data.reid.train_loader import Mapper
 from kd_search.data.reid.views import chunk_frames
 
-#: What is searched for, and among what.
+#: Kind of the queries and of the gallery.
 SETTINGS = ("image-to-image", "image-to-video", "video-to-image", "video-to-video")
 
 
 class Entry(NamedTuple):
-    """What the network sees at once."""
+    """Input of one forward pass."""
 
     #: Index of the sample.
     sample: int
-    #: Indices of its frames; empty for the sample's own still.
+    #: Indices of its frames; empty for the still of the sample.
     frames: tuple[int, ...]
-    #: "image", "video" or both: as what it takes part.
+    #: "image", "video" or both: its uses in the settings.
     views: tuple[str, ...]
 
 
@@ -38,16 +38,16 @@ def list_entries(
     num_frames: int = 8,
     gallery_images: str = "first",
 ) -> list[Entry]:
-    """What of each sample is needed for some settings, every different thing once.
+    """Different inputs that some settings need of each sample.
 
     As a video a sample is the first frame of each of ``num_frames`` chunks
     (:func:`~kd_search.data.reid.views.chunk_frames`). As an image, a query is its still, or else
-    its first frame; a gallery is the first frame of each sample ("first": MARS and Duke in the
-    code of VKD, ECCV 2020) or every one ("all": VeRi-776 there).
+    its first frame; a gallery consists of the first frame of each sample ("first": MARS and Duke in
+    the code of VKD, ECCV 2020) or of all frames ("all": VeRi-776 there).
 
     Args:
-        samples: dataset dicts of a test set; those with the role "train" are not tested.
-        settings: of :data:`SETTINGS`.
+        samples: dataset dicts of a test set; those with the role "train" are ignored.
+        settings: some of :data:`SETTINGS`.
         num_frames: frames of a video; 0 takes all.
         gallery_images: "first" or "all".
 
@@ -77,16 +77,14 @@ def list_entries(
                 if "image" not in views:
                     views.append("image")
         if (is_query and "video" in of_query) or (is_gallery and "video" in of_gallery):
-            frames = chunk_frames(length, num_frames) if num_frames else range(length)
-            # The frame of a single image is not repeated: its mean is itself.
-            frames = (0,) if length == 1 else tuple(frames)
-            wanted.setdefault(frames, []).append("video")
-        entries += [Entry(index, frames, tuple(views)) for frames, views in wanted.items()]
+            frames = chunk_frames(length, num_frames) if num_frames else list(range(length))
+            # A single image is not repeated: the mean of equal embeddings is the embedding.
+            wanted.setdefault((0,) if length == 1 else tuple(frames), []).append("video")
+        entries += [Entry(index, places, tuple(views)) for places, views in wanted.items()]
     roles = {sample["role"] for sample in samples}
-    if not roles & {"query", "both"}:
-        raise ValueError("the set has no query, so it cannot be tested on")
-    if not roles & {"gallery", "both"}:
-        raise ValueError("the set has no gallery, so it cannot be tested on")
+    for role in ("query", "gallery"):
+        if not roles & {role, "both"}:
+            raise ValueError(f"the set has no {role}: it cannot be a test set")
     return entries
 
 
@@ -109,18 +107,15 @@ class _Entries(Dataset):
         if sample["boxes"] is not None and entry.frames:
             boxes = [sample["boxes"][frame] for frame in entry.frames]
         kept = ("sample_id", "person_id", "camera_id", "tracklet_id", "role", "frame_id")
+        # Short tracklets repeat frames.
+        places = list(zip(names, (None if box is None else tuple(box) for box in boxes)))
+        pixels = {place: self.mapper(*place) for place in dict.fromkeys(places)}
         return {
-            "frames": self._frames(names, boxes),
+            "frames": torch.stack([pixels[place] for place in places]),
             "file_names": names,
             "views": entry.views,
             **{key: sample[key] for key in kept if key in sample},
         }
-
-    def _frames(self, names: list[str], boxes: list[Optional[Any]]) -> torch.Tensor:
-        # Short tracklets repeat frames.
-        places = list(zip(names, (None if box is None else tuple(box) for box in boxes)))
-        pixels = {place: self.mapper(*place) for place in dict.fromkeys(places)}
-        return torch.stack([pixels[place] for place in places])
 
 
 class _EqualLengths(Sampler):
@@ -133,7 +128,7 @@ class _EqualLengths(Sampler):
         self._batches = [
             part
             for _, alike in itertools.groupby(own, key=lambda i: lengths[i])
-            for part in _cut(list(alike), batch_size)
+            for part in BatchSampler(list(alike), batch_size, drop_last=False)
         ]
 
     def __len__(self) -> int:
@@ -141,10 +136,6 @@ class _EqualLengths(Sampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._batches)
-
-
-def _cut(items: list[int], size: int) -> list[list[int]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def build_reid_test_loader(
@@ -155,8 +146,8 @@ def build_reid_test_loader(
     Batches are lists of dicts with ``frames`` (T, 3, H, W) uint8 (T is equal in a batch),
     ``file_names``, ``person_id`` (-1: a distractor), ``camera_id`` and ``tracklet_id`` (-1
     unknown), ``sample_id``, ``role``, ``frame_id`` where it is known, and ``views``: "image",
-    "video" or both, as what the dict takes part in the settings of ``REID_DATA.TEST.SETTINGS``. See
-    :func:`list_entries`. An unreadable image always raises: leaving it out would change the metric.
+    "video" or both, the uses of the dict in ``REID_DATA.TEST.SETTINGS``. See :func:`list_entries`.
+    An unreadable image always raises: leaving it out would change the metric.
 
     Args:
         cfg: config with the keys of kd_search.
@@ -164,7 +155,7 @@ def build_reid_test_loader(
         mapper: replaces :class:`CropMapper`.
 
     Raises:
-        FileNotFoundError, ValueError: the set is missing or broken, or cannot be tested on.
+        FileNotFoundError, ValueError: the set is missing or broken, or no test set.
         ImageError: while iterating; the message names the file.
     """
     node = cfg.REID_DATA.TEST

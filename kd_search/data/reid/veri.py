@@ -4,13 +4,13 @@ import os
 import re
 from collections import defaultdict
 
-from kd_search.data.reid.folders import read_lines
-from kd_search.data.reid.register import register_reid_set
-from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets
+from kd_search.data.io.files import read_lines
+from kd_search.data.reid.samples import LoadedReID, Tracklet, load_tracklets, require_split
 
-#: 0002_c002_00030600_0.jpg: vehicle, camera, time, number in the track. The title of a track
-#: lacks the last one.
+#: 0002_c002_00030600_0.jpg: vehicle, camera, time, number in the track.
 _NAME = re.compile(r"(\d+)_c(\d+)_(\d+)(_\d+)?\.\w+")
+#: Title of a track, which lacks the last number.
+_TITLE = re.compile(r"\d+_c\d+_\d+\.\w+")
 
 #: Height and width of crops of vehicles (VKD, ECCV 2020).
 VEHICLE_SIZE = (224, 224)
@@ -22,8 +22,8 @@ def load_veri(root: str, split: str, *, tracklets: bool = True, hint: str = "") 
     - Training tracklets are all images of a vehicle in a camera (``name_train.txt``): the set has
       no list of training tracks.
     - Gallery tracklets are the lines of ``test_track.txt``.
-    - A query (``name_query.txt``) is the first gallery tracklet of its vehicle and camera; where a
-      single image is asked for it is the query's own, from ``image_query``.
+    - A query (``name_query.txt``) is the first gallery tracklet of its vehicle and camera; in
+      settings with single images it is the query's own, from ``image_query``.
 
     Args:
         root: folder with the lists, ``image_train``, ``image_query`` and ``image_test``.
@@ -33,17 +33,16 @@ def load_veri(root: str, split: str, *, tracklets: bool = True, hint: str = "") 
 
     Raises:
         FileNotFoundError, ValueError: a list is missing or cannot be read, or a query is of a
-            vehicle and camera without a track. Images are looked for only when they are read.
+            vehicle and camera without a track. Missing images raise when they are read.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"{root}: the split {split!r} is neither 'train' nor 'test'")
+    require_split(split, root)
     if split == "train":
         found = _train(root, tracklets, hint)
     elif tracklets:
         found = _test_tracks(root, hint)
     else:
         found = _images(root, "query", "query", hint) + _images(root, "test", "gallery", hint)
-    # Each image of a track is searched where the gallery holds images.
+    # In a gallery of images, each image of a track is an entry.
     return load_tracklets(
         found, root, input_size=VEHICLE_SIZE, gallery_images="all", reid_root=root
     )
@@ -52,7 +51,7 @@ def load_veri(root: str, split: str, *, tracklets: bool = True, hint: str = "") 
 def _names(root: str, split: str, hint: str) -> list[tuple[int, int, str]]:
     """(vehicle, camera, name) of each line of a list."""
     path = os.path.join(root, f"name_{split}.txt")
-    return [(*_parse(name, path), name) for name in read_lines(path, hint)]
+    return [(*_parse(name, path), name) for _, name in read_lines(path, hint=hint)]
 
 
 def _parse(name: str, where: str) -> tuple[int, int]:
@@ -87,12 +86,13 @@ def _test_tracks(root: str, hint: str) -> list[Tracklet]:
     path = os.path.join(root, "test_track.txt")
     gallery: list[Tracklet] = []
     first: dict[tuple[int, int], Tracklet] = {}
-    for number, line in enumerate(read_lines(path, hint), 1):
+    for number, (_, line) in enumerate(read_lines(path, hint=hint), 1):
         where = f"{path}: track {number}"
         names = line.split()
         place = _parse(names[0], where)
-        # The first word is the track's title, and no image, if it lacks a number or comes again.
-        if _NAME.fullmatch(names[0])[4] is None or names[0] in names[1:]:
+        # The first word is the title of the track, not an image, if it lacks a number or is
+        # repeated.
+        if _TITLE.fullmatch(names[0]) or names[0] in names[1:]:
             names = names[1:]
         if not names:
             raise ValueError(f"{where}: no image")
@@ -106,14 +106,9 @@ def _test_tracks(root: str, hint: str) -> list[Tracklet]:
         track = first.get((vehicle, camera))
         if track is None:
             raise ValueError(
-                f"{path}: no track of vehicle {vehicle} in camera {camera}, of which "
-                f"name_query.txt has {name}"
+                f"{path}: no track of vehicle {vehicle} in camera {camera} for the query {name} of "
+                "name_query.txt"
             )
         still = os.path.join(root, "image_query", name)
         queries.append(Tracklet(track.file_names, vehicle, camera, "query", still=still))
     return queries + gallery
-
-
-def register_veri(name: str, root: str, split: str, *, replace: bool = False) -> None:
-    """Register a split of VeRi-776; see :func:`load_veri`."""
-    register_reid_set(name, lambda: load_veri(root, split), replace=replace)

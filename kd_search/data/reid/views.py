@@ -1,4 +1,4 @@
-"""Which frames stand for an identity: several views in training, eight chunks in the test."""
+"""Choice of the frames of an identity: several views in training, equal chunks in the test."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,21 +6,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Where the N frames of a training sample come from, see :func:`choose_views`.
+#: Sources of the N frames of a training sample, see :func:`choose_views`.
 SOURCES = ("tracklet", "cameras", "tracklets", "frames")
 
 
-class View(NamedTuple):
+class FrameRef(NamedTuple):
     """A frame of a sample."""
 
     #: Index of the sample.
     sample: int
-    #: Index of its frame.
+    #: Index of the frame in it.
     frame: int
 
 
 class Candidate(NamedTuple):
-    """A sample of the identity that views are chosen of."""
+    """A sample of an identity whose frames can be chosen."""
 
     #: Index of the sample.
     sample: int
@@ -34,8 +34,8 @@ def chunk_frames(num_frames: int, count: int) -> list[int]:
     """First frame of each of ``count`` equal chunks of a tracklet, for the test.
 
     As in the code of VKD (Porrello et al., ECCV 2020), which takes 8: chunks have
-    ``ceil(num_frames / count)`` frames, and beyond the last frame it is repeated, of short
-    tracklets too.
+    ``ceil(num_frames / count)`` frames, and the last frame stands for chunks beyond it, also in
+    short tracklets.
 
     Args:
         num_frames: length of the tracklet, at least 1.
@@ -51,9 +51,9 @@ def chunk_frames(num_frames: int, count: int) -> list[int]:
 def random_chunk_frames(num_frames: int, count: int, rng: np.random.Generator) -> list[int]:
     """A random frame of each of ``count`` chunks of a tracklet, for training.
 
-    Chunks are as equal as can be, so no frame comes twice if there are enough. Tracklets that are
-    shorter give every frame, as evenly as ``count`` allows. The code of VKD draws from the chunks
-    of :func:`chunk_frames` instead, filled up with the last frame, which comes too often then.
+    Chunks are as equal as possible, so no frame is repeated if there are enough. Shorter tracklets
+    repeat every frame as evenly as ``count`` allows. The code of VKD draws from the chunks of
+    :func:`chunk_frames` instead, padded with the last frame, which is then too frequent.
 
     Returns:
         ``count`` indices, ascending.
@@ -70,68 +70,86 @@ def choose_views(
     count: int,
     source: str,
     rng: np.random.Generator,
-) -> list[View]:
+) -> list[FrameRef]:
     """N frames of one identity.
 
     Args:
         candidates: all samples of the identity.
-        drawn: place of the one that the sampler drew; the first view is a frame of it.
+        drawn: index of the one that the sampler drew; the first frame is one of it.
         count: N.
-        source: where the others come from:
+        source: of the other frames:
 
             - "tracklet": the same sample, a random frame of each of N chunks; time instead of
               viewpoint.
-            - "cameras": as many cameras as there are, then as many tracklets; the views that the
-              paper of VKD (Porrello et al., ECCV 2020) describes. Unknown cameras count as one
-              each.
-            - "tracklets": as many tracklets as there are, whatever their camera; what the code of
-              VKD samples, though with repeated frames.
-            - "frames": any other frames; neither cameras nor tracklets are known.
+            - "cameras": as many cameras as there are, then as many tracklets; the views of the
+              paper of VKD (Porrello et al., ECCV 2020). Each unknown camera counts as one.
+            - "tracklets": as many tracklets as there are, of any camera; sampling of the code of
+              VKD, but for its repeated frames.
+            - "frames": any other frames, without regard to cameras and tracklets.
         rng: source of randomness.
 
     Returns:
-        ``count`` views. None is repeated before every frame of the identity was taken.
+        ``count`` frames. None is repeated before every frame of the identity was taken.
 
     Raises:
         ValueError: unknown source.
     """
-    if source not in SOURCES:
-        raise ValueError(f"REID_DATA.VIEWS.SOURCE {source!r} must be one of {', '.join(SOURCES)}")
+    check_source(source)
     if source == "tracklet":
         own = candidates[drawn]
-        return [View(own.sample, f) for f in random_chunk_frames(own.num_frames, count, rng)]
+        return [FrameRef(own.sample, f) for f in random_chunk_frames(own.num_frames, count, rng)]
     if source == "frames":
         return _any_frames(candidates, drawn, count, rng)
-    with_cameras = source == "cameras"
-    return _different_places(candidates, drawn, count, rng, with_cameras)
+    return _different_places(candidates, drawn, count, rng, source == "cameras")
 
 
-def _any_frames(candidates, drawn, count, rng) -> list[View]:
-    every = [View(c.sample, frame) for c in candidates for frame in range(c.num_frames)]
-    own = [View(candidates[drawn].sample, f) for f in range(candidates[drawn].num_frames)]
-    first = own[int(rng.integers(len(own)))]
+def check_source(source: str) -> None:
+    """Check ``REID_DATA.VIEWS.SOURCE``.
+
+    Raises:
+        ValueError: it is none of :data:`SOURCES`.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"REID_DATA.VIEWS.SOURCE {source!r} must be one of {', '.join(SOURCES)}")
+
+
+def _any_frames(
+    candidates: Sequence[Candidate], drawn: int, count: int, rng: np.random.Generator
+) -> list[FrameRef]:
+    every = [FrameRef(c.sample, frame) for c in candidates for frame in range(c.num_frames)]
+    own = candidates[drawn]
+    first = FrameRef(own.sample, int(rng.integers(own.num_frames)))
     rest = [every[i] for i in rng.permutation(len(every)).tolist()]
     rest.remove(first)
     cycle = [first, *rest]
     return [cycle[i % len(cycle)] for i in range(count)]
 
 
-def _different_places(candidates, drawn, count, rng, with_cameras: bool) -> list[View]:
-    """The next view is of the sample with an unused frame whose camera, tracklet and self were
-    used least: that makes cameras, then tracklets, as different as they can be."""
-    frames = [_Frames(c, rng) for c in candidates]
+def _different_places(
+    candidates: Sequence[Candidate],
+    drawn: int,
+    count: int,
+    rng: np.random.Generator,
+    with_cameras: bool,
+) -> list[FrameRef]:
+    """Frames of cameras, then tracklets, that are as different as possible.
+
+    Each next frame is of a sample with an unused frame whose camera, tracklet and self were used
+    least.
+    """
+    frames = [rng.permutation(c.num_frames).tolist() for c in candidates]
     lots = rng.random((count, len(candidates)))
+    taken: Counter = Counter()
     cameras: Counter = Counter()
     tracklets: Counter = Counter()
-    views: list[View] = []
+    chosen: list[FrameRef] = []
     for turn in range(count):
-        if turn == 0:
-            place = drawn
-        else:
+        place = drawn
+        if turn > 0:
             place = min(
                 range(len(candidates)),
                 key=lambda i: (
-                    frames[i].rounds,
+                    taken[i] // len(frames[i]),
                     # A first view of a camera counts; after that tracklets decide.
                     with_cameras and cameras[_camera(candidates[i])] > 0,
                     tracklets[candidates[i].tracklet_id],
@@ -142,29 +160,12 @@ def _different_places(candidates, drawn, count, rng, with_cameras: bool) -> list
         candidate = candidates[place]
         cameras[_camera(candidate)] += 1
         tracklets[candidate.tracklet_id] += 1
-        views.append(View(candidate.sample, frames[place].take()))
-    return views
+        chosen.append(FrameRef(candidate.sample, frames[place][taken[place] % len(frames[place])]))
+        taken[place] += 1
+    return chosen
 
 
 def _camera(candidate: Candidate) -> tuple[str, int]:
     if candidate.camera_id < 0:
         return "unknown", candidate.tracklet_id
     return "camera", candidate.camera_id
-
-
-class _Frames:
-    """Frames of a sample in random order, over and over."""
-
-    def __init__(self, candidate: Candidate, rng: np.random.Generator) -> None:
-        self._order = rng.permutation(candidate.num_frames).tolist()
-        self._taken = 0
-
-    @property
-    def rounds(self) -> int:
-        """How often all frames were taken."""
-        return self._taken // len(self._order)
-
-    def take(self) -> int:
-        frame = self._order[self._taken % len(self._order)]
-        self._taken += 1
-        return frame

@@ -1,4 +1,4 @@
-"""Endless training batches that can be taken up anywhere; what all training loaders share."""
+"""Endless training batches that can start at any iteration; base of all training loaders."""
 
 from collections.abc import Iterator
 from typing import Any, Optional
@@ -9,34 +9,35 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from kd_search.data.sampling.order import DrawOrder, PositionBatchSampler
-from kd_search.data.sampling.unreadable import SkipCounter, skipped_images
+from kd_search.data.sampling.order import Order, PositionBatchSampler
+from kd_search.data.sampling.unreadable import SkipCounter, skipped_images, skips_bad_images
 
 
 class DrawnBatches:
-    """This rank's share of each global batch, as lists of samples, from ``start_iter`` on.
+    """The share of this rank in each global batch, as lists of samples, from ``start_iter`` on.
+
+    Batches are exactly those of a loader that started at 0 and has passed ``start_iter`` batches.
 
     Args:
-        dataset: :class:`~.order.Draw` -> sample; what it gives must depend on
-            nothing else.
-        order: what is drawn when; has ``seed``, ``batch_size`` and ``batch(number)``.
-        start_iter: batches to pass over.
+        dataset: :class:`~.order.Draw` -> sample; depends on nothing else.
+        order: the draws of each batch.
+        num_images: images of one epoch over all ranks.
+        start_iter: number of the first batch.
         num_workers: worker processes; 0 loads in the training process.
         max_skipped_fraction: see :class:`~kd_search.data.sampling.unreadable.SkipCounter`.
-        num_images: images of one epoch over all ranks.
         rank, world_size: default to those of the process group.
 
     Raises:
-        ImageError: an image is unreadable and is not to be skipped, or ten in a row are. While
-            iterating; the message names the file.
+        ImageError: while iterating, an image is unreadable and is not to be skipped, or ten in a
+            row are; the message names the file.
         TooManySkippedImagesError: while iterating.
-        ValueError: a batch that the ranks cannot share evenly.
+        ValueError: the ranks cannot share a batch evenly.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        order: DrawOrder,
+        order: Order,
         *,
         num_images: int,
         start_iter: int = 0,
@@ -51,11 +52,11 @@ class DrawnBatches:
         self.order = order
         self.batch_sampler = PositionBatchSampler(order, start_iter, rank, world_size)
         self.num_workers = num_workers
-        #: Counts of this process since it was started.
+        #: Counts of this process since its start.
         self.skips = SkipCounter(max_skipped_fraction, num_images / world_size)
 
     def num_images_of(self, sample: dict[str, Any]) -> int:
-        """How many images a sample shows."""
+        """Number of images in a sample."""
         return 1
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
@@ -64,7 +65,7 @@ class DrawnBatches:
             batch_sampler=self.batch_sampler,
             num_workers=self.num_workers,
             collate_fn=trivial_batch_collator,
-            # Without its own generator, the loader would draw from the one of the training.
+            # Without its own generator, the loader would draw from that of the training.
             generator=torch.Generator().manual_seed(self.order.seed % 2**63),
         )
         batches = iter(loader)
@@ -74,16 +75,21 @@ class DrawnBatches:
                 self.skips.count(sum(map(self.num_images_of, batch)) + len(skipped), skipped)
                 yield batch
         finally:
-            # An exception of a worker ties the iterator into a reference cycle; left to the garbage
-            # collector, whose order of clean-up cuts its queues first, every worker is waited for
-            # in vain for seconds.
+            # An exception of a worker makes a reference cycle with the iterator. The garbage
+            # collector would close its queues first and then wait seconds for each worker.
             getattr(batches, "_shutdown_workers", lambda: None)()
 
 
-def seed_of(cfg: CfgNode) -> int:
-    """``SEED``, or where it is negative a random one that the ranks agree on (a collective call).
+def stream_options(cfg: CfgNode, start_iter: int) -> dict[str, Any]:
+    """Options of a training loader that all kinds of sets share.
 
-    Args:
-        cfg: config.
+    ``SEED``, where it is negative, is replaced by a random one that the ranks agree on (a
+    collective call); the order of such a run cannot be resumed.
     """
-    return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    return {
+        "skip_bad_images": skips_bad_images(cfg),
+        "seed": cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+        "start_iter": start_iter,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "max_skipped_fraction": cfg.INPUT.MAX_SKIPPED_FRACTION,
+    }

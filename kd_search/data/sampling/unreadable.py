@@ -1,32 +1,82 @@
-"""What becomes of images that cannot be read: counted, warned of, and bounded."""
+"""Replacement, counting and limits of images that cannot be read."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, Callable, TypeVar
 
 from detectron2.config import CfgNode
 from torch.utils.data import DataLoader
 
 from kd_search.data.io.image import ImageError
+from kd_search.data.sampling.order import make_generator, seeded
 
 logger = logging.getLogger(__name__)
 
-#: Key of a sample that stands in for unreadable images: the list of their file names.
+#: Key of a sample that replaces unreadable images: the list of their file names.
 SKIPPED_KEY = "skipped_images"
 
-#: Unreadable images in a row after which a single draw gives up.
+#: Unreadable images in a row after which a draw fails.
 MAX_ATTEMPTS = 10
+
+Item = TypeVar("Item", bound=Hashable)
+Result = TypeVar("Result")
 
 
 class TooManySkippedImagesError(RuntimeError):
     """More images could not be read than ``INPUT.MAX_SKIPPED_FRACTION`` allows."""
 
 
-class SkipCounter:
-    """Counts unreadable images, warns of each, and stops when they become too many.
+def read_or_replace(
+    item: Item,
+    entropy: Sequence[int],
+    *,
+    read: Callable[[Item], Result],
+    file_name: Callable[[Item], str],
+    others: Callable[[], Iterable[Sequence[Item]]],
+    skip: bool,
+) -> tuple[Result, Item, list[str]]:
+    """Read an item with its own random numbers; draw another one while it is unreadable.
 
-    The fraction is taken of what was drawn, and of ``expected`` before that many were drawn, so
-    that one bad file among the first ones does not end a run that it would not end later.
+    Args:
+        item: what was drawn.
+        entropy: numbers that all randomness is derived from, with the number of failures.
+        read: item -> sample.
+        file_name: file of an item.
+        others: groups of items that can replace it, preferred ones first.
+        skip: replace unreadable images; otherwise their error is raised.
+
+    Returns:
+        The sample, its item and the unreadable files.
+
+    Raises:
+        ImageError: an image is unreadable and not to be skipped, or no other one is.
+    """
+    failed: dict[Item, str] = {}
+    while True:
+        try:
+            with seeded(*entropy, len(failed)):
+                return read(item), item, list(failed.values())
+        except ImageError:
+            if not skip:
+                raise
+            failed[item] = file_name(item)
+        for group in others() if len(failed) < MAX_ATTEMPTS else ():
+            left = [other for other in group if other not in failed]
+            if left:
+                item = left[int(make_generator(*entropy, len(failed)).integers(len(left)))]
+                break
+        else:
+            raise ImageError(
+                f"{len(failed)} images drawn one after the other cannot be read: "
+                + ", ".join(failed.values())
+            )
+
+
+class SkipCounter:
+    """Counts unreadable images, warns of each, and limits their fraction.
+
+    The fraction is that of the drawn images, but at least ``expected`` of them, so that one bad
+    file among the first does not end a run.
 
     Args:
         max_fraction: allowed fraction of images.
@@ -40,7 +90,7 @@ class SkipCounter:
         self.num_skipped = 0
 
     def count(self, drawn: int, skipped: Sequence[str]) -> None:
-        """Add what was drawn (the skipped ones included).
+        """Add drawn images (the skipped ones included).
 
         Raises:
             TooManySkippedImagesError: the allowed fraction is exceeded.
@@ -58,7 +108,7 @@ class SkipCounter:
 
 
 class SkipUnreadable:
-    """Mapper that gives ``{"skipped_images": [file]}`` for an image that cannot be read.
+    """Mapper that returns ``{"skipped_images": [file]}`` for an image that cannot be read.
 
     Args:
         mapper: dataset dict -> sample.
@@ -75,11 +125,11 @@ class SkipUnreadable:
 
 
 class ReadableSamples:
-    """Batches of a loader without the images that could not be read; ``len`` counts them still.
+    """Batches of a loader without its unreadable images, which ``len`` still counts.
 
     Args:
         loader: its mapper is a :class:`SkipUnreadable`.
-        skips: counts what is left out.
+        skips: counts the unreadable images.
     """
 
     def __init__(self, loader: DataLoader, skips: SkipCounter) -> None:
@@ -98,7 +148,7 @@ class ReadableSamples:
 
 
 def skipped_images(batch: list[dict[str, Any]]) -> list[str]:
-    """Files that the samples of a batch stand in for."""
+    """Unreadable files that the samples of a batch replace."""
     return [name for sample in batch for name in sample.get(SKIPPED_KEY, ())]
 
 

@@ -1,15 +1,16 @@
-"""Writes COCO-JSON with ``person_id``."""
+"""Writer of COCO-JSON with ``person_id``."""
 
 from pathlib import Path
 from typing import Any, Optional
 
 from tqdm import tqdm
 
+from kd_search.data.person_search.split import LoadedSplit
+from kd_search.data.records import is_crowd
 from kd_search.data.writers.common import (
     ImageFolder,
-    SplitContent,
     gallery_note,
-    is_crowd,
+    image_names,
     subset_note,
     write_queries,
     xywh,
@@ -19,8 +20,8 @@ from kd_search.utils.files import write_json
 
 def write_coco_json(
     folder: Path,
-    train: Optional[SplitContent],
-    test: Optional[SplitContent],
+    train: Optional[LoadedSplit],
+    test: Optional[LoadedSplit],
     *,
     images: Optional[ImageFolder] = None,
 ) -> list[str]:
@@ -29,24 +30,24 @@ def write_coco_json(
     Original ids are kept as they are.
 
     Returns:
-        Notes on what the format cannot keep.
+        Notes on what the format cannot represent.
     """
     images = images or ImageFolder()
     for part, split in (("train", train), ("test", test)):
         if split is None:
             continue
-        names = split.relative_names()
+        names = image_names(split)
         for record, name in zip(tqdm(split.dicts, desc=f"{part} images", disable=None), names):
             images.put(record["file_name"], folder / part / "images" / name)
         write_json(folder / f"{part}.json", _content(split, names))
     if test is None:
         return []
     if test.queries:
-        write_queries(folder / "query_info.txt", test, test.id_map.original, test.relative_names())
+        write_queries(folder / "query_info.txt", test, test.id_map.original, image_names(test))
     return gallery_note(test, "COCO-JSON") + subset_note(test)
 
 
-def _content(split: SplitContent, names: list[str]) -> dict[str, Any]:
+def _content(split: LoadedSplit, names: list[str]) -> dict[str, Any]:
     content: dict[str, Any] = {
         "images": [],
         "annotations": [],

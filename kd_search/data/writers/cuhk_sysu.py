@@ -1,32 +1,27 @@
-"""Writes CUHK-SYSU's own files."""
+"""Writer of CUHK-SYSU's own format."""
 
 import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
-from scipy.io import savemat
 from tqdm import tqdm
 
+from kd_search.data.person_search.cuhk_sysu import GALLERY_SIZES, SUBSETS
+from kd_search.data.person_search.split import LoadedSplit
+from kd_search.data.records import Record, is_crowd, non_crowd
 from kd_search.data.writers.common import (
     ImageFolder,
-    SplitContent,
-    is_crowd,
+    cell_array,
+    people_are_joint,
     refuse_outside_gallery,
     subset_note,
     write_id_file,
+    write_mat,
     xywh,
 )
-from kd_search.utils.files import atomic_write
-
-#: Sizes of the release.
-GALLERY_SIZES = (50, 100, 500, 1000, 2000, 4000)
-_SUBSETS = {
-    "occlusion": ("Occlusion.mat", "Occlusion1"),
-    "resolution": ("Resolution.mat", "Test_Size"),
-}
 
 #: Image and box (None: the person is not in it) of a gallery entry.
 Entry = tuple[str, Optional[Sequence[float]]]
@@ -34,8 +29,8 @@ Entry = tuple[str, Optional[Sequence[float]]]
 
 def write_cuhk_sysu(
     folder: Path,
-    train: Optional[SplitContent],
-    test: Optional[SplitContent],
+    train: Optional[LoadedSplit],
+    test: Optional[LoadedSplit],
     *,
     images: Optional[ImageFolder] = None,
     gallery_sizes: Sequence[int] = (),
@@ -43,16 +38,16 @@ def write_cuhk_sysu(
 ) -> list[str]:
     """Write Images.mat, Person.mat, pool.mat, Train.mat, TestG<size>.mat and ``Image/SSM/``.
 
-    Without ``gallery_sizes``, galleries that the test set has are written as they are; if it has
-    none, those sizes of the release that the set has images for. A gallery that is made holds,
-    like those of the release, first every box of the person in other images, then images without
-    the person, drawn from ``seed``, the size and the number of the query.
+    Without ``gallery_sizes``, the galleries of the test set are written unchanged; if it has none,
+    new ones are made in the sizes of the release that the set has enough images for. Like those of
+    the release, a new gallery has first every box of the person in other images, then images
+    without the person, drawn from ``seed``, the size and the number of the query.
 
-    The form knows neither cameras nor crowds, and a test person has an identity only as far as
-    somebody searches for it; the rest are counted in the notes.
+    The format has neither cameras nor crowds, and test people without a query have no identity;
+    these are counted in the notes.
 
     Returns:
-        Notes on what the format cannot keep.
+        Notes on what the format cannot represent.
 
     Raises:
         ValueError: an image is outside of the gallery, or a gallery cannot have its size.
@@ -60,33 +55,32 @@ def write_cuhk_sysu(
     images = images or ImageFolder()
     splits = [split for split in (train, test) if split is not None]
     for split in splits:
-        refuse_outside_gallery(split, "CUHK-SYSU's form")
+        refuse_outside_gallery(split, "CUHK-SYSU")
     names = _image_names(splits)
     persons = _person_names(train, test)
-    notes = []
-    entries, people = [], {}
+    notes: list[str] = []
+    entries: list[tuple[str, list[Record]]] = []
+    people: dict[str, list[Entry]] = defaultdict(list)
     for split in splits:
         of_split = persons[0] if split is train else persons[1]
         for record in tqdm(split.dicts, desc=f"{split.name} images", disable=None):
             name = names[id(record)]
             images.put(record["file_name"], folder / "Image" / "SSM" / name)
-            boxes = [a for a in record["annotations"] if not is_crowd(a)]
+            boxes = non_crowd(record)
             entries.append((name, boxes))
             for annotation in boxes:
                 if annotation["person_id"] >= 0:
                     person = of_split[annotation["person_id"]]
-                    people.setdefault(person, []).append((name, annotation["bbox"]))
+                    people[person].append((name, annotation["bbox"]))
     root = folder / "annotation"
-    _save(root / "Images.mat", "Img", _images_struct(entries))
-    _save(root / "Person.mat", "Person", _people_struct(list(people.items())))
+    write_mat(root / "Images.mat", "Img", _images_struct(entries))
+    write_mat(root / "Person.mat", "Person", _people_struct(list(people.items())))
     pool = [names[id(record)] for record in test.dicts] if test is not None else []
-    _save(root / "pool.mat", "pool", _cells(pool))
+    write_mat(root / "pool.mat", "pool", cell_array(pool))
     if train is not None:
         rows = [(person, people.get(person, [])) for person in persons[0]]
-        cells = np.empty((len(rows), 1), dtype=object)
-        for i, row in enumerate(rows):
-            cells[i, 0] = _people_struct([row])
-        _save(root / "test" / "train_test" / "Train.mat", "Train", cells)
+        cells = cell_array([_people_struct([row]) for row in rows])
+        write_mat(root / "test" / "train_test" / "Train.mat", "Train", cells)
     if test is not None:
         notes += _write_protocols(root / "test", test, names, persons[1], gallery_sizes, seed)
         if any(a["person_id"] >= 0 for r in test.dicts for a in r["annotations"]):
@@ -100,25 +94,24 @@ def write_cuhk_sysu(
     return notes + write_id_file(folder, train, test, persons)
 
 
-class GalleryMaker:
+class _GalleryMaker:
     """Makes galleries: every box of the person in other images first, then other images.
 
     Args:
         test: the test set.
         names: name of each image.
-        seed: what the choice follows from, with the size and the number of the query.
+        seed: of the choice, with the size and the number of the query.
     """
 
-    def __init__(self, test: SplitContent, names: Sequence[str], seed: int) -> None:
+    def __init__(self, test: LoadedSplit, names: Sequence[str], seed: int) -> None:
         self._test, self._names, self._seed = test, names, seed
         self._index = {id(record): i for i, record in enumerate(test.dicts)}
         self._boxes: dict[int, list[tuple[int, Sequence[float]]]] = defaultdict(list)
         for i, record in enumerate(test.dicts):
-            for annotation in record["annotations"]:
-                if not is_crowd(annotation):
-                    self._boxes[annotation["person_id"]].append((i, annotation["bbox"]))
+            for annotation in non_crowd(record):
+                self._boxes[annotation["person_id"]].append((i, annotation["bbox"]))
 
-    def make(self, query: dict[str, Any], record: dict[str, Any], size: int) -> list[Entry]:
+    def make(self, query: Record, record: Record, size: int) -> list[Entry]:
         """Gallery of a query in the image ``record``.
 
         Raises:
@@ -142,43 +135,45 @@ class GalleryMaker:
 
 def _write_protocols(
     folder: Path,
-    test: SplitContent,
+    test: LoadedSplit,
     names: dict[int, str],
     persons: Sequence[str],
     sizes: Sequence[int],
     seed: int,
 ) -> list[str]:
     if not test.queries:
-        raise ValueError(f"{test.name}: holds no query, so that there is nothing to search")
+        raise ValueError(f"{test.name}: holds no query: there is nothing to search")
     ordered = [names[id(record)] for record in test.dicts]
     notes = []
     if test.galleries and not sizes:
         for name in test.galleries:
-            if name in _SUBSETS:
-                file, key = _SUBSETS[name]
+            if name in SUBSETS:
+                file, key = SUBSETS[name]
                 path = folder / "subset" / file
             elif name[:1] == "G" and name[1:].isdecimal():
                 path, key = folder / "train_test" / f"Test{name}.mat", f"Test{name}"
             else:
-                notes.append(f"gallery {name} is left out: CUHK-SYSU has none of this kind")
+                notes.append(f"gallery {name} is left out: CUHK-SYSU has no such gallery")
                 continue
             rows = _known_gallery(test, ordered, name)
-            _save(path, key, _protocol_struct(rows, names, persons))
+            write_mat(path, key, _protocol_struct(rows, names, persons))
         return notes
     most = len(test.dicts) - 1
     sizes = list(sizes) or [size for size in GALLERY_SIZES if size <= most] or [most]
-    maker = GalleryMaker(test, ordered, seed)
+    maker = _GalleryMaker(test, ordered, seed)
     for size in sizes:
         rows = [
             (query, record, maker.make(query, record, size))
             for query, record in tqdm(test.queries, desc=f"gallery of {size}", disable=None)
         ]
         path = folder / "train_test" / f"TestG{size}.mat"
-        _save(path, f"TestG{size}", _protocol_struct(rows, names, persons))
+        write_mat(path, f"TestG{size}", _protocol_struct(rows, names, persons))
     return notes + subset_note(test)
 
 
-def _known_gallery(test: SplitContent, names: Sequence[str], name: str):
+def _known_gallery(
+    test: LoadedSplit, names: Sequence[str], name: str
+) -> list[tuple[Record, Record, list[Entry]]]:
     gallery = test.galleries[name]
     queries = {query["query_id"]: (query, record) for query, record in test.queries}
     rows = []
@@ -192,7 +187,7 @@ def _known_gallery(test: SplitContent, names: Sequence[str], name: str):
     return rows
 
 
-def _lost_identities(test: SplitContent) -> list[str]:
+def _lost_identities(test: LoadedSplit) -> list[str]:
     searched = {query["person_id"] for query, _ in test.queries}
     lost = [
         a["person_id"]
@@ -207,7 +202,7 @@ def _lost_identities(test: SplitContent) -> list[str]:
     ]
 
 
-def _image_names(splits: list[SplitContent]) -> dict[int, str]:
+def _image_names(splits: list[LoadedSplit]) -> dict[int, str]:
     """Name of the image of each dict, by its ``id()``."""
     records = [record for split in splits for record in split.dicts]
     names = [os.path.basename(record["file_name"]) for record in records]
@@ -217,20 +212,15 @@ def _image_names(splits: list[SplitContent]) -> dict[int, str]:
 
 
 def _person_names(
-    train: Optional[SplitContent], test: Optional[SplitContent]
+    train: Optional[LoadedSplit], test: Optional[LoadedSplit]
 ) -> tuple[list[str], list[str]]:
-    """Names of the people of both splits in row order, different people having different ones."""
-    names = []
+    """Names of the people of both splits in row order; different people have different names."""
+    names: list[list[str]] = []
     for split in (train, test):
-        if split is None:
-            names.append([])
-        elif split.person_names is not None:
-            names.append(list(split.person_names))
-        else:
-            ids = split.id_map.to_list()
-            names.append([i if isinstance(i, str) else f"p{i}" for i in ids])
-    together = train is None or test is None or train.id_space == test.id_space
-    if not together and set(names[0]) & set(names[1]):
+        ids = [] if split is None else split.id_map.to_list()
+        own = None if split is None else split.metadata.get("person_names")
+        names.append(list(own or [i if isinstance(i, str) else f"p{i}" for i in ids]))
+    if not people_are_joint(train, test) and set(names[0]) & set(names[1]):
         first = len(names[0]) + 1
         return (
             [f"p{i}" for i in range(1, first)],
@@ -239,7 +229,7 @@ def _person_names(
     return names[0], names[1]
 
 
-def _struct(rows: list[dict[str, Any]], fields: tuple[str, ...]) -> np.ndarray:
+def _struct(rows: list[Record], fields: tuple[str, ...]) -> np.ndarray:
     """A 1 x n struct array."""
     array = np.empty((1, len(rows)), dtype=[(field, object) for field in fields])
     for i, row in enumerate(rows):
@@ -249,7 +239,7 @@ def _struct(rows: list[dict[str, Any]], fields: tuple[str, ...]) -> np.ndarray:
 
 
 def _located(box: Optional[Sequence[float]]) -> np.ndarray:
-    """x, y, w, h in the smallest type that the release would use, or MATLAB's empty matrix."""
+    """x, y, w, h in the smallest type of the release, or MATLAB's empty matrix."""
     if box is None:
         return np.zeros((0, 0))
     values = np.array([xywh(box)], dtype=np.float64)
@@ -257,7 +247,7 @@ def _located(box: Optional[Sequence[float]]) -> np.ndarray:
     return small if (small == values).all() else values
 
 
-def _images_struct(entries: list[tuple[str, list[dict[str, Any]]]]) -> np.ndarray:
+def _images_struct(entries: list[tuple[str, list[Record]]]) -> np.ndarray:
     rows = []
     for name, annotations in entries:
         boxes = [{"idlocate": _located(a["bbox"]), "ishard": np.uint8(0)} for a in annotations]
@@ -266,7 +256,7 @@ def _images_struct(entries: list[tuple[str, list[dict[str, Any]]]]) -> np.ndarra
     return _struct(rows, ("imname", "nAppear", "box"))
 
 
-def _people_struct(people: list[tuple[str, list[tuple[str, Sequence[float]]]]]) -> np.ndarray:
+def _people_struct(people: list[tuple[str, list[Entry]]]) -> np.ndarray:
     rows = []
     for person, boxes in people:
         scene = _struct(_entries(boxes), ("imname", "idlocate", "ishard"))
@@ -275,13 +265,13 @@ def _people_struct(people: list[tuple[str, list[tuple[str, Sequence[float]]]]]) 
 
 
 def _protocol_struct(
-    rows: list[tuple[dict[str, Any], dict[str, Any], list[Entry]]],
+    rows: list[tuple[Record, Record, list[Entry]]],
     names: dict[int, str],
     persons: Sequence[str],
 ) -> np.ndarray:
     written = []
     for query, record, entries in rows:
-        asked = {
+        asked: Record = {
             "imname": names[id(record)],
             "idlocate": _located(query["bbox"]),
             "ishard": np.uint8(0),
@@ -296,7 +286,7 @@ def _protocol_struct(
     return _struct(written, ("Query", "Gallery"))
 
 
-def _entries(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _entries(entries: Sequence[Entry]) -> list[Record]:
     return [
         {
             "imname": name,
@@ -305,14 +295,3 @@ def _entries(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         }
         for name, box in entries
     ]
-
-
-def _cells(texts: Sequence[str]) -> np.ndarray:
-    cells = np.empty((len(texts), 1), dtype=object)
-    cells[:, 0] = list(texts)
-    return cells
-
-
-def _save(path: Path, key: str, value: np.ndarray) -> None:
-    with atomic_write(path) as stream:
-        savemat(stream, {key: value}, do_compression=True)

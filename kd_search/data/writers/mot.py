@@ -1,17 +1,17 @@
-"""Writes MOTChallenge folders."""
+"""Writer of MOTChallenge folders."""
 
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from tqdm import tqdm
 
+from kd_search.data.person_search.split import LoadedSplit
+from kd_search.data.records import Record, is_crowd
 from kd_search.data.writers.common import (
     ImageFolder,
-    SplitContent,
     gallery_note,
-    is_crowd,
     person_numbers,
     refuse_outside_gallery,
     subset_note,
@@ -24,20 +24,19 @@ from kd_search.utils.files import atomic_write
 
 def write_mot(
     folder: Path,
-    train: Optional[SplitContent],
-    test: Optional[SplitContent],
+    train: Optional[LoadedSplit],
+    test: Optional[LoadedSplit],
     *,
     images: Optional[ImageFolder] = None,
 ) -> list[str]:
     """Write ``<split>/<sequence>/{img1,gt/gt.txt,seqinfo.ini}`` and ``test/query_info.txt``.
 
-    Every camera is a sequence. As ids mean the same person in all of them, which the benchmark does
-    not know, ``seqinfo.ini`` says so in a section of its own, and the number of the camera. An
-    unlabelled person has the id -1, a crowd box the flag 0; nothing says how visible somebody is,
-    so that everybody is written as wholly visible.
+    Every camera is a sequence. A section [kd_search] of ``seqinfo.ini`` has the number of the
+    camera, and a flag that all sequences have one numbering of people. An unlabelled person has
+    the id -1, a crowd box the flag 0; every visibility is 1.
 
     Returns:
-        Notes on what the format cannot keep.
+        Notes on what the format cannot represent.
 
     Raises:
         ValueError: an image is outside of the gallery.
@@ -48,7 +47,7 @@ def write_mot(
     for part, split, ids in zip(("train", "test"), (train, test), numbers):
         if split is None:
             continue
-        refuse_outside_gallery(split, "MOTChallenge's form")
+        refuse_outside_gallery(split, "MOTChallenge")
         frames = [""] * len(split.dicts)
         cameras: dict[int, list[int]] = defaultdict(list)
         for i, record in enumerate(split.dicts):
@@ -59,7 +58,7 @@ def write_mot(
                 name = f"CAM-{camera:02d}" if camera >= 0 else "CAM-none"
                 kept, files = _write_sequence(folder / part / name, camera, records, ids, images)
                 if not kept:
-                    notes.append(f"{split.name}: frames of camera {camera} are numbered anew")
+                    notes.append(f"{split.name}: frames of camera {camera} have new numbers")
                 for i, file in zip(cameras[camera], files):
                     frames[i] = f"{name}/img1/{file}"
                 bar.update(len(records))
@@ -72,9 +71,9 @@ def write_mot(
 
 
 def _write_sequence(
-    folder: Path, camera: int, records: list[dict[str, Any]], ids: list[int], images: ImageFolder
+    folder: Path, camera: int, records: list[Record], ids: list[int], images: ImageFolder
 ) -> tuple[bool, list[str]]:
-    """Write one sequence; whether frame numbers were kept, and the names of the frames."""
+    """Write one sequence; return whether frame numbers were kept, and the names of the frames."""
     numbers = [record.get("frame_id", -1) for record in records]
     kept = min(numbers) >= 1 and len(set(numbers)) == len(numbers)
     if not kept:

@@ -5,7 +5,7 @@ import json
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from kd_search.data.detection.coco128 import register_coco128
+from kd_search.data.builtin import register_coco128
 from kd_search.data.detection.register import load_detection_set
 
 NAME = "coco128_for_tests"

@@ -12,18 +12,14 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from kd_search.data import ImageError
+from kd_search.data.catalog import is_person_search, require_registered
 from kd_search.data.detection.loader import (
     NamedErrorMapper,
     build_plain_detection_test_loader,
     build_seeded_detection_train_loader,
     train_set_kind,
 )
-from kd_search.data.detection.register import (
-    is_person_search,
-    known_classes,
-    load_detection_set,
-    require_registered,
-)
+from kd_search.data.detection.register import known_classes, load_detection_set
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from kd_search.data import ImageError, read_image
-from kd_search.data.io.image_size import read_image_size
+from kd_search.data.io.image import read_image_size
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 import pytest
 from PIL import Image
 
-from kd_search.data.io.image import ImageError, read_image
-from kd_search.data.io.image_size import read_image_size, read_image_sizes
+from kd_search.data.io.image import ImageError, read_image, read_image_size, read_image_sizes
 
 
 def _save(path, size, orientation=None):

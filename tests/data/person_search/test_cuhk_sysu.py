@@ -7,8 +7,9 @@ from little_release import LittleCUHK, cells, people, protocol, put_mat, struct
 
 from kd_search.data import get_person_search_dicts
 from kd_search.data.person_search import cuhk_sysu
-from kd_search.data.person_search.check import Split, check_split
+from kd_search.data.person_search.check import check_split
 from kd_search.data.person_search.cuhk_sysu import CUHKSYSUFiles
+from kd_search.data.person_search.register import load_split
 from kd_search.data.person_search.search_protocol import read_search_protocol
 
 
@@ -333,7 +334,7 @@ def test_the_checker_counts_galleries_and_compares_with_person_mat(little):
     little.write()
     person = people([("p7", [("s4.jpg", [1, 1, 8, 16])]), ("p8", [("s4.jpg", [40, 1, 8, 16])])])
     put_mat(little.root / "annotation/Person.mat", Person=person)
-    report = check_split(Split.from_name("cuhk_sysu_test"))
+    report = check_split(load_split("cuhk_sysu_test", clip=False))
     assert {k: v for k, v in report.counts.items() if k.startswith("G100")} == {
         "G100_entries": 5,
         "G100_late_matches": 1,
@@ -346,7 +347,7 @@ def test_the_checker_counts_galleries_and_compares_with_person_mat(little):
         ("query_without_match", "query 0 (s4.jpg)")
     ]
     assert any("Person.mat knows 1 of the unlabelled boxes, of 1 people" in n for n in report.notes)
-    train = check_split(Split.from_name("cuhk_sysu_train"))
+    train = check_split(load_split("cuhk_sysu_train", clip=False))
     assert [defect.kind for defect in train.defects if "s2.jpg" in defect.where] == ["box_empty"]
 
 

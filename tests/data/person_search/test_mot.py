@@ -4,8 +4,9 @@ from detectron2.data import MetadataCatalog
 from little_release import put_image, put_sequence
 
 from kd_search.data import get_person_search_dicts, register_motchallenge
-from kd_search.data.person_search.check import Split, check_split
+from kd_search.data.person_search.check import check_split
 from kd_search.data.person_search.mot import MOTFiles, parse_motchallenge_entry
+from kd_search.data.person_search.register import load_split
 
 #: frame, id, x, y, w, h, flag, class, visibility
 ROWS = [
@@ -264,9 +265,9 @@ def test_a_folder_is_registered_by_name_and_from_strings(root, registry):
     register_motchallenge(name, folder, **options)
     get_person_search_dicts("own_mot_test")
     assert list(MetadataCatalog.get("own_mot_test").search_galleries) == ["gap2"]
-    split = Split.from_name("own_mot_test")
+    split = load_split("own_mot_test", clip=False)
     assert split.id_space == "motchallenge"
-    report = check_split(split, partner=Split.from_name("own_mot_train"))
+    report = check_split(split, partner=load_split("own_mot_train", clip=False))
     assert report.counts["gap2_queries"] == 1 and report.counts["crowd_boxes"] == 3
     assert not any(d.kind.endswith("train_and_test") for d in report.defects)
 
@@ -303,5 +304,5 @@ def test_the_real_sequences_hold_what_they_state(real_data):
     assert {k: len(v) for k, v in people.items()} == {"MOT17-02": 22, "MOT17-04": 42}
     test = MOTFiles(root, queries=True, gallery_gap=3).load()
     assert sum(len(d.get("queries", ())) for d in test.dicts) == 25
-    report = check_split(Split.from_files("mot", MOTFiles(root, queries=True, gallery_gap=3)))
+    report = check_split(MOTFiles(root, queries=True, gallery_gap=3).load(clip=False))
     assert "query_without_match" not in report.by_kind() and report.counts["gap3_matches"] == 97

@@ -6,10 +6,11 @@ from detectron2.data import MetadataCatalog
 from little_release import LittlePRW, cells, put_mat
 
 from kd_search.data import get_person_search_dicts
-from kd_search.data.person_search.check import Split, check_split
+from kd_search.data.person_search.check import check_split
 from kd_search.data.person_search.coco_json import load_coco_json
 from kd_search.data.person_search.prw import read_query_info
 from kd_search.data.person_search.prw_mat import PRWFiles
+from kd_search.data.person_search.register import load_split
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_frames_without_people_and_with_one_person_are_read(little):
 def test_train_and_test_number_people_alike(little):
     little.boxes["c1s1_000001"] = ("box_new", [[933, 1, 2, 10, 20]])
     little.write()
-    train, test = (Split.from_name(f"prw_{part}") for part in ("train", "test"))
+    train, test = (load_split(f"prw_{part}", clip=False) for part in ("train", "test"))
     report = check_split(train, partner=test)
     assert [d.where for d in report.defects if d.kind == "id_in_train_and_test"] == ["id 933"]
 
@@ -93,7 +94,7 @@ def test_boxes_without_area_are_left_out_and_found_by_the_checker(little):
     little.write()
     dicts, _ = get_person_search_dicts("prw_train")
     assert len(dicts[0]["annotations"]) == 1
-    report = check_split(Split.from_name("prw_train"))
+    report = check_split(load_split("prw_train", clip=False))
     assert ("box_empty", "c1s1_000001.jpg") in [(d.kind, d.where) for d in report.defects]
 
 

@@ -10,7 +10,6 @@ from kd_search.data import (
     get_person_search_dicts,
     register_person_search_coco,
 )
-from kd_search.data.person_search import generated
 
 
 def _register(registry, name, made):
@@ -59,8 +58,8 @@ def test_two_training_sets_keep_their_people_apart(little_set, registry):
 
 
 def test_unknown_and_foreign_sets_are_refused_by_name(registry):
-    with pytest.raises(ValueError, match="'nobody' is not registered .*known: .*prw_train"):
-        get_person_search_dicts("nobody")
+    with pytest.raises(ValueError, match="'prw_trian' is not registered, .*prw_train"):
+        get_person_search_dicts("prw_trian")
     registry.append("foreign")
     DatasetCatalog.register("foreign", lambda: [])
     with pytest.raises(ValueError, match="'foreign' has no person ids"):
@@ -111,11 +110,21 @@ def test_prw_is_found_in_its_documented_layout(little_set, monkeypatch, tmp_path
 
 def test_registering_the_builtin_sets_touches_no_file(monkeypatch):
     names = []
-    monkeypatch.setattr(builtin, "register_split", lambda name, *_, **__: names.append(name))
-    monkeypatch.setattr(generated, "register_split", lambda name, *_, **__: names.append(name))
-    monkeypatch.setattr(DatasetCatalog, "remove", lambda _: None)
+    known = DatasetCatalog.list()
+    monkeypatch.setattr(DatasetCatalog, "list", lambda: [])
+    monkeypatch.setattr(DatasetCatalog, "register", lambda name, _: names.append(name))
+    monkeypatch.setattr(MetadataCatalog, "remove", lambda _: None)
     monkeypatch.setattr("builtins.open", lambda *_, **__: pytest.fail("a file was opened"))
-    monkeypatch.setattr(os.path, "exists", lambda _: pytest.fail("a file was looked for"))
+    for check in ("exists", "isfile", "isdir"):
+        monkeypatch.setattr(os.path, check, lambda _: pytest.fail("a file was looked for"))
     builtin.register_builtin()
     monkeypatch.undo()
-    assert len(names) == 11 and set(names) <= set(DatasetCatalog.list())
+    # 11 person search, 7 detection and 20 re-ID sets.
+    assert len(names) == len(set(names)) == 38 and set(names) <= set(known)
+
+
+def test_sets_that_are_registered_already_are_kept(monkeypatch):
+    names = []
+    monkeypatch.setattr(DatasetCatalog, "register", lambda name, _: names.append(name))
+    builtin.register_builtin()
+    assert names == []

@@ -95,7 +95,7 @@ def test_a_torn_set_is_noticed(tmp_path):
 
 def test_a_missing_set_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("KD_SEARCH_TRACKLETS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="holds no generated tracklets; make them with"):
+    with pytest.raises(FileNotFoundError, match="kd_tracklets_train: .*--kind tracklets"):
         get_reid_samples("kd_tracklets_train")
 
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_search.data.reid.sampler import IdentityOrder
-from kd_search.data.sampling.order import PositionBatchSampler
+from kd_search.data.sampling.order import IdentityOrder, PositionBatchSampler
 
 # Identity of each sample; -1 is nobody.
 people = st.lists(st.integers(-1, 7), min_size=1, max_size=60).filter(
@@ -127,13 +126,6 @@ def test_seeds_and_epochs_differ():
         for epoch in (0, 1)
     }
     assert len(firsts) == 4
-
-
-def test_peers_are_the_samples_of_the_same_identity():
-    order = IdentityOrder([4, -1, 9, 4], 1, 1, 0)
-    assert order.peers(3).tolist() == [0, 3]
-    with pytest.raises(IndexError, match="sample 1 is of no identity"):
-        order.peers(1)
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_veri_queries_are_the_first_track_of_their_vehicle_and_camera(veri):
 def test_veri_lists_that_do_not_fit_are_refused(veri):
     tracks = (veri / "test_track.txt").read_text()
     (veri / "test_track.txt").write_text("\n".join(tracks.splitlines()[2:]))
-    with pytest.raises(ValueError, match="no track of vehicle 2 in camera 2, of which name_query"):
+    with pytest.raises(ValueError, match="no track of vehicle 2 in camera 2 .*name_query"):
         load_veri(str(veri), "test")
     (veri / "test_track.txt").write_text("0002_c002_00030600_0.jpg 0003_c002_00030600_0.jpg\n")
     with pytest.raises(ValueError, match="track 1: images of several vehicles"):

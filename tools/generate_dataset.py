@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Generate an embedded data set from a seed: people to be searched, things to be detected, or
-tracklets of people.
+"""Generate a data set from a seed: people to search, objects to detect, or tracklets of people.
 
-    python tools/generate_dataset.py --output output/generated --seed 0 --preset demo
+    python tools/generate_dataset.py --output output/generated --seed 0
     python tools/generate_dataset.py --kind objects --output output/objects --seed 0
     python tools/generate_dataset.py --kind tracklets --output output/tracklets --seed 0
 
-The same preset, options and seed give the same bytes. A data set that is already there is kept if
-it is the one asked for, and refused otherwise unless --overwrite is given.
+The same preset, options and seed give the same bytes. An existing data set is kept if it is the
+requested one, and refused otherwise unless --overwrite is given.
 
---layout kitti or ilsvrc also lays the things out as KITTI or ILSVRC DET, in OUTPUT/kitti or
-OUTPUT/ILSVRC: kitti_train and the like then work with DETECTRON2_DATASETS set to OUTPUT.
+--layout kitti or ilsvrc also writes the objects in the layout of KITTI or ILSVRC DET, in
+OUTPUT/kitti or OUTPUT/ILSVRC: kitti_train and the like then work with DETECTRON2_DATASETS set to
+OUTPUT.
 """
 
 import argparse
@@ -18,15 +18,13 @@ import dataclasses
 import os
 import sys
 from concurrent.futures import BrokenExecutor
-from typing import Union
+from typing import Any, Optional
 
+from kd_search.data.generated import GENERATED_ROOTS, generated_root
 from kd_search.synthetic import (
     OBJECTS_PRESETS,
     PRESETS,
     TRACKLETS_PRESETS,
-    GeneratorConfig,
-    ObjectsConfig,
-    TrackletsConfig,
     generate_dataset,
     generate_objects,
     generate_tracklets,
@@ -34,38 +32,33 @@ from kd_search.synthetic import (
     write_kitti_layout,
 )
 
+#: Presets and generator of each kind.
+_KINDS: dict[str, tuple[dict, Any]] = {
+    "people": (PRESETS, generate_dataset),
+    "objects": (OBJECTS_PRESETS, generate_objects),
+    "tracklets": (TRACKLETS_PRESETS, generate_tracklets),
+}
 _COUNTS = ("train_ids", "test_ids", "train_images", "test_images", "cameras")
-#: Those that a kind does without.
-_FOREIGN = {
-    "people": (),
-    "objects": ("train_ids", "test_ids", "cameras"),
-    "tracklets": ("train_images", "test_images"),
-}
-_GENERATORS = {
-    "people": generate_dataset,
-    "objects": generate_objects,
-    "tracklets": generate_tracklets,
-}
-_DEFAULT_ROOTS = {
-    "people": ("KD_SEARCH_GENERATED", "generated"),
-    "objects": ("KD_SEARCH_OBJECTS", "objects"),
-    "tracklets": ("KD_SEARCH_TRACKLETS", "tracklets"),
-}
 _LAYOUTS = {"kitti": ("kitti", write_kitti_layout), "ilsvrc": ("ILSVRC", write_ilsvrc_layout)}
 
 
-def parse_args(argv=None) -> argparse.Namespace:
+def _has_count(kind: str, name: str) -> bool:
+    return hasattr(_KINDS[kind][0]["demo"], f"num_{name}")
+
+
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kind", choices=sorted(_DEFAULT_ROOTS), default="people")
+    parser.add_argument("--kind", choices=sorted(_KINDS), default="people")
     parser.add_argument(
         "--output",
         metavar="FOLDER",
-        help="where to write (default: $KD_SEARCH_GENERATED or output/generated; of --kind "
-        "objects and tracklets alike, with $KD_SEARCH_OBJECTS and $KD_SEARCH_TRACKLETS)",
+        help="where to write (default: "
+        + ", ".join(f"${name} or {folder}" for name, folder in GENERATED_ROOTS.values())
+        + " of --kind people, objects, tracklets)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="everything follows from it")
+    parser.add_argument("--seed", type=int, default=0, help="of all randomness")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
     for name in _COUNTS:
         option = "--num-" + name.replace("_", "-")
@@ -75,71 +68,39 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--height", type=int, metavar="PIXELS", help="instead of the preset's; people grow with it"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing set")
     parser.add_argument(
         "--layout",
         choices=sorted(_LAYOUTS),
         action="append",
         default=[],
-        help="of --kind objects: also write it like this set; may be given twice",
+        help="of --kind objects: also write it in the layout of this set; may be given twice",
     )
     args = parser.parse_args(argv)
-    if args.output is None:
-        variable, folder = _DEFAULT_ROOTS[args.kind]
-        args.output = os.environ.get(variable, os.path.join("output", folder))
+    args.output = args.output or generated_root(args.kind)
     if args.kind != "objects" and args.layout:
         parser.error("--layout belongs to --kind objects")
-    for name in _FOREIGN[args.kind]:
-        if getattr(args, f"num_{name}") is not None:
-            kinds = " or ".join(kind for kind in _FOREIGN if name not in _FOREIGN[kind])
+    for name in _COUNTS:
+        if getattr(args, f"num_{name}") is not None and not _has_count(args.kind, name):
+            kinds = " or ".join(kind for kind in _KINDS if _has_count(kind, name))
             parser.error(f"--num-{name.replace('_', '-')} belongs to --kind {kinds}")
     return args
 
 
-def build_config(
-    args: argparse.Namespace,
-) -> Union[GeneratorConfig, ObjectsConfig, TrackletsConfig]:
-    if args.kind == "objects":
-        return _build_objects_config(args)
-    if args.kind == "tracklets":
-        return _build_tracklets_config(args)
-    config = PRESETS[args.preset]
-    counts = {f"num_{name}": getattr(args, f"num_{name}") for name in _COUNTS}
-    scene = {}
-    if args.width:
-        scene["width"] = args.width
-    if args.height:
-        grow = args.height / config.scene.height
-        scene["height"] = args.height
-        scene["min_person_height"] = round(config.scene.min_person_height * grow)
-        scene["max_person_height"] = round(config.scene.max_person_height * grow)
-    return dataclasses.replace(
-        config,
-        scene=dataclasses.replace(config.scene, **scene),
-        **{name: count for name, count in counts.items() if count is not None},
-    )
-
-
-def _build_objects_config(args: argparse.Namespace) -> ObjectsConfig:
-    wanted = {
-        "num_train_images": args.num_train_images,
-        "num_test_images": args.num_test_images,
-        "width": args.width,
-        "height": args.height,
-    }
-    config = OBJECTS_PRESETS[args.preset]
-    return dataclasses.replace(config, **{k: v for k, v in wanted.items() if v is not None})
-
-
-def _build_tracklets_config(args: argparse.Namespace) -> TrackletsConfig:
-    wanted = {
-        "num_train_ids": args.num_train_ids,
-        "num_test_ids": args.num_test_ids,
-        "num_cameras": args.num_cameras,
-        "width": args.width,
-        "height": args.height,
-    }
-    config = TRACKLETS_PRESETS[args.preset]
+def build_config(args: argparse.Namespace) -> Any:
+    """The preset with the options in place of its values."""
+    config = _KINDS[args.kind][0][args.preset]
+    wanted = {f"num_{name}": getattr(args, f"num_{name}") for name in _COUNTS}
+    size = {"width": args.width, "height": args.height}
+    if args.kind != "people":
+        wanted.update(size)
+    else:
+        scene = {name: value for name, value in size.items() if value}
+        if args.height:
+            grow = args.height / config.scene.height
+            for name in ("min_person_height", "max_person_height"):
+                scene[name] = round(getattr(config.scene, name) * grow)
+        wanted["scene"] = dataclasses.replace(config.scene, **scene)
     return dataclasses.replace(config, **{k: v for k, v in wanted.items() if v is not None})
 
 
@@ -151,9 +112,9 @@ def _write_layout(layout: str, output: str, written: bool) -> None:
     print(f"laid out as {layout} in {root}")
 
 
-def main(argv=None) -> int:
+def main(argv: Optional[list[str]] = None) -> int:
     args = parse_args(argv)
-    generate = _GENERATORS[args.kind]
+    generate = _KINDS[args.kind][1]
     try:
         config = build_config(args)
         written = generate(

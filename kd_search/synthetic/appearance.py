@@ -1,12 +1,14 @@
-"""What a person looks like: body, hair, clothes, patterns, bags; and how identities are drawn."""
+"""Random appearance of people: body, hair, clothes, patterns, bags."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 Color = tuple[int, int, int]
 
-# All colours are RGB, 0 to 255. The clothes palettes are short on purpose: people must share them.
+# All colors are RGB, 0 to 255. The palettes of clothes are short so that people share colors.
 CLOTHES: dict[str, Color] = {
     "black": (38, 38, 44),
     "white": (232, 230, 224),
@@ -65,7 +67,7 @@ BAGS = ("none", "none", "backpack", "backpack", "handbag", "shopping", "messenge
 
 @dataclass(frozen=True)
 class Cloth:
-    """A fabric: main colour, accent colour and a pattern whose period is in body heights."""
+    """A fabric: main color, accent color and a pattern with its period in body heights."""
 
     pattern: str
     color: Color
@@ -75,7 +77,7 @@ class Cloth:
 
 @dataclass(frozen=True)
 class Appearance:
-    """Everything that stays the same when a person is seen again."""
+    """Traits of a person that are the same in all images."""
 
     height_m: float
     build: float
@@ -98,7 +100,7 @@ class Appearance:
     scarf: bool
 
     def structure(self) -> tuple:
-        """The traits that remain when all colours of the clothes are forgotten."""
+        """The traits besides the colors of the clothes."""
         return (
             self.upper,
             self.upper_cloth.pattern,
@@ -111,12 +113,12 @@ class Appearance:
         )
 
 
-def _pick(rng: np.random.Generator, values):
+def _pick(rng: np.random.Generator, values: Sequence[Any]) -> Any:
     return values[int(rng.integers(len(values)))]
 
 
 def draw_outfit(rng: np.random.Generator) -> tuple[str, str, str]:
-    """Names of the colours that a group of identities shares: upper, its accent, lower."""
+    """Names of the colors that a group of identities shares: upper, its accent, lower."""
     names = tuple(CLOTHES)
     upper = _pick(rng, names)
     accent = _pick(rng, [n for n in names if _contrast(n, upper) > 90])
@@ -130,7 +132,7 @@ def _contrast(a: str, b: str) -> float:
 
 
 def draw_appearance(rng: np.random.Generator, outfit: tuple[str, str, str]) -> Appearance:
-    """A random person in the colours of ``outfit`` (see :func:`draw_outfit`)."""
+    """A random person in the colors of ``outfit`` (see :func:`draw_outfit`)."""
     upper_color, accent, lower_color = (CLOTHES[name] for name in outfit)
     hair_style = _pick(rng, HAIR_STYLES)
     covered = hair_style == "headscarf"
@@ -172,10 +174,15 @@ def draw_appearance(rng: np.random.Generator, outfit: tuple[str, str, str]) -> A
     )
 
 
+def draw_stranger(rng: np.random.Generator) -> Appearance:
+    """A random person in random colors."""
+    return draw_appearance(rng, draw_outfit(rng))
+
+
 def draw_identities(
     rng: np.random.Generator, count: int, ids_per_outfit: int
 ) -> tuple[Appearance, ...]:
-    """``count`` people, in groups that wear the same colours and differ in three traits or more."""
+    """``count`` people, in groups with the same colors and at least three different traits."""
     people: list[Appearance] = []
     while len(people) < count:
         outfit = draw_outfit(rng)

@@ -88,14 +88,14 @@ def make_camera(camera_id: int, config: SceneConfig, rng: np.random.Generator) -
     )
     look = _LOOKS[style]
     jitter = rng.uniform(0.96, 1.04, 3)
-    gain = tuple(float(g * j) for g, j in zip(look.gain, jitter))
-    return Camera(camera_id, style, geometry, replace(look, gain=gain))
+    red, green, blue = (float(g * j) for g, j in zip(look.gain, jitter))
+    return Camera(camera_id, style, geometry, replace(look, gain=(red, green, blue)))
 
 
 def expose(scene: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndarray:
     """Turn the drawn scene, float32 RGB 0..255, into the camera's picture, uint8 RGB."""
     height, width = scene.shape[:2]
-    image = scene / np.float32(255)
+    image: np.ndarray = scene / np.float32(255)
     if look.blur > 0:
         sigma = look.blur * height / 192 * rng.uniform(0.8, 1.25)
         image = cv2.GaussianBlur(image, (0, 0), sigmaX=sigma)

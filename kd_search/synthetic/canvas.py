@@ -1,12 +1,12 @@
-"""A small transparent drawing surface in which shapes are filled by functions of position."""
+"""Transparent drawing surface whose shapes are filled by functions of position."""
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any, Callable, Optional
 
 import cv2
 import numpy as np
 
-#: Drawn at this many times the final resolution and averaged down: that is the anti-aliasing.
+#: Factor of the resolution of the drawing, which is averaged down for anti-aliasing.
 SUPERSAMPLING = 3
 _SHIFT = 4  # fractional bits of polygon corners
 
@@ -16,21 +16,62 @@ Paint = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass
 class Sprite:
-    """A picture cut out of its surroundings.
+    """An image with transparency.
 
     ``color`` (h, w, 3) float32 RGB 0..255, premultiplied by ``alpha`` (h, w) float32 0..1. The
-    pixel ``anchor`` (x, y) is the point that stands on the ground; it may lie outside.
+    pixel ``anchor`` (x, y) is the point on the ground, or the center; it may lie outside.
     """
 
     color: np.ndarray
     alpha: np.ndarray
     anchor: tuple[int, int]
 
+    def paste(self, picture: np.ndarray, at: tuple[int, int]) -> None:
+        """Draw onto a picture (h, w, 3) float32, with the anchor at the pixel (x, y)."""
+        overlap = self._overlap(at, picture.shape)
+        if overlap:
+            inside, part = overlap
+            picture[inside] *= 1 - self.alpha[part][..., None]
+            picture[inside] += self.color[part]
+
+    def mark(self, mask: np.ndarray, at: tuple[int, int]) -> None:
+        """Set the opaque pixels in a mask (h, w) bool, with the anchor at the pixel (x, y)."""
+        overlap = self._overlap(at, mask.shape)
+        if overlap:
+            mask[overlap[0]] |= self.alpha[overlap[1]] > 0.5
+
+    def visible(self, hidden: np.ndarray, at: tuple[int, int]) -> tuple[np.ndarray, float]:
+        """Mask of the pixels that are not ``hidden`` (h, w), and their fraction of all."""
+        seen = np.zeros_like(hidden)
+        self.mark(seen, at)
+        seen &= ~hidden
+        whole = int(np.count_nonzero(self.alpha > 0.5))
+        return seen, int(np.count_nonzero(seen)) / max(whole, 1)
+
+    def _overlap(
+        self, at: tuple[int, int], shape: tuple[int, ...]
+    ) -> Optional[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+        """Slices of the picture and of the sprite where they overlap, or ``None``."""
+        height, width = self.alpha.shape
+        left, top = at[0] - self.anchor[0], at[1] - self.anchor[1]
+        x0, x1 = max(left, 0), min(left + width, shape[1])
+        y0, y1 = max(top, 0), min(top + height, shape[0])
+        if x1 <= x0 or y1 <= y0:
+            return None
+        inside = (slice(y0, y1), slice(x0, x1))
+        return inside, (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+
+
+def extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """XYXY box of the pixels of a mask (h, w), with exclusive right and lower border."""
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+
 
 class Canvas:
-    """Shapes in units of ``scale`` final pixels, x to the right and y up, origin on the ground."""
+    """Surface in units of ``scale`` final pixels, x to the right and y up, origin at the anchor."""
 
-    def __init__(self, scale: float, left: float, right: float, down: float, up: float):
+    def __init__(self, scale: float, left: float, right: float, down: float, up: float) -> None:
         self._px = scale * SUPERSAMPLING
         self._final = tuple(int(np.ceil(scale * side)) + 1 for side in (left, right, down, up))
         left_px, right_px, down_px, up_px = self._final
@@ -39,8 +80,8 @@ class Canvas:
         self.alpha = np.zeros(shape, np.uint8)
         self._origin = (left_px * SUPERSAMPLING, up_px * SUPERSAMPLING)
 
-    def polygon(self, points: np.ndarray, paint) -> None:
-        """Fill the polygon ``points`` (n, 2) with a colour (3,) or a :data:`Paint`."""
+    def polygon(self, points: Any, paint: Any) -> None:
+        """Fill the polygon ``points`` (n, 2) with a color (3,) or a :data:`Paint`."""
         points = np.asarray(points, np.float64)
         pixels = np.empty_like(points)
         pixels[:, 0] = self._origin[0] + points[:, 0] * self._px
@@ -64,21 +105,21 @@ class Canvas:
         np.copyto(self.color[y0:y1, x0:x1], color, where=inside[..., None])
         self.alpha[y0:y1, x0:x1][inside] = 255
 
-    def ellipse(self, center, radii, paint, angle: float = 0.0) -> None:
+    def ellipse(self, center: Any, radii: Any, paint: Any, angle: float = 0.0) -> None:
         self.polygon(ellipse_points(center, radii, angle), paint)
 
     def to_sprite(self) -> Sprite:
         """Average down to the final resolution."""
         height, width = self.alpha.shape
         size = (width // SUPERSAMPLING, height // SUPERSAMPLING)
-        # Untouched pixels are black, so averaging colour and alpha alike premultiplies.
+        # Empty pixels are black, so averaging of color and alpha premultiplies.
         color = cv2.resize(self.color, size, interpolation=cv2.INTER_AREA)
         alpha = cv2.resize(self.alpha, size, interpolation=cv2.INTER_AREA)
         anchor = (self._final[0], self._final[3])
         return Sprite(color, alpha.astype(np.float32) / 255.0, anchor)
 
 
-def ellipse_points(center, radii, angle: float = 0.0, count: int = 28) -> np.ndarray:
+def ellipse_points(center: Any, radii: Any, angle: float = 0.0, count: int = 28) -> np.ndarray:
     """(count, 2) corners of an ellipse turned by ``angle`` radians."""
     turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
     x, y = radii[0] * np.cos(turn), radii[1] * np.sin(turn)
@@ -86,7 +127,7 @@ def ellipse_points(center, radii, angle: float = 0.0, count: int = 28) -> np.nda
     return np.stack([center[0] + x * cos - y * sin, center[1] + x * sin + y * cos], 1)
 
 
-def capsule_points(a, b, radius_a: float, radius_b: float, count: int = 8) -> np.ndarray:
+def capsule_points(a: Any, b: Any, radius_a: float, radius_b: float, count: int = 8) -> np.ndarray:
     """Corners of a limb from ``a`` to ``b`` with round ends."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     direction = np.arctan2(b[1] - a[1], b[0] - a[0])
@@ -97,8 +138,10 @@ def capsule_points(a, b, radius_a: float, radius_b: float, count: int = 8) -> np
     return np.concatenate([end_b, end_a])
 
 
-def rounded_box(center, half_width: float, half_height: float, corner: float = 0.3) -> np.ndarray:
-    """Corners of a box whose corners are rounded by ``corner`` of its shorter half side."""
+def rounded_box(
+    center: Any, half_width: float, half_height: float, corner: float = 0.3
+) -> np.ndarray:
+    """Outline of a box with corners rounded by ``corner`` of its shorter half side."""
     r = corner * min(half_width, half_height)
     turn = np.linspace(0, np.pi / 2, 5)
     points = []

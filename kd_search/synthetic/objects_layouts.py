@@ -1,4 +1,4 @@
-"""Lays the generated multi-class set out on disk as KITTI and as ILSVRC DET are."""
+"""The generated multi-class set in the layouts of KITTI and ILSVRC DET."""
 
 import os
 import shutil
@@ -9,18 +9,18 @@ from xml.sax.saxutils import escape
 from PIL import Image
 
 from kd_search.data.detection.objects import OBJECT_CLASSES, read_objects_json
-from kd_search.synthetic.generated_set import DESCRIPTION_FILE
-from kd_search.synthetic.whole_folder import whole_folder
-from kd_search.synthetic.writer import SPLITS
+from kd_search.data.io.files import whole_folder
+from kd_search.data.records import xyxy
+from kd_search.synthetic.generated_set import DESCRIPTION_FILE, SPLITS
 
-#: What each class is called where the set poses as KITTI: all of KITTI's types but DontCare.
+#: KITTI's type of each class: all of its types but DontCare.
 KITTI_TYPES = dict(
     zip(
         OBJECT_CLASSES,
         ("Car", "Van", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Truck", "Misc"),
     )
 )
-#: Things of which less than this fraction can be seen become DontCare regions.
+#: Objects with a smaller visible fraction become DontCare regions.
 KITTI_MIN_VISIBLE = 0.6
 #: WNIDs of no synset, one for each class.
 WNIDS = {name: f"n{90000001 + index}" for index, name in enumerate(OBJECT_CLASSES)}
@@ -29,13 +29,12 @@ WNIDS = {name: f"n{90000001 + index}" for index, name in enumerate(OBJECT_CLASSE
 def write_kitti_layout(source: Union[str, Path], root: Union[str, Path]) -> None:
     """Write ``training/image_2``, ``training/label_2`` and ``ImageSets`` as KITTI's object set.
 
-    Train and test images are numbered through, as ``train`` and ``val``. Classes become
+    Train and test images have consecutive numbers, as ``train`` and ``val``. Classes become
     :data:`KITTI_TYPES`.
 
     Args:
         source: folder that :func:`~kd_search.synthetic.objects_writer.generate_objects` wrote.
-        root: folder that must not exist yet (``$DETECTRON2_DATASETS/kitti``); appears whole or not
-            at all.
+        root: new folder (``$DETECTRON2_DATASETS/kitti``), which is complete or absent.
 
     Raises:
         FileNotFoundError: ``source`` holds no such set.
@@ -47,7 +46,7 @@ def write_kitti_layout(source: Union[str, Path], root: Union[str, Path]) -> None
 def write_ilsvrc_layout(source: Union[str, Path], root: Union[str, Path]) -> None:
     """Write ``Data``, ``Annotations``, ``ImageSets`` and ``devkit`` as ILSVRC DET has them.
 
-    The first training image has neither things nor an XML file: a negative image.
+    The first training image has neither objects nor an XML file: a negative image.
 
     Args:
         source, root: as :func:`write_kitti_layout` (``$DETECTRON2_DATASETS/ILSVRC``).
@@ -58,7 +57,9 @@ def write_ilsvrc_layout(source: Union[str, Path], root: Union[str, Path]) -> Non
     _write_whole(source, root, _write_ilsvrc)
 
 
-def _write_whole(source, root, write: Callable[[dict, Path, Path], None]) -> None:
+def _write_whole(
+    source: Union[str, Path], root: Union[str, Path], write: Callable[[dict, Path, Path], None]
+) -> None:
     source, root = Path(source).expanduser(), Path(root).expanduser().absolute()
     if not (source / DESCRIPTION_FILE).is_file():
         raise FileNotFoundError(f"{source} holds no generated data set (no {DESCRIPTION_FILE})")
@@ -75,11 +76,6 @@ def _by_image(content: dict[str, Any]) -> list[tuple[dict[str, Any], list[dict[s
     for annotation in content["annotations"]:
         found[annotation["image_id"]].append(annotation)
     return [(image, found[image["id"]]) for image in content["images"]]
-
-
-def _corners(bbox: list[float]) -> tuple[float, float, float, float]:
-    x, y, w, h = bbox
-    return x, y, x + w, y + h
 
 
 # KITTI ------------------------------------------------------------------------------------------
@@ -103,7 +99,7 @@ def _write_kitti(content: dict[str, Any], source: Path, folder: Path) -> None:
 
 def _kitti_line(annotation: dict[str, Any]) -> str:
     """type truncated occluded alpha, left top right bottom, h w l, x y z, rotation."""
-    box = " ".join(f"{value:.2f}" for value in _corners(annotation["bbox"]))
+    box = " ".join(f"{value:.2f}" for value in xyxy(annotation["bbox"]))
     visible = annotation["visible"]
     if visible < KITTI_MIN_VISIBLE:
         return f"DontCare -1 -1 -10 {box} -1 -1 -1 -1000 -1000 -1000 -10\n"
@@ -150,10 +146,10 @@ def _write_negative(folder: Path, image: dict[str, Any]) -> str:
 
 
 def _voc_xml(image: dict[str, Any], annotations: list[dict[str, Any]], name: str) -> str:
-    """VOC's XML: pixels counted from 1, the last one included."""
+    """VOC's XML: pixels count from 1, and boxes include their last pixel."""
     objects = ""
     for annotation in annotations:
-        x0, y0, x1, y1 = _corners(annotation["bbox"])
+        x0, y0, x1, y1 = map(int, xyxy(annotation["bbox"]))
         wnid = WNIDS[OBJECT_CLASSES[annotation["category_id"] - 1]]
         objects += (
             f"\t<object>\n\t\t<name>{wnid}</name>\n\t\t<bndbox>\n"

@@ -1,12 +1,19 @@
-"""Draws one thing of a class: the structure belongs to the class, all else is drawn by lot."""
+"""Drawing of objects: the class determines the structure, all else is random."""
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 
 from kd_search.synthetic.appearance import Cloth
-from kd_search.synthetic.canvas import Canvas, Sprite, capsule_points, ellipse_points, rounded_box
+from kd_search.synthetic.canvas import (
+    Canvas,
+    Paint,
+    Sprite,
+    capsule_points,
+    ellipse_points,
+    rounded_box,
+)
 from kd_search.synthetic.cloth import fabric
 
 _PATTERNS = ("plain", "plain", "stripes_wide", "stripes_thin", "checks", "dots")
@@ -14,7 +21,7 @@ _PATTERNS = ("plain", "plain", "stripes_wide", "stripes_thin", "checks", "dots")
 
 @dataclass(frozen=True)
 class Paints:
-    """Colours of a thing: ``body`` textured, ``accent`` plain, ``dark`` for holes and lines."""
+    """Colors of an object: ``body`` textured, ``accent`` plain, ``dark`` for holes and lines."""
 
     body: Cloth
     accent: np.ndarray
@@ -22,10 +29,10 @@ class Paints:
 
 
 class Pen:
-    """Draws in coordinates of the thing, -1 to 1, x to the right and y up, onto a turned canvas.
+    """Draws in object coordinates, -1 to 1, x to the right and y up, onto a rotated canvas.
 
-    ``stretch`` scales x and y before turning by ``angle`` radians; a negative one mirrors.
-    ``light`` is the direction, on the picture, that the light comes from.
+    ``stretch`` scales x and y before the rotation by ``angle`` radians; a negative one mirrors.
+    ``light`` is the direction of the light in the picture.
     """
 
     def __init__(
@@ -35,30 +42,30 @@ class Pen:
         angle: float,
         stretch: tuple[float, float],
         light: float,
-    ):
+    ) -> None:
         self._canvas = canvas
         self.paints = paints
         self._turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         self._stretch = np.array(stretch, np.float32)
         self._light = np.array([np.cos(light), np.sin(light)], np.float32)
 
-    def polygon(self, points, paint) -> None:
-        """Fill ``points`` (n, 2) with a colour (3,) or a :class:`Cloth`; both are lit."""
+    def polygon(self, points: Any, paint: Any) -> None:
+        """Fill ``points`` (n, 2) with a color (3,) or a :class:`Cloth`; both are shaded."""
         self._canvas.polygon((np.asarray(points) * self._stretch) @ self._turn.T, self._lit(paint))
 
-    def ellipse(self, center, radii, paint) -> None:
+    def ellipse(self, center: Any, radii: Any, paint: Any) -> None:
         self.polygon(ellipse_points(center, radii, count=36), paint)
 
-    def ring(self, center, radius: float, inner: float, paint) -> None:
-        """A disc with a hole: one polygon, out along the outer rim and back along the inner one."""
+    def ring(self, center: Any, radius: float, inner: float, paint: Any) -> None:
+        """A disc with a hole: one polygon along the outer and back along the inner circle."""
         turn = np.linspace(0, 2 * np.pi, 41)
         circle = np.stack([np.cos(turn), np.sin(turn)], 1)
         self.polygon(np.concatenate([radius * circle, inner * circle[::-1]]) + center, paint)
 
-    def rod(self, a, b, radius: float, paint) -> None:
+    def rod(self, a: Any, b: Any, radius: float, paint: Any) -> None:
         self.polygon(capsule_points(a, b, radius, radius), paint)
 
-    def _lit(self, paint):
+    def _lit(self, paint: Any) -> Paint:
         inverse, stretch, light = self._turn.T.astype(np.float32), self._stretch, self._light
 
         def lit(x, y):
@@ -76,28 +83,28 @@ class Pen:
 
 
 def draw_object(name: str, size: float, max_turn: float, rng: np.random.Generator) -> Sprite:
-    """Draw a thing.
+    """Draw an object.
 
     Args:
         name: one of :data:`~kd_search.data.detection.objects.OBJECT_CLASSES`.
-        size: length in pixels of its longer side before it is turned.
-        max_turn: in degrees, to either side.
-        rng: where colours, texture, direction and proportions come from.
+        size: length in pixels of the longer side before rotation.
+        max_turn: largest rotation in degrees, to either side.
+        rng: source of colors, texture, direction and proportions.
 
     Returns:
-        The sprite; its anchor is the middle of the thing.
+        The sprite, whose anchor is the center of the object.
     """
     paints = _draw_paints(rng)
     angle = float(np.deg2rad(max_turn) * rng.uniform(-1, 1))
     stretch = (float(rng.choice((-1.0, 1.0))), float(rng.uniform(0.8, 1.0)))
-    # Unit 1 is half of the thing; whatever its direction, it stays within 1.45.
+    # Unit 1 is half of the object, which extends to 1.45 at most in any direction.
     canvas = Canvas(size / 2, 1.45, 1.45, 1.45, 1.45)
     DRAW[name](Pen(canvas, paints, angle, stretch, float(rng.uniform(0, 2 * np.pi))), rng)
     return canvas.to_sprite()
 
 
 def draw_clutter(size: float, rng: np.random.Generator) -> Sprite:
-    """Draw a shape of no class (rod, disc, triangle, box, splinter), coloured like the things."""
+    """Draw a shape of no class (rod, disc, triangle, box, splinter) in colors like the objects."""
     pen_angle, light = rng.uniform(0, 2 * np.pi, 2)
     paints = _draw_paints(rng)
     canvas = Canvas(size / 2, 1.45, 1.45, 1.45, 1.45)
@@ -120,7 +127,7 @@ def draw_clutter(size: float, rng: np.random.Generator) -> Sprite:
 
 
 def draw_colors(rng: np.random.Generator, count: int, apart: float = 90.0) -> list[np.ndarray]:
-    """``count`` random RGB colours, each at least ``apart`` from those before where possible."""
+    """``count`` random RGB colors, if possible at distances of at least ``apart``."""
     colors: list[np.ndarray] = []
     for _ in range(count):
         for _ in range(20):
@@ -141,8 +148,8 @@ def _draw_paints(rng: np.random.Generator) -> Paints:
 # Classes, two by two -----------------------------------------------------------------------------
 
 
-def _wheel(pen: Pen, rng) -> None:
-    """A rim with spokes that one can look through."""
+def _wheel(pen: Pen, rng: np.random.Generator) -> None:
+    """A rim with spokes and open space between."""
     spokes = int(rng.integers(4, 8))
     for turn in np.arange(spokes) * 2 * np.pi / spokes:
         pen.rod((0, 0), (0.85 * np.cos(turn), 0.85 * np.sin(turn)), 0.075, pen.paints.accent)
@@ -150,7 +157,7 @@ def _wheel(pen: Pen, rng) -> None:
     pen.ellipse((0, 0), (0.22, 0.22), pen.paints.accent)
 
 
-def _button(pen: Pen, rng) -> None:
+def _button(pen: Pen, rng: np.random.Generator) -> None:
     """A disc with a rim, and two or four holes."""
     pen.ellipse((0, 0), (1.0, 1.0), pen.paints.body)
     pen.ring((0, 0), 1.0, float(rng.uniform(0.74, 0.82)), pen.paints.accent)
@@ -160,8 +167,8 @@ def _button(pen: Pen, rng) -> None:
         pen.ellipse((reach * x, reach * y), (0.14, 0.14), pen.paints.dark)
 
 
-def _star(pen: Pen, rng) -> None:
-    """Points around a middle."""
+def _star(pen: Pen, rng: np.random.Generator) -> None:
+    """Points around a center."""
     points = int(rng.integers(5, 7))
     turn = np.arange(2 * points) * np.pi / points
     reach = np.where(np.arange(2 * points) % 2, float(rng.uniform(0.42, 0.52)), 1.0)[:, None]
@@ -169,8 +176,8 @@ def _star(pen: Pen, rng) -> None:
     pen.ellipse((0, 0), (0.2, 0.2), pen.paints.accent)
 
 
-def _flower(pen: Pen, rng) -> None:
-    """Round petals around a middle."""
+def _flower(pen: Pen, rng: np.random.Generator) -> None:
+    """Round petals around a center."""
     petals = int(rng.integers(5, 7))
     for turn in np.arange(petals) * 2 * np.pi / petals:
         center = (0.62 * np.cos(turn), 0.62 * np.sin(turn))
@@ -178,7 +185,7 @@ def _flower(pen: Pen, rng) -> None:
     pen.ellipse((0, 0), (0.3, 0.3), pen.paints.accent)
 
 
-def _fish(pen: Pen, rng) -> None:
+def _fish(pen: Pen, rng: np.random.Generator) -> None:
     """A long body with a tail fin and an eye."""
     high = float(rng.uniform(0.46, 0.58))
     pen.polygon([(0.2, high - 0.05), (-0.3, high + 0.3), (-0.4, 0.2)], pen.paints.accent)
@@ -188,8 +195,8 @@ def _fish(pen: Pen, rng) -> None:
     pen.ellipse((0.64, 0.1), (0.06, 0.06), (20, 20, 20))
 
 
-def _leaf(pen: Pen, rng) -> None:
-    """A long blade that is pointed at both ends, with ribs and a stalk."""
+def _leaf(pen: Pen, rng: np.random.Generator) -> None:
+    """A long blade with two pointed ends, ribs and a stalk."""
     high = float(rng.uniform(0.46, 0.58))
     x = np.linspace(-0.7, 1.0, 16)
     arc = high * np.sin(np.pi * (x + 0.7) / 1.7) ** 0.9
@@ -202,7 +209,7 @@ def _leaf(pen: Pen, rng) -> None:
             pen.rod((at, 0), (at + 0.22, side * 0.62 * high), 0.025, pen.paints.accent)
 
 
-def _mug(pen: Pen, rng) -> None:
+def _mug(pen: Pen, rng: np.random.Generator) -> None:
     """A tall body with one handle and an open top."""
     wide = float(rng.uniform(0.48, 0.58))
     pen.ring((wide - 0.15, -0.05), 0.48, 0.3, pen.paints.accent)
@@ -211,7 +218,7 @@ def _mug(pen: Pen, rng) -> None:
     pen.ellipse((-0.15, 0.72), (0.8 * wide, 0.13), pen.paints.dark)
 
 
-def _pot(pen: Pen, rng) -> None:
+def _pot(pen: Pen, rng: np.random.Generator) -> None:
     """A body with two handles and a lid with a knob."""
     wide = float(rng.uniform(0.62, 0.72))
     for side in (-1, 1):

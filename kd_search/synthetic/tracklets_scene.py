@@ -1,4 +1,4 @@
-"""Films one person walking past a camera: the frames of a tracklet, as a tracker would cut them."""
+"""Frames of a tracklet: a person who walks past a camera, as cropped by a tracker."""
 
 from dataclasses import replace
 
@@ -7,16 +7,14 @@ import numpy as np
 
 from kd_search.synthetic.appearance import Appearance
 from kd_search.synthetic.camera import expose
-from kd_search.synthetic.canvas import Sprite
-from kd_search.synthetic.config import SceneConfig
+from kd_search.synthetic.config import SceneConfig, TrackletsConfig
 from kd_search.synthetic.person import draw_person
-from kd_search.synthetic.scene import Stage, build_stage
+from kd_search.synthetic.scene import Stage, build_stage, draw_heading
 from kd_search.synthetic.skeleton import Pose
-from kd_search.synthetic.tracklets_config import TrackletsConfig
 
-#: Share of the crop's height that a person takes.
+#: Height of a person as a share of the crop's height.
 _PERSON = 0.86
-#: Where the soles are, from the top of the crop.
+#: Place of the soles as a share of the crop's height, from its top.
 _SOLES = 0.955
 
 
@@ -32,7 +30,7 @@ def build_street(config: TrackletsConfig, camera_id: int, rng: np.random.Generat
     return build_stage(camera_id, scene, rng)
 
 
-def film_tracklet(
+def render_tracklet(
     stage: Stage,
     person: Appearance,
     count: int,
@@ -44,16 +42,19 @@ def film_tracklet(
 
     Args:
         stage: of :func:`build_street`.
+        person: of the tracklet.
         count: frames.
-        passer_by: who walks in front, where that happens.
+        config: of the set.
+        rng: source of randomness.
+        passer_by: person in front, with the probability ``config.occlusion``.
 
     Returns:
         ``count`` pictures (height, width, 3) uint8 RGB.
     """
     street = stage.background
-    # Of the picture and not of the crop: it would tell the crop's border.
+    # The vignette is one of the camera's image, not of the crop.
     look = replace(stage.camera.look, vignette=0.0)
-    heading = (0.0, np.pi, np.pi / 2, -np.pi / 2)[int(rng.integers(4))] + rng.normal(0, 0.45)
+    heading = draw_heading(rng)
     other_heading = heading + np.pi * rng.uniform(0.6, 1.4)
     phase, stride = rng.uniform(0, 2 * np.pi), rng.uniform(0.4, 1.0)
     size = _PERSON * config.height * rng.uniform(0.94, 1.04)
@@ -69,53 +70,42 @@ def film_tracklet(
         pose = Pose(float(heading), float(phase + 0.7 * t), float(stride), 0.0)
         picture = _window(street, x, soles, config)
         sprite = draw_person(person, pose, size, look.light)
-        _paste(picture, sprite, config.width / 2, _SOLES * config.height)
+        sprite.paste(picture, (round(config.width / 2), round(_SOLES * config.height)))
         if is_hidden:
             pose = Pose(float(other_heading), float(phase + 0.6 * t), 0.7, 0.0)
-            # Faster than the person: in front of them in the middle of the film.
+            # Faster than the person, and in front of them in the middle frame.
             beside = offset * (1 - 2.2 * t / max(count - 1, 1)) if count > 1 else 0.5 * offset
             sprite = draw_person(passer_by, pose, 1.06 * size, look.light)
-            _paste(picture, sprite, config.width / 2 + beside, (_SOLES + 0.05) * config.height)
-        frames.append(expose(_recut(picture, config, rng), look, rng))
+            at = round(config.width / 2 + beside), round((_SOLES + 0.05) * config.height)
+            sprite.paste(picture, at)
+        frames.append(expose(_jittered(picture, config, rng), look, rng))
     return frames
 
 
 def _window(street: np.ndarray, x: float, soles: float, config: TrackletsConfig) -> np.ndarray:
-    """The part of the street behind a person, mirrored on where it ends."""
+    """The part of the street behind a person, continued by reflection."""
     left = round(x - config.width / 2)
     top = round(soles - _SOLES * config.height)
-    rows = _mirrored(np.arange(top, top + config.height), street.shape[0])
-    columns = _mirrored(np.arange(left, left + config.width), street.shape[1])
+    rows = _reflected(np.arange(top, top + config.height), street.shape[0])
+    columns = _reflected(np.arange(left, left + config.width), street.shape[1])
     return street[rows[:, None], columns[None, :]].copy()
 
 
-def _mirrored(indices: np.ndarray, length: int) -> np.ndarray:
+def _reflected(indices: np.ndarray, length: int) -> np.ndarray:
     indices = indices % (2 * length)
     return np.where(indices < length, indices, 2 * length - 1 - indices)
 
 
-def _paste(picture: np.ndarray, sprite: Sprite, x: float, y: float) -> None:
-    """Put a sprite on the picture, standing on (x, y)."""
-    height, width = sprite.alpha.shape
-    left, top = round(x) - sprite.anchor[0], round(y) - sprite.anchor[1]
-    x0, x1 = max(left, 0), min(left + width, picture.shape[1])
-    y0, y1 = max(top, 0), min(top + height, picture.shape[0])
-    if x1 <= x0 or y1 <= y0:
-        return
-    part = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-    picture[y0:y1, x0:x1] *= 1 - sprite.alpha[part][..., None]
-    picture[y0:y1, x0:x1] += sprite.color[part]
-
-
-def _recut(picture: np.ndarray, config: TrackletsConfig, rng: np.random.Generator) -> np.ndarray:
-    """The picture as a detector's imprecise box shows it."""
+def _jittered(picture: np.ndarray, config: TrackletsConfig, rng: np.random.Generator) -> np.ndarray:
+    """The picture in an imprecise box."""
     height, width = picture.shape[:2]
     scale = np.exp(rng.normal(0, config.box_noise, 2))
     shift = rng.normal(0, config.box_noise, 2) * (width, height)
-    matrix = np.float32(
+    matrix = np.array(
         [
             [scale[0], 0, shift[0] + (1 - scale[0]) * width / 2],
             [0, scale[1], shift[1] + (1 - scale[1]) * height / 2],
-        ]
+        ],
+        np.float32,
     )
     return cv2.warpAffine(picture, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)

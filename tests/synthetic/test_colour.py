@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from kd_search.synthetic import PRESETS
+from kd_search.synthetic.people_writer import render_image
 from kd_search.synthetic.schedule import plan_split
-from kd_search.synthetic.writer import render_image
 
 SEED = 0
 

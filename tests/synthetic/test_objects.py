@@ -12,6 +12,7 @@ from PIL import Image
 from kd_search.data.detection.objects import OBJECT_CLASSES
 from kd_search.data.generated import register_objects
 from kd_search.synthetic import OBJECTS_PRESETS, ObjectsConfig, generate_objects
+from kd_search.synthetic.canvas import Sprite
 from kd_search.synthetic.objects_scene import render_objects
 from kd_search.synthetic.objects_shapes import DRAW, draw_object
 
@@ -94,7 +95,7 @@ def test_a_thing_alone_has_the_box_of_what_it_changes(monkeypatch):
     for seed in range(6):
         scene = render_objects(config, np.random.default_rng(seed))
         with monkeypatch.context() as patch:
-            patch.setattr(f"{module}._paste", lambda *_: None)
+            patch.setattr(Sprite, "paste", lambda *_: None)
             empty = render_objects(config, np.random.default_rng(seed)).image
         changed = np.abs(scene.image - empty).sum(2) > 1
         ys, xs = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
@@ -120,7 +121,7 @@ def test_what_is_there_is_kept_refused_or_replaced(root, tmp_path):
     foreign.mkdir()
     (foreign / "dataset.json").write_text('{"generator_version": 2}')
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="is no generated set of things"):
+        with pytest.raises(ValueError, match="photos .*no generated set of objects"):
             generate_objects(foreign, SMALL, overwrite=overwrite, progress=False)
     assert (foreign / "dataset.json").read_text() == '{"generator_version": 2}'
 
@@ -141,7 +142,7 @@ def test_nothing_is_left_behind_by_an_error(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("kd_search.synthetic.objects_writer._to_coco", fail)
+    monkeypatch.setattr("kd_search.synthetic.objects_writer.write_coco", fail)
     with pytest.raises(OSError, match="disk full"):
         generate_objects(tmp_path / "set", SMALL, progress=False)
     assert list(tmp_path.iterdir()) == []

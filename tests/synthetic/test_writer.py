@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from kd_search.synthetic import PRESETS, GeneratorConfig, generate_dataset
+from kd_search.synthetic.people_writer import render_image
 from kd_search.synthetic.schedule import Sighting, choose_queries, plan_split
-from kd_search.synthetic.writer import render_image
 
 TINY = PRESETS["tiny"]
 
@@ -196,7 +196,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("kd_search.synthetic.writer.write_json", fail)
+    monkeypatch.setattr("kd_search.synthetic.generated_set.write_json", fail)
     with pytest.raises(OSError, match="No space"):
         generate_dataset(tmp_path / "set", TINY, progress=False)
     assert os.listdir(tmp_path) == []

@@ -11,7 +11,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, Union
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 
@@ -192,7 +192,8 @@ class _Inflated(io.RawIOBase):
         """Whether the element was read to its end and matches its checksum."""
         return self._inflate.eof and self._left == 0
 
-    def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
+    def readinto(self, target: Any) -> int:
+        buffer = memoryview(target)
         while True:
             pending = self._inflate.unconsumed_tail
             if not pending:

@@ -126,7 +126,7 @@ def _check_gallery(split: LoadedSplit, name: str) -> tuple[dict[str, int], list[
     """
     gallery = split.galleries[name]
     query_ids, offsets, images = (gallery[key] for key in ("query_ids", "offsets", "images"))
-    matched = ~np.isnan(gallery["boxes"]).any(axis=1)
+    matched = np.asarray(~np.isnan(gallery["boxes"]).any(axis=1))
     own = {q["query_id"]: i for i, d in enumerate(split.dicts) for q in d.get("queries", ())}
     counts: Counter = Counter()
     defects = []

@@ -38,19 +38,19 @@ class IDMap:
     """
 
     def __init__(self, original_ids: Iterable[Optional[OriginalID]] = ()) -> None:
-        ids = {_checked(original) for original in original_ids} - {None}
+        ids = {i for i in map(_checked, original_ids) if i is not None}
         if len({type(original) for original in ids}) > 1:
             number = next(i for i in ids if isinstance(i, int))
             text = next(i for i in ids if isinstance(i, str))
             raise ValueError(
                 f"person ids mix numbers and strings (such as {number} and {text!r}); use one type"
             )
-        self._originals: tuple[OriginalID, ...] = tuple(sorted(ids))
+        self._originals: tuple[OriginalID, ...] = tuple(sorted(ids))  # type: ignore[type-var]  # one type
         self._rows: dict[OriginalID, int] = {o: row for row, o in enumerate(self._originals)}
 
     def row(self, original: Optional[OriginalID]) -> int:
         """Row of an original id; -1 where it is unlabelled or not in the map."""
-        if not is_labelled(original):
+        if original is None or not is_labelled(original):
             return -1
         return self._rows.get(original, -1)
 
@@ -108,6 +108,6 @@ def _checked(original: Optional[OriginalID]) -> Optional[OriginalID]:
         original is None or isinstance(original, str) or hasattr(original, "__index__")
     ):
         raise ValueError(f"person id {original!r} is neither an integer nor a string")
-    if not is_labelled(original):
+    if original is None or not is_labelled(original):
         return None
     return original if isinstance(original, str) else int(original)

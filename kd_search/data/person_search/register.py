@@ -163,7 +163,9 @@ def load_split(name: str, *, clip: bool = True) -> LoadedSplit:
     else:
         loaded = files.load(clip=clip)
     loaded.name = name
-    loaded.id_space = MetadataCatalog.get(name).get("id_space") or (files and files.id_space)
+    loaded.id_space = MetadataCatalog.get(name).get("id_space")
+    if loaded.id_space is None and files is not None:
+        loaded.id_space = files.id_space
     return loaded
 
 

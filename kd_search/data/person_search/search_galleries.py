@@ -111,8 +111,8 @@ def compact_gallery(
 def query_keys(protocol: SearchProtocol) -> list[QueryKey]:
     """Keys of the queries of a protocol file."""
     return [
-        (image, *map(float, box))
-        for image, box in zip(protocol.query_images, protocol.query_boxes.tolist())
+        (image, float(x), float(y), float(w), float(h))
+        for image, (x, y, w, h) in zip(protocol.query_images, protocol.query_boxes.tolist())
     ]
 
 

@@ -93,7 +93,7 @@ class _Collector:
             self._add_query(*_query_cells(entry["Query"], at), at)
             matrix = entry["Gallery"]
             begins, sizes = _columns(matrix, _GALLERY)
-            for i in np.flatnonzero(sizes[1]):
+            for i in np.flatnonzero(sizes[1]).tolist():
                 if not is_empty_at(matrix, begins[1][i], sizes[1][i]):
                     box = numbers_at(matrix, begins[1][i], sizes[1][i])
                     self._add_match(i, box, f"{at}.Gallery({i + 1}).idlocate")
@@ -131,7 +131,7 @@ class _Collector:
         self.names.append(name)
 
     def _add_match(self, entry: int, box, where: str) -> None:
-        self.match_entries.append(self.entries + int(entry))
+        self.match_entries.append(self.entries + entry)
         self.match_boxes.append(numbers_of(box, 4, where))
 
     def _add_entries(self, images: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -149,7 +150,7 @@ class _DrawnSets(Dataset):
                 (self.order.seed, draw.position, place),
                 read=read,
                 file_name=file_name,
-                others=lambda view=view: self._others(view),
+                others=partial(self._others, view),
                 skip=self.skip_bad_images,
             )
             frames.append(pixels)

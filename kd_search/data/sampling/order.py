@@ -19,7 +19,7 @@ class Draw(NamedTuple):
     #: Position in the stream of all ranks: global batch times batch size, plus place in the batch.
     position: int
     #: Index of the sample in the data set.
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used
 
 
 class Order(Protocol):

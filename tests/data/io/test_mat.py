@@ -16,7 +16,7 @@ def test_an_absent_file_or_variable_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.mat: no such file"):
         read_mat(str(tmp_path / "none.mat"), "Img")
     put_mat(tmp_path / "a.mat", first=1, second=2)
-    with pytest.raises(ValueError, match="a.mat: expected a variable 'Img', .*: first, second"):
+    with pytest.raises(ValueError, match="a.mat: .*Img.*: first, second"):
         read_mat(str(tmp_path / "a.mat"), "Img")
 
 

@@ -40,7 +40,7 @@ def test_training_identities_are_the_rows_of_train_mat(little):
         "s3.jpg": [([6, 6, 16, 26], 1)],
     }
     assert loaded.metadata["person_names"] == ("p20", "p3")
-    assert loaded.galleries is None
+    assert not loaded.galleries
     assert loaded.notes == ["1 boxes without area are left out"]
 
 
@@ -178,8 +178,8 @@ def test_odd_boxes_with_an_identity_are_counted(little):
     assert _people(loaded)["s4.jpg"][0] == ([1, 1, 9, 17], "p5")
     notes = [note.split("; the first is ")[0] for note in loaded.notes[-2:]]
     assert notes == [
-        "1 boxes with an identity are not among the boxes of Images.mat and label nobody",
-        "1 boxes with an identity label somebody who already is somebody else, and win",
+        "1 boxes with an identity are not among the boxes of Images.mat and are ignored",
+        "1 boxes with an identity replace another identity of the same box",
     ]
     assert "TestG50(1).Gallery(1)" in loaded.notes[-2]
     assert (
@@ -218,7 +218,7 @@ def _drop(root, name):
         (
             "train",
             lambda c: put_mat(c.root / "annotation/Images.mat", Person=people([])),
-            "Images.mat: expected a variable 'Img', the file holds: Person",
+            "Images.mat: .*Img.*: Person",
         ),
         (
             "train",
@@ -290,7 +290,7 @@ def test_an_image_that_is_listed_twice_is_refused(little):
     box = struct([(np.ones((1, 4)),)], "idlocate")
     rows = [("s1.jpg", box), ("s2.jpg", box), ("s1.jpg", box)]
     put_mat(little.root / "annotation/Images.mat", Img=struct(rows, "imname", "box"))
-    with pytest.raises(ValueError, match=r"Img\(3\).imname: s1.jpg is already an earlier entry"):
+    with pytest.raises(ValueError, match=r"Img\(3\).imname: s1.jpg"):
         _load(little, "train")
 
 
@@ -346,7 +346,7 @@ def test_the_checker_counts_galleries_and_compares_with_person_mat(little):
     assert [(d.kind, d.where) for d in report.defects if "G100" in d.message] == [
         ("query_without_match", "query 0 (s4.jpg)")
     ]
-    assert any("Person.mat knows 1 of the unlabelled boxes, of 1 people" in n for n in report.notes)
+    assert any("Person.mat has 1 of the unlabelled boxes, of 1 people" in n for n in report.notes)
     train = check_split(load_split("cuhk_sysu_train", clip=False))
     assert [defect.kind for defect in train.defects if "s2.jpg" in defect.where] == ["box_empty"]
 

@@ -126,7 +126,7 @@ def test_the_first_box_that_can_be_seen_and_has_a_match_is_the_query(root):
     assert queries == [
         ("MOT17-04/000002", {"query_id": 0, "bbox": [3, 3, 13, 23], "person_id": row})
     ]
-    assert "2 appearances in a sequence give no query" in loaded.notes
+    assert "2 people in a sequence have no query" in loaded.notes
     gallery = loaded.galleries["gap2"]
     names = [loaded.dicts[i]["image_id"] for i in gallery["images"]]
     assert names == ["MOT17-02/000001", "MOT17-02/000002", "MOT17-04/000004"]
@@ -137,9 +137,9 @@ def test_the_first_box_that_can_be_seen_and_has_a_match_is_the_query(root):
 
 def test_frames_that_are_apart_anyway_need_no_gallery_list(root):
     loaded = MOTFiles(str(root), queries=True, gallery_gap=3, frame_step=3).load()
-    assert loaded.galleries is None
+    assert not loaded.galleries
     loaded = MOTFiles(str(root), queries=True, gallery_gap=1).load()
-    assert loaded.galleries is None
+    assert not loaded.galleries
 
 
 def test_galleries_agree_with_a_plain_search(tmp_path):
@@ -178,7 +178,7 @@ def test_galleries_agree_with_a_plain_search(tmp_path):
 def test_a_query_file_replaces_the_rule(root):
     (root / "query_info.txt").write_text("MOT17-04/5 3 4 10 20 MOT17-04-FRCNN/img1/000002\n")
     loaded = MOTFiles(str(root), queries=True).load()
-    assert loaded.galleries is None
+    assert not loaded.galleries
     assert loaded.dicts[3]["queries"][0]["bbox"] == [3, 4, 13, 24]
 
 
@@ -208,7 +208,7 @@ def test_ids_can_be_shared_by_sequences_that_say_so(tmp_path):
     ("change", "message"),
     [
         (lambda r: r.rename(r.with_name("gone")), "no sequence there or in train/ below"),
-        (lambda r: (r / "A/gt/gt.txt").unlink(), "A/gt/gt.txt: no such file .*test sequences"),
+        (lambda r: (r / "A/gt/gt.txt").unlink(), "A/gt/gt.txt: no such file"),
         (lambda r: (r / "A/gt/gt.txt").write_text("1,2,3,4,5,6,x\n"), "A/gt/gt.txt: .*'x'"),
         (lambda r: (r / "A/gt/gt.txt").write_text("1,2,3\n"), "A/gt/gt.txt: 3 columns, expected"),
         (
@@ -225,10 +225,10 @@ def test_ids_can_be_shared_by_sequences_that_say_so(tmp_path):
             lambda r: (r / "A/seqinfo.ini").write_text("[Sequence]\nseqLength=many\n"),
             "A/seqinfo.ini: .*many",
         ),
-        (lambda r: put_image(r / "A/img1/000001.jpg", (9, 9)), "says 64 x 48, .* is 9 x 9"),
+        (lambda r: put_image(r / "A/img1/000001.jpg", (9, 9)), "seqinfo.ini .* 64 x 48, .* 9 x 9"),
         (lambda r: put_image(r / "A/img1/first.jpg"), "first.jpg: the name is not the number"),
         (lambda r: put_image(r / "A/img1/1.png"), "frame 1 is also"),
-        (lambda r: (r / "A/img1").rename(r / "A/img2"), "A/img1: no such image folder"),
+        (lambda r: (r / "A/img1").rename(r / "A/img2"), "A/img1: no such folder"),
     ],
 )
 def test_absent_and_broken_files_are_named(tmp_path, change, message):
@@ -241,9 +241,9 @@ def test_absent_and_broken_files_are_named(tmp_path, change, message):
 
 
 def test_what_cannot_work_is_refused(root):
-    with pytest.raises(ValueError, match="no sequence is named 'MOT16-01' .*: MOT17-02, MOT17-04"):
+    with pytest.raises(ValueError, match="'MOT16-01' .*: MOT17-02, MOT17-04"):
         MOTFiles(str(root), sequences=("MOT16-01",)).load()
-    with pytest.raises(ValueError, match="no query: nobody is 0.8 visible .* lower"):
+    with pytest.raises(ValueError, match="0.8 .*50 .*query_visibility or gallery_gap"):
         MOTFiles(str(root), queries=True, gallery_gap=50).load()
     with pytest.raises(ValueError, match="frame_step must be 1 or more"):
         MOTFiles(str(root), frame_step=0)

@@ -126,13 +126,16 @@ def _boxes(root, **content):
             lambda r: (r / "frames/c2s1_000026.jpg").unlink(),
             "frame_train.mat: 1 of the 3 images .* the first is .*c2s1_000026.jpg",
         ),
-        (lambda r: put_mat(r / "frame_train.mat", other=1), "'img_index_train', .*: other"),
+        (
+            lambda r: put_mat(r / "frame_train.mat", other=1),
+            "frame_train.mat: .*img_index_train.*: other",
+        ),
         (lambda r: _frames(r, ["a", "b", "a"]), r"img_index_train\(3\): a is already entry 1"),
         (lambda r: _frames(r, ["a", 3]), r"img_index_train\(2\): expected a string"),
         (lambda r: _frames(r, []), "img_index_train names no frame"),
         (
             lambda r: _boxes(r, boxes=np.ones((1, 5))),
-            "000001.jpg.mat: expected box_new, anno_file, anno_previous, the file holds: boxes",
+            "000001.jpg.mat: .*box_new.*anno_file.*anno_previous.*: boxes",
         ),
         (lambda r: _boxes(r, box_new=np.ones((2, 4))), r"box_new has shape \(2, 4\)"),
         (

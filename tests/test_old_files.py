@@ -13,8 +13,8 @@ from tiny import tiny_cfg
 
 from kd_search.checkpoint import PersonSearchCheckpointer
 from kd_search.config import get_cfg
-from kd_search.data.generated import register_objects
 from kd_search.data.detection.register import load_detection_set
+from kd_search.data.generated import register_objects
 from kd_search.distillation import Distiller, FrozenTeacher, build_terms
 from kd_search.distillation.methods.global_knowledge import PrototypeBank
 from kd_search.distillation.methods.id_table import IDTableFile

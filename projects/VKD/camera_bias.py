@@ -7,7 +7,7 @@
 Takes the options of ablate.py, which has trained the runs, or pairs of config and weights, and
 trains no network. A frame's embedding, of unit length where the metric is the cosine, should tell
 who it is; the camera that took it is what views of several cameras shall teach to leave out. The
-classifier (kd_search/evaluation/linear_probe.py) is fitted to frames of the training identities
+classifier (linear_probe.py) is fitted to frames of the training identities
 and scored on those of the test identities, all of whose cameras it knows. Beside its accuracy
 stand the share of the most frequent camera among the test frames ("chance") and the accuracy on
 the frames it was fitted to. Writes camera_bias_STUDY.md, .json and .png under --to; what stands in
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
+from linear_probe import REGULARISER, fit_linear_probe, largest_share
 from tqdm import tqdm
 from vkd_networks import (
     Network,
@@ -37,7 +38,6 @@ from vkd_study import REPO
 from kd_search.data.io.image import ImageError
 from kd_search.data.reid import CropMapper, get_reid_samples
 from kd_search.data.reid.views import chunk_frames
-from kd_search.evaluation.linear_probe import REGULARISER, fit_linear_probe, largest_share
 from kd_search.experiments import Row, TableLayout, markdown, summarise, write_text
 from kd_search.utils.files import write_json
 from kd_search.visualization import draw_bars, write_picture

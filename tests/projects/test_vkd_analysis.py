@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from linear_probe import fit_linear_probe
 from PIL import Image
 from tiny import REPO
 from vkd_networks import add_network_options, choose_networks, complete_networks
@@ -13,7 +14,6 @@ from vkd_study import make_study
 
 from kd_search.data.reid import get_reid_samples
 from kd_search.engine import PersonSearchTrainer
-from kd_search.evaluation.linear_probe import fit_linear_probe
 from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, build_run_config, settings_of
 from kd_search.synthetic import (
     TRACKLETS_PRESETS,

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from linear_probe import fit_linear_probe, largest_share
 from torch.nn import functional as F  # noqa: N812
-
-from kd_search.evaluation.linear_probe import fit_linear_probe, largest_share
 
 CAMERAS = np.array([1, 3, 4, 7])
 

@@ -1,4 +1,4 @@
-"""What a linear classifier can read from frozen features: multinomial logistic regression."""
+"""Linear probe of frozen features: multinomial logistic regression."""
 
 import logging
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from .flat_arrays import check_floats, check_integers
+from kd_search.evaluation.flat_arrays import check_floats, check_integers
 
 logger = logging.getLogger(__name__)
 

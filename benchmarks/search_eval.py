@@ -15,15 +15,16 @@ import numpy as np
 from _search_reference import search_one_query, split_by_image
 from _search_sets import EMBEDDING_DIM, cuhk_set, prw_set
 
-from kd_search.evaluation import Gallery, View, evaluate_search, search_views
-from kd_search.evaluation.search.galleries import (
-    MODES,
-    complete_gallery,
-)
-from kd_search.evaluation.search.protocol_table import (
+from kd_search.evaluation import (
+    Gallery,
+    GalleryProtocol,
+    Protocol,
+    RankingSettings,
     TableOptions,
-    table_rows,
+    rank_gallery,
 )
+from kd_search.evaluation.search.galleries import MODES, complete_gallery
+from kd_search.evaluation.search.protocol_table import table_rows
 
 SAMPLED_QUERIES = 100
 SPEED_UP = 90.0
@@ -69,7 +70,7 @@ def _prw_row(harness):
         harness,
         "PRW size, whole gallery",
         data,
-        lambda: [evaluate_search(data.detections, data.ground_truth, data.queries)],
+        lambda: _one_table(data),
         [None],
         SPEED_UP,
     )
@@ -77,15 +78,13 @@ def _prw_row(harness):
 
 def _cuhk_rows(harness, data):
     g100 = next(gallery for gallery in data.galleries if gallery.name == "G100")
-    views = [View(Gallery.whole()), View(g100)]
+    views = [GalleryProtocol(Gallery()), GalleryProtocol(g100)]
 
     def both():
-        return search_views(data.detections, data.ground_truth, data.queries, views, num_matches=10)
+        return rank_gallery(data.detections, data.ground_truth, data.queries, views)
 
     def alone():
-        return search_views(
-            data.detections, data.ground_truth, data.queries, views[1:], num_matches=10
-        )
+        return rank_gallery(data.detections, data.ground_truth, data.queries, views[1:])
 
     return [
         _against_definition(
@@ -151,12 +150,12 @@ def _search_by_definition(data, images, query, gallery):
 
 
 def _all_tables_row(harness, data):
-    def single():
-        return evaluate_search(data.detections, data.ground_truth, data.queries)
-
     rows = all_tables(data)
     timing = harness.compare(
-        lambda: all_tables(data), single, repeats=min(3, harness.repeats), warmup=1
+        lambda: all_tables(data),
+        lambda: _one_table(data),
+        repeats=min(3, harness.repeats),
+        warmup=1,
     )
     return harness.row(
         f"all {len(rows)} rows of the table of protocols (7 galleries and 2 subsets, detected and "
@@ -175,31 +174,22 @@ def all_tables(data):
     options = TableOptions()
     full = [gallery for gallery in data.galleries if gallery.queries is None]
     views = [
-        View(gallery, "all", mode, reranked)
+        GalleryProtocol(gallery, "all", mode, reranked)
         for mode in MODES
-        for gallery in [*data.galleries, complete_gallery(full[0]) if full else Gallery.whole()]
+        for gallery in [*data.galleries, complete_gallery(full[0]) if full else Gallery()]
         for reranked in (False, True)
     ]
     rows = []
     for boxes, detections in (("detected", data.detections), ("ground_truth", data.given)):
-        results = search_views(
+        results = rank_gallery(
             detections,
             data.ground_truth,
             data.queries,
             views,
+            RankingSettings(num_matches=0, k1=options.cbgm_k1),
             contexts=data.contexts,
-            k1=options.cbgm_k1,
         )
-        rows += table_rows(
-            results,
-            boxes,
-            options,
-            top_k=(1, 5, 10),
-            subsets=data.subsets,
-            num_detections=len(detections),
-            score_thresh=0.5,
-            iou_thresh=0.5,
-        )
+        rows += table_rows(results, boxes, options, Protocol(), data.subsets)
     return rows
 
 
@@ -280,7 +270,7 @@ def report(name, num_images=None, num_queries=None):
 
 
 def _one_table(data):
-    return evaluate_search(data.detections, data.ground_truth, data.queries)
+    return rank_gallery(data.detections, data.ground_truth, data.queries)
 
 
 def _forget_peak():

@@ -32,15 +32,9 @@ from kd_search.evaluation import (
     evaluate_detection_set,
     load_detections,
 )
-from kd_search.evaluation.search.import_arrays import (
-    BOX_FORMATS,
-    load_plain_arrays,
-)
-from kd_search.evaluation.search.predictions_io import write_evaluation
-from kd_search.evaluation.search.protocol import (
-    SIMILARITIES,
-    results_document,
-)
+from kd_search.evaluation.search.evaluate import results_document, write_evaluation
+from kd_search.evaluation.search.import_arrays import BOX_FORMATS, load_plain_arrays
+from kd_search.evaluation.search.protocol import SIMILARITIES
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -39,12 +39,10 @@ from kd_search.evaluation.search.plot_data import (
     distances,
     precision_recall_curve,
 )
-from kd_search.evaluation.search.predictions_io import DETECTIONS_FILE
-from kd_search.evaluation.search.protocol import (
-    PreparedSet,
-    headline_gallery,
-)
+from kd_search.evaluation.search.predictions import DETECTIONS_FILE
+from kd_search.evaluation.search.protocol import headline_gallery
 from kd_search.evaluation.search.protocol_table import read_table_rows
+from kd_search.evaluation.search.test_set import PreparedSet
 from kd_search.visualization import write_picture
 from kd_search.visualization.search_plots import (
     draw_camera_pairs,

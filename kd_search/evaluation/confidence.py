@@ -1,8 +1,8 @@
-"""How sure a mean over queries is: bootstrap intervals and a paired test of two runs.
+"""Uncertainty of a mean over queries: bootstrap intervals and a paired test of two runs.
 
 The queries of a test set are a sample. Resampling them (Efron and Tibshirani, "An Introduction to
-the Bootstrap", 1993, chapter 13: percentile interval) shows how far a mean would move with other
-queries of the same kind. It says nothing about another training run: for that, train again.
+the Bootstrap", 1993, chapter 13: percentile interval) estimates the variation of a mean over other
+queries of the same kind. It does not cover the variation between training runs.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Optional
 
 import numpy as np
 
-# Up to so many queries that differ, all sign patterns are tried instead of a sample.
+# Up to this number of queries that differ, all sign patterns are tried instead of a sample.
 _EXACT_QUERIES = 14
 _CHUNK = 512
 
@@ -37,7 +37,7 @@ class PairedComparison:
 
 
 def resampling_weights(num_queries: int, resamples: int, seed: int) -> np.ndarray:
-    """(S, Q) how often each resample, with replacement, holds each query."""
+    """(S, Q) number of times that each resample, with replacement, holds each query."""
     rng = np.random.default_rng(seed)
     weights = np.empty((resamples, num_queries), dtype=np.float32)
     for row in weights:
@@ -48,14 +48,14 @@ def resampling_weights(num_queries: int, resamples: int, seed: int) -> np.ndarra
 def bootstrap_intervals(
     values: np.ndarray, resamples: int, seed: int, weights: Optional[np.ndarray] = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % intervals of the means of several columns, all from the same resamples.
+    """Compute 95 % intervals of the means of several columns from the same resamples.
 
     Args:
         values: (Q, R), Q at least 1.
         resamples, seed: of :func:`resampling_weights`; ``weights`` may be given instead.
 
     Returns:
-        (R,) low and (R,) high.
+        (R,) low and (R,) high ends.
     """
     if weights is None:
         weights = resampling_weights(len(values), resamples, seed)
@@ -67,12 +67,12 @@ def bootstrap_intervals(
 def compare_paired(
     a: np.ndarray, b: np.ndarray, *, resamples: int = 10000, seed: int = 0
 ) -> PairedComparison:
-    """Whether the mean of ``b`` differs from that of ``a`` by more than chance.
+    """Test whether the means of ``a`` and ``b`` differ by more than chance.
 
-    Sign-flip permutation test: if the runs were equally good, each query's difference could as
-    well have the other sign. The p value is the share of sign patterns whose mean is at least as
-    far from 0, two-sided; all patterns where few queries differ, else ``resamples`` random ones
-    (and the observed one, so that it is never 0).
+    Sign-flip permutation test: for equally good runs, both signs of a query's difference are
+    equally likely. The p value is the share of sign patterns whose mean is at least as far from 0,
+    two-sided; all patterns where few queries differ, else ``resamples`` random ones (and the
+    observed one, so that it is never 0).
 
     Args:
         a, b: (Q,) values of the same queries, Q at least 1.
@@ -96,7 +96,7 @@ def compare_paired(
 def _sign_flip_p(difference: np.ndarray, resamples: int, seed: int) -> float:
     if not len(difference):
         return 1.0
-    # Sums that differ by rounding alone are equally far.
+    # Sums that differ only by rounding count as equal.
     observed = abs(difference.sum()) * (1 - 1e-9)
     if len(difference) <= _EXACT_QUERIES:
         patterns = np.arange(1 << len(difference))[:, None] >> np.arange(len(difference))

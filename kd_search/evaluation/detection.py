@@ -1,4 +1,4 @@
-"""Chooses Detectron2's evaluator for a detection set."""
+"""Choice of Detectron2's evaluator for a detection set."""
 
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -13,18 +13,17 @@ from kd_search.data.catalog import is_person_search
 
 
 def build_detection_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
-    """AP of boxes: VOC's for ``evaluator_type`` "pascal_voc", otherwise COCO's.
+    """Build the evaluator of box AP: VOC's for ``evaluator_type`` "pascal_voc", otherwise COCO's.
 
-    Sets without COCO-JSON are converted to it, anew each time: the images or labels may have
-    changed since. So are person search sets, whose JSON Detectron2 does not read; in them every
-    person counts alike.
+    Sets without COCO-JSON are converted to it each time, as images or labels may have changed; so
+    are person search sets, whose JSON Detectron2 does not support, without identities.
 
     Args:
-        dataset_name: registered test set, which has been loaded.
+        dataset_name: registered test set, already loaded.
         output_dir: folder for predictions and the converted annotations.
 
     Raises:
-        ValueError: the set does not name its classes.
+        ValueError: the metadata of the set lack ``thing_classes``.
     """
     metadata = MetadataCatalog.get(dataset_name)
     if metadata.get("evaluator_type") == "pascal_voc":
@@ -33,14 +32,25 @@ def build_detection_evaluator(dataset_name: str, output_dir: str) -> DatasetEval
         return _coco_evaluator(dataset_name, output_dir)
     if metadata.get("thing_classes") is None:
         raise ValueError(
-            f"data set {dataset_name!r} does not name its classes: set thing_classes of its "
-            "metadata"
+            f"data set {dataset_name!r} has no class names: set thing_classes of its metadata"
         )
-    return _evaluator_of_converted(dataset_name, output_dir)
+    json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+    if comm.is_main_process():
+        convert_to_coco_json(dataset_name, json_file, allow_cached=False)
+    comm.synchronize()
+    # COCOEvaluator would keep the file's name in the metadata of the set, for evaluations with
+    # another output folder too. A temporary alias leaves the metadata unchanged.
+    alias = f"{dataset_name} as COCO-JSON"
+    classes = MetadataCatalog.get(dataset_name).thing_classes
+    MetadataCatalog.get(alias).set(json_file=json_file, thing_classes=list(classes))
+    try:
+        return _coco_evaluator(alias, output_dir)
+    finally:
+        MetadataCatalog.remove(alias)
 
 
 def has_fast_coco_eval() -> bool:
-    """Whether Detectron2's compiled operators are there: a pure-Python build has a stand-in."""
+    """Whether Detectron2's compiled operators are there, not the substitute of a Python build."""
     spec = find_spec("detectron2._C")
     return spec is not None and str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES))
 
@@ -49,19 +59,3 @@ def _coco_evaluator(dataset_name: str, output_dir: str) -> COCOEvaluator:
     return COCOEvaluator(
         dataset_name, ("bbox",), True, output_dir, use_fast_impl=has_fast_coco_eval()
     )
-
-
-def _evaluator_of_converted(dataset_name: str, output_dir: str) -> COCOEvaluator:
-    json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
-    if comm.is_main_process():
-        convert_to_coco_json(dataset_name, json_file, allow_cached=False)
-    comm.synchronize()
-    # Detectron2 would keep the file's name in the metadata of the set for good, wherever the next
-    # evaluation writes to. Under another name it finds the file and leaves no trace.
-    alias = f"{dataset_name} as COCO-JSON"
-    classes = MetadataCatalog.get(dataset_name).thing_classes
-    MetadataCatalog.get(alias).set(json_file=json_file, thing_classes=list(classes))
-    try:
-        return _coco_evaluator(alias, output_dir)
-    finally:
-        MetadataCatalog.remove(alias)

@@ -1,15 +1,19 @@
-"""The inputs of the metrics: flat arrays over all images, with the image of each row beside it.
+"""Inputs and per-query results of the metrics: flat arrays over all images.
 
-Images are numbered 0, 1, 2, ... by the caller, the same way in all three classes. Boxes are
-absolute pixels, XYXY with real-valued edges (width = x1 - x0), in the original image.
+Images are numbered 0, 1, 2, ... by the caller, in the same way in all inputs. Boxes are absolute
+pixels of the original image, XYXY with real-valued edges (width = x1 - x0).
 """
 
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 
-# Rows of embeddings must have this length within this tolerance; half precision stays inside it.
+AnyPath = Union[str, "os.PathLike[str]"]
+Shape = tuple[Optional[int], ...]  # None stands for any length
+# Tolerance of the length of unit embeddings; half precision stays inside it.
 UNIT_LENGTH_TOLERANCE = 1e-2
 
 
@@ -17,15 +21,15 @@ UNIT_LENGTH_TOLERANCE = 1e-2
 class Detections:
     """N detections of all gallery images, in any order; equal similarities keep this order.
 
-    Raises ValueError, naming the array, where shapes do not fit or a number is not finite.
+    Raises ValueError, naming the array, where a shape or type is wrong or a number not finite.
     """
 
     boxes: np.ndarray  # (N, 4)
     scores: np.ndarray  # (N,) confidence
     image_index: np.ndarray  # (N,) int
-    embeddings: Optional[np.ndarray] = None  # (N, D), unit length; the detection metric needs none
+    embeddings: Optional[np.ndarray] = None  # (N, D), unit length; not needed to rate detection
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.boxes = check_floats("boxes", self.boxes, (None, 4))
         self.scores = check_floats("scores", self.scores, (len(self.boxes),))
         self.image_index = _check_image_index(self.image_index, len(self.boxes))
@@ -36,7 +40,7 @@ class Detections:
         return len(self.boxes)
 
     def select(self, rows: np.ndarray) -> "Detections":
-        """The detections of these rows (mask or indices), in that order."""
+        """Return the detections of these rows (mask or indices), in that order."""
         embeddings = None if self.embeddings is None else self.embeddings[rows]
         return Detections(self.boxes[rows], self.scores[rows], self.image_index[rows], embeddings)
 
@@ -49,7 +53,7 @@ class GroundTruth:
     person_ids: np.ndarray  # (M,) int, negative where the person is not labelled
     image_index: np.ndarray  # (M,) int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.boxes = check_floats("boxes", self.boxes, (None, 4))
         self.person_ids = check_integers("person_ids", self.person_ids, (len(self.boxes),))
         self.image_index = _check_image_index(self.image_index, len(self.boxes))
@@ -64,9 +68,9 @@ class Queries:
 
     embeddings: np.ndarray  # (Q, D), unit length
     person_ids: np.ndarray  # (Q,) int; a negative id is in no gallery image
-    image_index: np.ndarray  # (Q,) int, the query's own image, which it never searches; -1: none
+    image_index: np.ndarray  # (Q,) int, the query's own image; -1: none
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.embeddings = check_unit_rows("query embeddings", self.embeddings, None)
         count = (len(self.embeddings),)
         self.person_ids = check_integers("query person_ids", self.person_ids, count)
@@ -76,10 +80,76 @@ class Queries:
         return len(self.embeddings)
 
 
-def check_floats(name: str, array: np.ndarray, shape: tuple) -> np.ndarray:
-    """Return ``array`` if it is real-valued, finite and of this shape; None is any length."""
-    array = np.asarray(array)
-    _check_shape(name, array, shape)
+@dataclass
+class Contexts:
+    """For each of Q queries, the embeddings of the people around it, without the query's own."""
+
+    offsets: np.ndarray  # (Q + 1,) int64
+    embeddings: np.ndarray  # (C, D), unit length
+
+
+@dataclass
+class QueryResults:
+    """Per-query results, in the order of the queries. Rates are fractions in 0..1.
+
+    A query without a match in its gallery (``num_gt`` 0) is left out of every mean and counted by
+    ``num_without_match``.
+    """
+
+    ap: np.ndarray  # (Q,) float64; 0 where num_gt is 0
+    num_gt: np.ndarray  # (Q,) int64, gallery images (search) or entries (re-ID) of the person
+    first_hit_rank: np.ndarray  # (Q,) int64, 1 is best; 0 where nothing was found
+    match_index: np.ndarray  # (Q, K) int64, best entries as rows of the gallery; -1 padding
+    match_similarity: np.ndarray  # (Q, K) float64; NaN padding
+    match_correct: np.ndarray  # (Q, K) bool
+
+    @staticmethod
+    def empty(num_queries: int, num_matches: int) -> dict[str, np.ndarray]:
+        """Initial values of the fields, for Q queries and K matches each."""
+        matches = (num_queries, num_matches)
+        return {
+            "ap": np.zeros(num_queries),
+            "num_gt": np.zeros(num_queries, np.int64),
+            "first_hit_rank": np.zeros(num_queries, np.int64),
+            "match_index": np.full(matches, -1, dtype=np.int64),
+            "match_similarity": np.full(matches, np.nan),
+            "match_correct": np.zeros(matches, dtype=bool),
+        }
+
+    @property
+    def num_queries(self) -> int:
+        """Number of queries that the means are over."""
+        return int((self.num_gt > 0).sum())
+
+    @property
+    def num_without_match(self) -> int:
+        """Number of queries whose person is not in the gallery."""
+        return int((self.num_gt == 0).sum())
+
+    def mean_ap(self) -> float:
+        """Mean of ``ap`` over the queries with a match; NaN if there is none."""
+        return self._mean(self.ap)
+
+    def top_k_accuracy(self, k: int) -> float:
+        """Share of the same queries with a right entry among the ``k`` best."""
+        return self._mean((self.first_hit_rank >= 1) & (self.first_hit_rank <= k))
+
+    def metrics(self, top_k: Sequence[int]) -> dict[str, float]:
+        """``mAP``, ``top1``, ... in percent; ``queries`` and ``queries_without_match``."""
+        metrics = {"mAP": 100 * self.mean_ap()}
+        metrics.update({f"top{k}": 100 * self.top_k_accuracy(k) for k in top_k})
+        metrics["queries"] = self.num_queries
+        metrics["queries_without_match"] = self.num_without_match
+        return metrics
+
+    def _mean(self, values: np.ndarray) -> float:
+        answerable = self.num_gt > 0
+        return float(values[answerable].mean()) if answerable.any() else float("nan")
+
+
+def check_floats(name: str, array: Any, shape: Shape) -> np.ndarray:
+    """Return ``array`` if it is real-valued, finite and of this shape."""
+    array = _check_shape(name, array, shape)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} has type {array.dtype}; expected real numbers")
     bad = array.size - int(np.isfinite(array).sum())
@@ -88,21 +158,20 @@ def check_floats(name: str, array: np.ndarray, shape: tuple) -> np.ndarray:
     return array
 
 
-def check_integers(name: str, array: np.ndarray, shape: tuple) -> np.ndarray:
+def check_integers(name: str, array: Any, shape: Shape) -> np.ndarray:
     """Return ``array`` as int64 if it holds integers in this shape."""
     array = np.asarray(array)
-    # An empty list becomes a float array; there is nothing wrong in it.
+    # numpy makes a float array of an empty list.
     if array.dtype.kind not in "iu" and array.size:
         raise ValueError(f"{name} has type {array.dtype}; expected integers")
-    _check_shape(name, array, shape)
-    return array.astype(np.int64, copy=False)
+    return _check_shape(name, array, shape).astype(np.int64, copy=False)
 
 
-def check_unit_rows(name: str, array: np.ndarray, count: Optional[int]) -> np.ndarray:
-    """Return ``array`` (count, D) if each row has unit length; all-zero rows pass too.
+def check_unit_rows(name: str, array: Any, count: Optional[int]) -> np.ndarray:
+    """Return ``array`` (count, D) if each row has unit length or is zero.
 
-    The metric takes the dot product as the cosine. A zero row (no direction at all, similarity 0
-    to everything) is what L2 normalisation makes of a zero vector.
+    The metric takes the dot product as the cosine. A zero row (similarity 0 to everything) is what
+    L2 normalisation makes of a zero vector.
     """
     array = check_floats(name, array, (count, None))
     length = np.sqrt(np.einsum("nd,nd->n", array, array, dtype=np.float64))
@@ -114,17 +183,27 @@ def check_unit_rows(name: str, array: np.ndarray, count: Optional[int]) -> np.nd
     return array
 
 
-def _check_image_index(array: np.ndarray, count: int) -> np.ndarray:
+def check_top_k(top_k: Iterable[int]) -> list[int]:
+    """Return ranks ascending, each once; raise ValueError unless there are some, from 1 on."""
+    ranks = sorted({int(k) for k in top_k})
+    if not ranks or ranks[0] < 1:
+        raise ValueError(f"top_k must hold ranks from 1 on, not {ranks}")
+    return ranks
+
+
+def _check_image_index(array: Any, count: int) -> np.ndarray:
     array = check_integers("image_index", array, (count,))
     if count and array.min() < 0:
         raise ValueError(f"image_index has a negative entry, {array.min()}")
     return array
 
 
-def _check_shape(name: str, array: np.ndarray, shape: tuple) -> None:
+def _check_shape(name: str, array: Any, shape: Shape) -> np.ndarray:
+    array = np.asarray(array)
     fits = array.ndim == len(shape) and all(
         want is None or have == want for have, want in zip(array.shape, shape)
     )
     if not fits:
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} has shape {array.shape}; expected ({wanted})")
+    return array

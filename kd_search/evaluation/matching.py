@@ -1,13 +1,13 @@
-"""Which detections overlap which annotated boxes, for all images at once."""
+"""Overlap of detections with annotated boxes, for all images at once."""
 
 import numpy as np
 
-# Pairs of one chunk; bounds the memory of the overlap computation to some tens of megabytes.
+# Pairs per chunk: bounds the memory of the overlap computation to some tens of megabytes.
 PAIRS_PER_CHUNK = 1 << 18
 
 
 def iou_of_pairs(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
-    """Intersection over union of row i of one with row i of the other.
+    """Intersection over union of the boxes of equal rows.
 
     Args:
         boxes_a, boxes_b: (P, 4), absolute pixels, XYXY.
@@ -19,14 +19,16 @@ def iou_of_pairs(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
     b = np.asarray(boxes_b, dtype=np.float64)
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     intersection = sides.clip(min=0).prod(axis=1)
-    union = _area(a) + _area(b) - intersection
-    return np.divide(intersection, union, out=np.zeros(len(a)), where=union > 0)
+    area_a, area_b = ((c[:, 2:] - c[:, :2]).clip(min=0).prod(axis=1) for c in (a, b))
+    union = area_a + area_b - intersection
+    iou: np.ndarray = np.divide(intersection, union, out=np.zeros(len(a)), where=union > 0)
+    return iou
 
 
 def search_iou_threshold(boxes: np.ndarray, iou_thresh: float = 0.5) -> np.ndarray:
-    """IoU that a detection needs with each annotated box to count as found.
+    """IoU at which a detection matches each annotated box.
 
-    min(iou_thresh, w h / ((w + 10) (h + 10))): a small box gets some pixels of slack, as in the
+    min(iou_thresh, w h / ((w + 10) (h + 10))): small boxes get some pixels of slack, as in the
     protocol of CUHK-SYSU and PRW (Xiao et al., CVPR 2017).
 
     Args:
@@ -47,16 +49,15 @@ def overlapping_pairs(
     boxes: np.ndarray,
     image_index: np.ndarray,
     *,
-    without_touching: bool = False,
+    include_disjoint: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of annotated box and detection of one image with IoU at or above a threshold.
+    """Find the pairs of annotated box and detection in one image with enough IoU.
 
     Args:
-        gt_boxes: (M, 4) annotated boxes; gt_image_index: (M,) their images.
-        thresholds: (M,) IoU that each annotated box demands. Boxes that do not touch are no pair
-            even where it is 0.
-        boxes: (N, 4) detections; image_index: (N,) their images.
-        without_touching: where the threshold is 0, take boxes that do not touch for a pair too.
+        gt_boxes, gt_image_index: (M, 4) annotated boxes and (M,) their images.
+        thresholds: (M,) minimum IoU with each annotated box.
+        boxes, image_index: (N, 4) detections and (N,) their images.
+        include_disjoint: whether boxes of IoU 0 are a pair where the threshold is 0.
 
     Returns:
         (P,) rows of the annotated boxes, (P,) rows of the detections, (P,) their IoU; sorted by
@@ -73,7 +74,7 @@ def overlapping_pairs(
         detection = by_image[expand_ranges(start[part], count[part])]
         iou = iou_of_pairs(gt_boxes[gt], boxes[detection])
         keep = iou >= thresholds[gt]
-        if not without_touching:
+        if not include_disjoint:
             keep &= iou > 0
         gt_parts.append(gt[keep])
         detection_parts.append(detection[keep])
@@ -84,8 +85,5 @@ def overlapping_pairs(
 def expand_ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Concatenate the ranges start[i], ..., start[i] + count[i] - 1, without a loop."""
     before = np.cumsum(count) - count
-    return np.repeat(start - before, count) + np.arange(int(count.sum()))
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
+    indices: np.ndarray = np.repeat(start - before, count) + np.arange(int(count.sum()))
+    return indices

@@ -1,4 +1,4 @@
-"""Cosine similarities in float64, in blocks of queries: memory does not grow with the queries."""
+"""Cosine similarities in float64, computed in blocks of queries to bound memory."""
 
 from collections.abc import Iterator
 from typing import Optional, Union
@@ -7,15 +7,14 @@ import numpy as np
 
 # Similarities are rounded to multiples of 2^-44 (6e-14): adding and subtracting 1.5 * 2^8 drops
 # the bits below. A matrix product may sum in another order near the edge of the matrix, so that
-# equal embeddings would differ in the last bit; rounded, they tie wherever they lie.
+# equal embeddings would differ in the last bit; after rounding they tie.
 _ROUNDING = 384.0
-# Bytes of one block of similarities; a block is as many queries as fit, but never few, since a
-# product with few rows is slow.
+# Bytes of one block of similarities, and its minimum of queries: products with few rows are slow.
 _BLOCK_BYTES = 48 << 20
 _MIN_QUERIES = 16
-# Above this size the embeddings are not kept in float64, but converted part by part, each time.
+# Above this size the embeddings are not kept in float64, but converted in parts for each block.
 _FLOAT64_BYTES = 128 << 20
-# Entries that one maximum stands for when the best of a row are looked for.
+# Entries per maximum in the search for the best of a row.
 CHUNK = 128
 
 
@@ -35,10 +34,10 @@ class Similarity:
         weights: Optional[np.ndarray] = None,
     ):
         self._embeddings, self._weights = embeddings, weights
-        # All of them in order need no copy: there may be half a million.
+        # All rows in order need no copy: there may be half a million.
         self._rows = None if rows is None or len(rows) == len(embeddings) else rows
         self._count = len(embeddings) if rows is None else len(rows)
-        #: Length of a row: N, filled up with -inf to whole chunks.
+        #: Length of a row: N, padded with -inf to whole chunks.
         self.columns = -(-max(self._count, 1) // CHUNK) * CHUNK
         bytes_per_row = 8 * max(embeddings.shape[1], 1)
         self._step = self.columns
@@ -47,11 +46,10 @@ class Similarity:
         self._whole = self._part(0) if self._step == self.columns else None
 
     def blocks(self, queries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Similarities of queries (Q, D), block by block.
+        """Compute the similarities of queries (Q, D), block by block.
 
         Yields:
-            (number of the first query, (B, columns) float64). The array is used again for the
-            next block.
+            (first query, (B, columns) float64). The next block overwrites the array.
         """
         size = max(_BLOCK_BYTES // (8 * self.columns), min(_MIN_QUERIES, len(queries)), 1)
         block = np.zeros((min(size, max(len(queries), 1)), self.columns))
@@ -69,7 +67,7 @@ class Similarity:
 
     def _fill(self, queries: np.ndarray, out: np.ndarray) -> np.ndarray:
         if not self._count:
-            # Nobody was found: then even the length of the embeddings may be unknown.
+            # Without detections, the length of the embeddings may be unknown.
             out[:] = -np.inf
             return out
         if self._whole is not None:
@@ -83,9 +81,9 @@ class Similarity:
         return out
 
     def _part(self, first: int) -> np.ndarray:
-        """Detections from ``first`` on in float64, at most a step of them, filled up to chunks.
+        """Detections from ``first`` on in float64, at most a step of them, padded to whole chunks.
 
-        Where the product is not of whole chunks, BLAS gives the last columns other bits.
+        In a product of other sizes, BLAS computes the last columns with other rounding.
         """
         last = min(first + self._step, self.columns)
         rows = np.zeros((last - first, self._embeddings.shape[1]))
@@ -95,14 +93,14 @@ class Similarity:
 
     def _float64(self, columns: Union[np.ndarray, slice]) -> np.ndarray:
         rows = columns if self._rows is None else self._rows[columns]
-        chosen = self._embeddings[rows].astype(np.float64)
+        chosen: np.ndarray = self._embeddings[rows].astype(np.float64)
         if self._weights is not None:
             chosen *= self._weights[columns, None]
         return chosen
 
 
 def round_similarity(similarity: np.ndarray) -> np.ndarray:
-    """Round in place, see above, and return the array."""
+    """Round to multiples of 2^-44 in place, and return the array."""
     similarity += _ROUNDING
     similarity -= _ROUNDING
     return similarity
@@ -111,13 +109,14 @@ def round_similarity(similarity: np.ndarray) -> np.ndarray:
 def best_columns(row: np.ndarray, count: int) -> np.ndarray:
     """Columns of at least the ``count`` highest entries of a row, best first, equals in order.
 
-    Fewer if the row has fewer above -inf; more where many are as high as the last.
+    Fewer if the row has fewer above -inf.
 
     Args:
         row: (columns,), a multiple of ``CHUNK`` long.
     """
     candidates = candidates_of_best(row, count)
-    return candidates[(-row[candidates]).argsort(kind="stable")]
+    best: np.ndarray = candidates[(-row[candidates]).argsort(kind="stable")]
+    return best
 
 
 def candidates_of_best(row: np.ndarray, count: int) -> np.ndarray:
@@ -129,11 +128,11 @@ def candidates_of_best(row: np.ndarray, count: int) -> np.ndarray:
         row: (columns,), a multiple of ``CHUNK`` long.
     """
     maxima = row.reshape(-1, CHUNK).max(axis=1)
-    # The count-th highest maximum cannot be above the count-th highest entry. With fewer chunks
-    # than that, every searched column is a candidate.
+    # The count-th highest maximum is not above the count-th highest entry. With fewer chunks,
+    # every searched column is a candidate.
     return above(row, np.partition(maxima, -count)[-count] if count <= len(maxima) else -np.inf)
 
 
 def above(row: np.ndarray, bound: float) -> np.ndarray:
     """Ascending columns of the entries that are ``bound`` or higher, but not -inf."""
-    return (row >= bound if bound > -np.inf else row > -np.inf).nonzero()[0]
+    return np.flatnonzero(row >= bound if bound > -np.inf else row > -np.inf)

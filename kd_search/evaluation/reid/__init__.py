@@ -1,1 +1,1 @@
-"""Evaluation of re-identification of crops and tracklets."""
+"""Re-ID: metric, protocol, files and Detectron2's evaluator."""

@@ -1,38 +1,33 @@
 """Embeddings of a re-ID test set, and the file that keeps them.
 
-The file is an ``.npz`` archive (zip of ``.npy`` arrays, no pickles) with the fields of
-:class:`ReIDEmbeddings` and ``metadata``: UTF-8 JSON as uint8, an object with "format", "version"
-and what the writer adds.
+The file is an ``.npz`` archive (:mod:`..archives`) with the fields of :class:`ReIDEmbeddings`.
 """
 
-import json
-import os
-import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Union
+from typing import Any, Optional
 
 import numpy as np
 
-from kd_search.evaluation.flat_arrays import (
-    check_floats,
-    check_integers,
-)
-from kd_search.evaluation.reid.arrays import ReIDSet
-from kd_search.utils.files import atomic_write
+from kd_search.evaluation.archives import load_archive, save_archive
+from kd_search.evaluation.flat_arrays import AnyPath, check_floats, check_integers
+from kd_search.evaluation.reid.metric import ReIDSet
 
-#: What is searched for, and among what: a single image or the whole tracklet (VKD, ECCV 2020).
+#: Kind of query and of gallery entry: a single image or the whole tracklet (VKD, ECCV 2020).
 SETTINGS = ("image-to-image", "image-to-video", "video-to-image", "video-to-video")
 
 FORMAT = "kd_search.reid_embeddings"
 VERSION = 1
+_NUMBERS = ("sample_id", "person_id", "camera_id", "frame_id")
 _ROLES = ("query_image", "query_video", "gallery_image", "gallery_video")
+_QUERIES, _GALLERIES = ("query", "both"), ("gallery", "both")
 
 
 @dataclass
 class ReIDEmbeddings:
-    """N entries: what the network saw at once, an image or the frames of a tracklet.
+    """N entries: inputs of the network, each an image or the frames of a tracklet.
 
-    Raises ValueError, naming the array, where shapes or types do not fit.
+    Raises ValueError, naming the array, where a shape or type is wrong.
     """
 
     embeddings: np.ndarray  # (N, D) float32
@@ -40,15 +35,15 @@ class ReIDEmbeddings:
     person_ids: np.ndarray  # (N,) int64, row of the identity; -1 for a distractor
     camera_ids: np.ndarray  # (N,) int64; -1 unknown
     frame_ids: np.ndarray  # (N,) int64, of the first frame in its video; -1 unknown
-    query_image: np.ndarray  # (N,) bool, what is searched for where a query is an image
-    query_video: np.ndarray  # (N,) bool, the same where it is a tracklet
-    gallery_image: np.ndarray  # (N,) bool, what is searched where the gallery holds images
-    gallery_video: np.ndarray  # (N,) bool, the same where it holds tracklets
+    query_image: np.ndarray  # (N,) bool, queries where a query is an image
+    query_video: np.ndarray  # (N,) bool, queries where a query is a tracklet
+    gallery_image: np.ndarray  # (N,) bool, the gallery where it holds images
+    gallery_video: np.ndarray  # (N,) bool, the gallery where it holds tracklets
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.embeddings = check_floats("embeddings", self.embeddings, (None, None))
         count = (len(self.embeddings),)
-        for name in ("sample_ids", "person_ids", "camera_ids", "frame_ids"):
+        for name in (f"{number}s" for number in _NUMBERS):
             setattr(self, name, check_integers(name, getattr(self, name), count))
         for name in _ROLES:
             array = np.asarray(getattr(self, name))
@@ -64,7 +59,7 @@ class ReIDEmbeddings:
         """Rows of the queries and of the gallery of a setting.
 
         Raises:
-            ValueError: the setting is none of :data:`SETTINGS`, or there is nothing of it here.
+            ValueError: the setting is none of :data:`SETTINGS`, or has no embeddings here.
         """
         if setting not in SETTINGS:
             raise ValueError(f"setting {setting!r} is none of {', '.join(SETTINGS)}")
@@ -74,11 +69,13 @@ class ReIDEmbeddings:
             rows.append(np.flatnonzero(getattr(self, role)))
             if not len(rows[-1]):
                 what = role.replace("_", " as ").replace("query", "queries")
-                raise ValueError(f"{setting}: no embeddings of the {what}; was it run for this?")
+                raise ValueError(
+                    f"{setting}: no embeddings of the {what}; was the network run in this setting?"
+                )
         return rows[0], rows[1]
 
     def select(self, rows: np.ndarray) -> ReIDSet:
-        """Entries as the metric takes them; an entry is not searched for in its own sample."""
+        """Return entries as input of the metric; the entries of a sample are one item."""
         return ReIDSet(
             self.embeddings[rows],
             self.person_ids[rows],
@@ -88,46 +85,100 @@ class ReIDEmbeddings:
         )
 
 
-def save_reid_embeddings(
-    path: Union[str, os.PathLike], embeddings: ReIDEmbeddings, **metadata
-) -> None:
-    """Write embeddings; the file is there whole or not at all.
+@dataclass
+class Entry:
+    """An embedding and its origin."""
+
+    sample_id: int
+    person_id: int
+    camera_id: int
+    frame_id: int
+    role: str
+    views: tuple[str, ...]  # "image", "video" or both
+    file_names: Optional[tuple[str, ...]]  # None where the loader does not provide them
+    embedding: np.ndarray
+
+
+def merge_entries(
+    entries: Iterable[Entry], samples: Sequence[Mapping[str, Any]], *, append_queries: bool = False
+) -> ReIDEmbeddings:
+    """Merge the entries of all ranks, sorted by sample; repeated entries count once.
+
+    The first image of a query is the query. Every image of a gallery sample is in the gallery, but
+    a ``still`` that only represents the query.
+
+    Args:
+        samples: dataset dicts of the set.
+        append_queries: add the queries to the gallery.
+
+    Raises:
+        ValueError: a sample is missing, or not in the set.
+    """
+    first: dict[tuple[Any, ...], Entry] = {}
+    for entry in entries:
+        first.setdefault((entry.sample_id, entry.views, entry.file_names), entry)
+    unique = sorted(first.values(), key=lambda entry: entry.sample_id)
+    _check_complete({entry.sample_id for entry in unique}, samples)
+    stills = {s["sample_id"]: (s["still"],) for s in samples if "still" in s}
+    roles = {name: np.zeros(len(unique), dtype=bool) for name in _ROLES}
+    asked: set[int] = set()
+    for row, entry in enumerate(unique):
+        is_gallery = entry.role in _GALLERIES or (append_queries and entry.role in _QUERIES)
+        if "image" in entry.views:
+            if entry.role in _QUERIES and entry.sample_id not in asked:
+                asked.add(entry.sample_id)
+                roles["query_image"][row] = True
+            is_still = entry.file_names == stills.get(entry.sample_id, ())
+            roles["gallery_image"][row] = is_gallery and not (is_still and entry.role == "both")
+        if "video" in entry.views:
+            roles["query_video"][row] = entry.role in _QUERIES
+            roles["gallery_video"][row] = is_gallery
+    return ReIDEmbeddings(
+        np.stack([e.embedding for e in unique]) if unique else np.zeros((0, 0), np.float32),
+        *(np.array([getattr(e, name) for e in unique], dtype=np.int64) for name in _NUMBERS),
+        **roles,
+    )
+
+
+def save_reid_embeddings(path: AnyPath, embeddings: ReIDEmbeddings, **metadata: Any) -> None:
+    """Write embeddings; the file is replaced atomically.
 
     Args:
         metadata: JSON values to keep beside the arrays, such as ``dataset``.
     """
     arrays = {field.name: getattr(embeddings, field.name) for field in fields(embeddings)}
-    text = json.dumps({"format": FORMAT, "version": VERSION, **metadata})
-    arrays["metadata"] = np.frombuffer(text.encode(), dtype=np.uint8)
-    with atomic_write(path) as file:
-        np.savez(file, **arrays)
+    save_archive(path, arrays, format=FORMAT, version=VERSION, **metadata)
 
 
-def load_reid_embeddings(path: Union[str, os.PathLike]) -> tuple[ReIDEmbeddings, dict]:
+def load_reid_embeddings(path: AnyPath) -> tuple[ReIDEmbeddings, dict[str, Any]]:
     """Read a file of :func:`save_reid_embeddings`. Nothing in it is executed.
 
     Returns:
         The embeddings and the metadata.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is torn, of another format, or an entry is missing or does not fit. One
-            line that names the file.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is truncated, of another format, or an entry is missing or does not fit; the
+            message names the file.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: no such file of embeddings")
     names = [field.name for field in fields(ReIDEmbeddings)]
-    # A torn or hostile file makes the readers of zip and npy raise errors of a dozen kinds.
+    arrays, metadata = load_archive(path, "embeddings", (FORMAT, (VERSION,)), names)
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("not an .npz archive, or torn")
-        with np.load(path, allow_pickle=False) as archive:
-            metadata = json.loads(archive["metadata"].astype(np.uint8, casting="safe").tobytes())
-            if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-                raise ValueError(f"metadata does not say format {FORMAT!r}; it is another file")
-            if metadata.get("version") != VERSION:
-                raise ValueError(f"version {metadata.get('version')!r}; this reads {VERSION}")
-            return ReIDEmbeddings(**{name: archive[name] for name in names}), metadata
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: cannot be read ({reason})") from None
+        return ReIDEmbeddings(**arrays), metadata
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_complete(have: set[int], samples: Sequence[Mapping[str, Any]]) -> None:
+    want = {s["sample_id"] for s in samples if s["role"] != "train"}
+    missing, unknown = sorted(want - have), sorted(have - want)
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(want)} samples have no embedding (the first is sample "
+            f"{missing[0]}); was the whole test set run?"
+        )
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} samples with an embedding are not in the data set (the first is "
+            f"sample {unknown[0]}); is it another test set?"
+        )

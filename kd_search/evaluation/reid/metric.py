@@ -1,87 +1,123 @@
 """Re-ID average precision and ranks (CMC) on flat arrays.
 
 The protocol is that of Market-1501 (Zheng et al., ICCV 2015), which MARS, DukeMTMC-VideoReID and
-VeRi-776 took over: see :func:`evaluate_reid`. Everything here is numpy.
+VeRi-776 use too: see :func:`evaluate_reid`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
+from kd_search.evaluation.flat_arrays import QueryResults, check_floats, check_integers
 from kd_search.evaluation.matching import expand_ranges
-from kd_search.evaluation.reid.arrays import (
-    JUNK,
-    JunkRule,
-    ReIDSet,
-)
-from kd_search.evaluation.similarity import (
-    Similarity,
-    best_columns,
-)
+from kd_search.evaluation.similarity import Similarity, best_columns
 
-#: How two embeddings are compared.
+#: Comparison of two embeddings.
 METRICS = ("cosine", "euclidean")
-#: How the area under the curve of precision and recall is taken, see :func:`evaluate_reid`.
+#: Integration of the curve of precision and recall, see :func:`evaluate_reid`.
 AP_RULES = ("market", "exact")
+#: Identity of a gallery entry that is wrong for every query: the distractors of Market-1501 and
+#: MARS (0 in their files), and people without an identity.
+DISTRACTOR = -1
+#: Identity of a gallery entry that is left out for every query: the junk of Market-1501 and MARS
+#: (-1 in their files). The loaders of kd_search leave it out already.
+JUNK = -2
+#: Camera or frame that is not known.
+UNKNOWN = -1
 
-# Queries that are held in float64 at a time.
+# Queries that are converted to float64 at a time.
 _QUERIES = 1024
 
 
 @dataclass
-class ReIDResult:
-    """Per-query results, in the order of the queries. Rates are fractions in 0..1.
+class ReIDSet:
+    """N queries, or N entries of a gallery: embeddings of crops or tracklets.
 
-    A query without a match in its gallery (``num_gt`` 0) cannot be answered: it is left out of
-    every mean and counted by ``num_without_match``.
+    Arrays that are None become UNKNOWN. Raises ValueError, naming the array, where a shape or type
+    is wrong or a number not finite.
     """
 
-    ap: np.ndarray  # (Q,) float64; 0 where num_gt is 0
-    num_gt: np.ndarray  # (Q,) int64, entries of the gallery that are right
-    first_hit_rank: np.ndarray  # (Q,) int64, 1 is best; 0 where num_gt is 0
-    match_index: np.ndarray  # (Q, K) best entries, as rows of the gallery; -1 padding
-    match_similarity: np.ndarray  # (Q, K) float64: cosine, or minus the distance; NaN padding
-    match_correct: np.ndarray  # (Q, K) bool
+    embeddings: np.ndarray  # (N, D), of any length
+    person_ids: np.ndarray  # (N,) int; in a gallery also DISTRACTOR or JUNK
+    # __post_init__ fills these; the attributes are never None.
+    camera_ids: np.ndarray = None  # type: ignore[assignment]  # (N,) int; UNKNOWN is no camera
+    frame_ids: np.ndarray = None  # type: ignore[assignment]  # (N,) int, in the camera's video
+    # (N,) int, object that an entry depicts: entries of the query's own item are left out. UNKNOWN
+    # is an item of its own.
+    items: np.ndarray = None  # type: ignore[assignment]
 
-    @property
-    def num_queries(self) -> int:
-        """Queries that the means are over."""
-        return int((self.num_gt > 0).sum())
+    def __post_init__(self) -> None:
+        self.embeddings = check_floats("embeddings", self.embeddings, (None, None))
+        count = (len(self.embeddings),)
+        self.person_ids = check_integers("person_ids", self.person_ids, count)
+        for name in ("camera_ids", "frame_ids", "items"):
+            values = getattr(self, name)
+            values = np.full(count, UNKNOWN) if values is None else values
+            setattr(self, name, check_integers(name, values, count))
 
-    @property
-    def num_without_match(self) -> int:
-        """Queries without a match in their gallery; they are in no mean."""
-        return int((self.num_gt == 0).sum())
+    def __len__(self) -> int:
+        return len(self.embeddings)
 
-    def mean_ap(self) -> float:
-        """Mean of ``ap`` over the queries with a match.
+    def select(self, rows: np.ndarray) -> "ReIDSet":
+        """Return the entries of these rows (mask or indices), in that order."""
+        return ReIDSet(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
-        Raises:
-            ValueError: there is no such query.
-        """
-        return float(self.ap[self._answerable()].mean())
 
-    def top_k_accuracy(self, k: int) -> float:
-        """Share of the same queries with a right entry among the ``k`` best.
+@dataclass(frozen=True)
+class JunkRule:
+    """Which entries of a query's own person are left out of its gallery, as too easy.
 
-        Raises:
-            ValueError: there is no such query.
-        """
-        return float((self.first_hit_rank[self._answerable()] <= k).mean())
+    ``kind`` is
+
+    - "camera": all in the query's camera, where that is known (Market-1501, MARS, Duke, VeRi-776);
+    - "frames": those in the query's camera that are at most ``frames`` frames away, where both are
+      known (ATRW);
+    - "none": none.
+
+    Entries left out have no rank. Those of the query's own item always are.
+    """
+
+    kind: str = "camera"
+    frames: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("camera", "frames", "none"):
+            raise ValueError(f"junk_rule {self.kind!r} is none of 'camera', 'frames', 'none'")
+        if self.frames < 0:
+            raise ValueError(f"junk_frames {self.frames} must be 0 or more")
+
+    def applies(
+        self, queries: ReIDSet, query_rows: np.ndarray, gallery: ReIDSet, columns: np.ndarray
+    ) -> np.ndarray:
+        """(P,) bool for pairs of a query and an entry of the same identity."""
+        if self.kind == "none":
+            return np.zeros(len(columns), dtype=bool)
+        camera = queries.camera_ids[query_rows]
+        same: np.ndarray = (camera >= 0) & (camera == gallery.camera_ids[columns])
+        if self.kind == "frames":
+            frame, other = queries.frame_ids[query_rows], gallery.frame_ids[columns]
+            same &= (frame >= 0) & (other >= 0) & (np.abs(frame - other) <= self.frames)
+        return same
+
+
+class ReIDResult(QueryResults):
+    """Per-query results. Right entries of the gallery count, in place of images.
+
+    ``match_similarity`` is the cosine, or minus the distance. The means raise ValueError if no
+    query has a match.
+    """
 
     def cmc(self, max_rank: int) -> np.ndarray:
         """(max_rank,) :meth:`top_k_accuracy` of k = 1, 2, ..."""
-        ranks = self.first_hit_rank[self._answerable()]
-        return (ranks[:, None] <= np.arange(1, max_rank + 1)).mean(axis=0)
+        return np.array([self.top_k_accuracy(k) for k in range(1, max_rank + 1)])
 
-    def _answerable(self) -> np.ndarray:
-        answerable = self.num_gt > 0
-        if not answerable.any():
+    def _mean(self, values: np.ndarray) -> float:
+        if not self.num_queries:
             raise ValueError(
                 f"none of the {len(self.num_gt)} queries has a match in its gallery: there is "
                 "nothing to average"
             )
-        return answerable
+        return super()._mean(values)
 
 
 def evaluate_reid(
@@ -95,22 +131,22 @@ def evaluate_reid(
 ) -> ReIDResult:
     """Rank the gallery for every query.
 
-    1. Left out of a query's gallery: junk (``JUNK``; of the query's own identity what ``junk``
-       says) and pictures of the query itself (equal ``items``).
-    2. Entries of the query's identity are right, all others are wrong, distractors too. A query of
-       a negative identity has no match.
+    1. Left out of a query's gallery: entries of the identity ``JUNK``, those of the query's own
+       identity that ``junk`` covers, and those of the query's own item.
+    2. Entries of the query's identity are right, all others wrong, distractors too. A query of a
+       negative identity has no match.
     3. The rest is ranked by similarity. Of equally similar entries the wrong ones come first, so
-       that the order in which they are given does not matter and embeddings that are all the same
-       earn nothing. Similarities are compared as multiples of 2^-44 (of squared distances, times
-       the greatest squared length of an embedding): rounding must not tell twins apart.
+       that the given order does not matter and constant embeddings score 0. Similarities are
+       rounded to multiples of 2^-44 (of squared distances, times the greatest squared length of an
+       embedding), so that equal embeddings tie.
     4. For the i-th right entry (i = 1, 2, ...), at rank r, precision is i / r. "exact" AP is the
-       mean of these, as scikit-learn and today's re-ID code have it. "market" AP takes the mean
-       of i / r and of the precision just above, (i - 1) / (r - 1), or 1 where r is 1: the
-       trapezoid of Market-1501's own code, which VKD (ECCV 2020) uses.
+       mean of these, as in scikit-learn and current re-ID code. "market" AP takes the mean of i / r
+       and of the precision just above, (i - 1) / (r - 1), or 1 where r is 1: the trapezoid of
+       Market-1501's own code, which VKD (ECCV 2020) uses.
     5. A query is a top-k hit if the first right entry is at rank k or better (CMC).
 
-    Memory is that of the gallery in float64, twice, and a block of similarities: it does not grow
-    with the queries.
+    Memory holds the gallery in float64, twice, and a block of similarities: it does not grow with
+    the queries.
 
     Args:
         queries: embeddings (Q, D).
@@ -118,7 +154,7 @@ def evaluate_reid(
         metric: one of :data:`METRICS`. An embedding of length 0 has cosine 0 to every other.
         ap_rule: one of :data:`AP_RULES`.
         junk: which entries of the query's own identity are left out.
-        num_matches: K, how many of the best entries to report per query.
+        num_matches: K, best entries to report per query.
 
     Raises:
         ValueError: an unknown rule, or embeddings of different lengths.
@@ -126,67 +162,38 @@ def evaluate_reid(
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
     if ap_rule not in AP_RULES:
-        raise ValueError(f"AP rule {ap_rule!r} is none of {', '.join(AP_RULES)}")
+        raise ValueError(f"ap_rule {ap_rule!r} is none of {', '.join(AP_RULES)}")
     have, want = gallery.embeddings.shape[1], queries.embeddings.shape[1]
     if have != want and len(gallery) and len(queries):
         raise ValueError(f"the gallery has embeddings of length {have}, the queries of {want}")
-    result = ReIDResult(
-        ap=np.zeros(len(queries)),
-        num_gt=np.zeros(len(queries), dtype=np.int64),
-        first_hit_rank=np.zeros(len(queries), dtype=np.int64),
-        match_index=np.full((len(queries), num_matches), -1, dtype=np.int64),
-        match_similarity=np.full((len(queries), num_matches), np.nan),
-        match_correct=np.zeros((len(queries), num_matches), dtype=bool),
-    )
+    result = ReIDResult(**QueryResults.empty(len(queries), num_matches))
     if not len(queries) or not len(gallery):
         return result
     space = _Space(metric, queries, gallery)
     similarity = Similarity(space.of_gallery(gallery.embeddings))
-    pairs = _Pairs(queries, gallery, junk)
+    never = np.flatnonzero(gallery.person_ids == JUNK)
+    by_id, by_item = _Groups(gallery.person_ids), _Groups(gallery.items)
     for first in range(0, len(queries), _QUERIES):
         part = space.of_queries(queries.embeddings[first : first + _QUERIES])
         for start, scores in similarity.blocks(part):
             rows = np.arange(first + start, first + start + len(scores))
-            right = pairs.apply(rows, scores)
+            row, column = by_id.members(queries.person_ids[rows])
+            left_out = junk.applies(queries, rows[row], gallery, column)
+            scores[row[left_out], column[left_out]] = -np.inf
+            scores[by_item.members(queries.items[rows])] = -np.inf
+            scores[:, never] = -np.inf
+            right = scores[row, column] > -np.inf
+            row, column = row[right], column[right]
             if num_matches:
-                _keep_best(result, rows, scores, right)
+                _keep_best(result, rows, scores, row, column)
                 found = result.match_similarity[rows]
                 result.match_similarity[rows] = space.reported(queries.embeddings[rows], found)
-            _rate(result, rows, scores, right, ap_rule)
+            _rate(result, rows, scores, row, column, ap_rule)
     return result
 
 
-@dataclass
-class _Right:
-    """Right entries of the queries of a block, sorted by query."""
-
-    row: np.ndarray  # (P,) of the block
-    column: np.ndarray  # (P,)
-
-
-class _Pairs:
-    """Which entries are right for a query, and which it does not search."""
-
-    def __init__(self, queries: ReIDSet, gallery: ReIDSet, junk: JunkRule):
-        self._queries, self._gallery, self._junk = queries, gallery, junk
-        self._never = np.flatnonzero(gallery.person_ids == JUNK)
-        self._by_id = _Groups(gallery.person_ids)
-        self._by_item = _Groups(gallery.items)
-
-    def apply(self, rows: np.ndarray, scores: np.ndarray) -> _Right:
-        """Set the similarity of what is not searched to -inf, and find what is right."""
-        row, column = self._by_id.members(self._queries.person_ids[rows])
-        junk = self._junk.applies(self._queries, rows[row], self._gallery, column)
-        own_row, own_column = self._by_item.members(self._queries.items[rows])
-        scores[row[junk], column[junk]] = -np.inf
-        scores[own_row, own_column] = -np.inf
-        scores[:, self._never] = -np.inf
-        right = scores[row, column] > -np.inf
-        return _Right(row[right], column[right])
-
-
 class _Groups:
-    """Entries by a number of theirs; those with negative numbers are in no group."""
+    """Entries grouped by a number; those with negative numbers are in no group."""
 
     def __init__(self, numbers: np.ndarray):
         self._order = np.argsort(numbers, kind="stable")
@@ -202,11 +209,11 @@ class _Groups:
 
 
 class _Space:
-    """Rows whose dot product ranks as the metric does.
+    """Transform of embeddings to rows whose dot product ranks as the metric does.
 
     The Euclidean distance of q and g ranks as 2 q g - g g, the dot product of (2 q, 1) and
-    (g, -g g). All are divided by one power of two, at least the greatest length, so that the
-    rounding of :mod:`.similarity` fits.
+    (g, -g g). All are divided by one power of two, at least the greatest length, for the
+    rounding of :mod:`..similarity`.
     """
 
     def __init__(self, metric: str, queries: ReIDSet, gallery: ReIDSet):
@@ -233,14 +240,18 @@ class _Space:
         if self._metric == "cosine":
             return scores
         squared = _squares(queries / np.float64(self._unit))[:, None] - scores
-        return -np.sqrt(squared.clip(min=0)) * self._unit
+        distance: np.ndarray = np.sqrt(squared.clip(min=0)) * self._unit
+        return -distance
 
 
-def _keep_best(result: ReIDResult, rows: np.ndarray, scores: np.ndarray, right: _Right) -> None:
+def _keep_best(
+    result: ReIDResult, rows: np.ndarray, scores: np.ndarray, right: np.ndarray, column: np.ndarray
+) -> None:
+    """Fill the matches of a block; (right, column) are its pairs of query and right entry."""
     is_right = np.zeros(scores.shape[1], dtype=bool)
-    first = np.searchsorted(right.row, np.arange(len(rows) + 1))
+    first = np.searchsorted(right, np.arange(len(rows) + 1))
     for place, row in enumerate(rows):
-        own = right.column[first[place] : first[place + 1]]
+        own = column[first[place] : first[place + 1]]
         is_right[own] = True
         best = best_columns(scores[place], result.match_index.shape[1])
         # Wrong ones first where similarities are equal, as in the ranks.
@@ -253,12 +264,17 @@ def _keep_best(result: ReIDResult, rows: np.ndarray, scores: np.ndarray, right: 
 
 
 def _rate(
-    result: ReIDResult, rows: np.ndarray, scores: np.ndarray, right: _Right, ap_rule: str
+    result: ReIDResult,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    right: np.ndarray,
+    column: np.ndarray,
+    ap_rule: str,
 ) -> None:
-    """Ranks and AP of a block. ``scores`` is sorted on the way."""
-    values = scores[right.row, right.column]
-    order = np.lexsort((-values, right.row))
-    row, values = right.row[order], values[order]
+    """Fill the ranks and AP of a block; sorts ``scores`` in place."""
+    values = scores[right, column]
+    order = np.lexsort((-values, right))
+    row, values = right[order], values[order]
     num_gt = np.bincount(row, minlength=len(rows))
     result.num_gt[rows] = num_gt
     if not len(row):
@@ -271,7 +287,10 @@ def _rate(
     for place in np.flatnonzero(num_gt):
         own = slice(start[place], start[place] + num_gt[place])
         at_least[own] = scores.shape[1] - np.searchsorted(scores[place], values[own], side="left")
-    rank = at_least - _last_of_equals(row, values, hit) + hit
+    last = np.append((row[1:] != row[:-1]) | (values[1:] != values[:-1]), True)
+    ends = np.flatnonzero(last)
+    last_of_equals = hit[ends[np.searchsorted(ends, np.arange(len(row)))]]
+    rank = at_least - last_of_equals + hit
     precision = hit / rank
     if ap_rule == "market":
         above = np.divide(hit - 1, rank - 1, out=np.ones(len(row)), where=rank > 1)
@@ -281,22 +300,18 @@ def _rate(
     result.first_hit_rank[rows[row[hit == 1]]] = rank[hit == 1]
 
 
-def _last_of_equals(row: np.ndarray, values: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """For each right entry the number of right ones that are at least as similar."""
-    last = np.append((row[1:] != row[:-1]) | (values[1:] != values[:-1]), True)
-    ends = np.flatnonzero(last)
-    return hit[ends[np.searchsorted(ends, np.arange(len(row)))]]
-
-
 def _unit_rows(rows: np.ndarray) -> np.ndarray:
     lengths = _lengths(rows)
-    return rows / np.where(lengths > 0, lengths, 1.0)[:, None]
+    units: np.ndarray = rows / np.where(lengths > 0, lengths, 1.0)[:, None]
+    return units
 
 
 def _lengths(rows: np.ndarray) -> np.ndarray:
-    return np.sqrt(_squares(rows))
+    lengths: np.ndarray = np.sqrt(_squares(rows))
+    return lengths
 
 
 def _squares(rows: np.ndarray) -> np.ndarray:
     """(N,) squared lengths, float64."""
-    return np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    squares: np.ndarray = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    return squares

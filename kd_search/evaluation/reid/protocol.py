@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
-from kd_search.evaluation.reid.arrays import JunkRule
-from kd_search.evaluation.reid.embeddings import ReIDEmbeddings
-from kd_search.evaluation.reid.metric import (
-    ReIDResult,
-    evaluate_reid,
-)
+import numpy as np
 
-#: Best entries that are reported for each query.
+from kd_search.evaluation.flat_arrays import check_top_k
+from kd_search.evaluation.reid.embeddings import ReIDEmbeddings
+from kd_search.evaluation.reid.metric import JunkRule, ReIDResult, evaluate_reid
+
+#: Best entries to report for each query.
 NUM_MATCHES = 10
 
 
@@ -20,8 +19,10 @@ NUM_MATCHES = 10
 class ReIDProtocol:
     """What the numbers depend on besides the model; reported beside them.
 
-    ``settings`` are some of :data:`SETTINGS`; the first gives the headline numbers. The other
-    fields are those of :func:`evaluate_reid`.
+    Attributes:
+        settings: some of :data:`SETTINGS`; the first gives the headline numbers.
+        metric, ap_rule, junk: see :func:`evaluate_reid`.
+        top_k: ranks of the reported accuracies.
     """
 
     settings: Sequence[str] = ("video-to-video",)
@@ -30,35 +31,28 @@ class ReIDProtocol:
     junk: JunkRule = field(default_factory=JunkRule)
     top_k: Sequence[int] = (1, 5, 10)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.settings = list(dict.fromkeys(self.settings))
         if not self.settings:
             raise ValueError("settings is empty: nothing would be evaluated")
-        self.top_k = sorted({int(k) for k in self.top_k})
-        if not self.top_k or self.top_k[0] < 1:
-            raise ValueError(f"top_k must hold ranks from 1 on, not {self.top_k}")
+        self.top_k = check_top_k(self.top_k)
 
 
 @dataclass
 class ReIDEvaluation:
-    """All that an evaluation finds out.
+    """Results of an evaluation.
 
-    ``results`` is {"reid": {"mAP", "top1", ..., "queries", "queries_without_match"}}, rates in
-    percent, of the first setting. With several settings each is there under its own name, too:
-    "reid_i2i", "reid_i2v", "reid_v2i" or "reid_v2v". "queries" counts those that the means are
-    over, "queries_without_match" the others. ``rankings`` has one dict per query and setting, see
-    :func:`rank_entries`.
+    Attributes:
+        results: {"reid": {"mAP", "top1", ..., "queries", "queries_without_match"}}, rates in
+            percent, of the first setting. Several settings are also there by name: "reid_i2i",
+            "reid_i2v", "reid_v2i", "reid_v2v". "queries" counts those that the means are over,
+            "queries_without_match" the others.
+        rankings: setting to one dict per query, see :func:`rank_entries`.
     """
 
     results: "OrderedDict[str, dict[str, float]]"
     rankings: dict[str, list[dict[str, Any]]]
     protocol: ReIDProtocol
-
-
-def short_name(setting: str) -> str:
-    """ "i2v" of "image-to-video"."""
-    query, _, gallery = setting.partition("-to-")
-    return f"{query[0]}2{gallery[0]}"
 
 
 def evaluate_reid_embeddings(embeddings: ReIDEmbeddings, protocol: ReIDProtocol) -> ReIDEvaluation:
@@ -81,20 +75,24 @@ def evaluate_reid_embeddings(embeddings: ReIDEmbeddings, protocol: ReIDProtocol)
             num_matches=NUM_MATCHES,
         )
         try:
-            metrics = _metrics(result, protocol.top_k)
+            metrics = result.metrics(protocol.top_k)
         except ValueError as error:
             raise ValueError(f"{setting}: {error}") from None
         results.setdefault("reid", metrics)
         if len(protocol.settings) > 1:
-            results[f"reid_{short_name(setting)}"] = dict(metrics)
+            of_query, _, of_gallery = setting.partition("-to-")
+            results[f"reid_{of_query[0]}2{of_gallery[0]}"] = dict(metrics)
         rankings[setting] = rank_entries(result, embeddings, query_rows, gallery_rows)
     return ReIDEvaluation(results, rankings, protocol)
 
 
 def rank_entries(
-    result: ReIDResult, embeddings: ReIDEmbeddings, query_rows, gallery_rows
+    result: ReIDResult,
+    embeddings: ReIDEmbeddings,
+    query_rows: np.ndarray,
+    gallery_rows: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Per-query results as plain types, ready for JSON.
+    """Convert per-query results to plain types, ready for JSON.
 
     Returns:
         One dict per query: sample_id, person_id, camera_id, AP (percent; None without a match),
@@ -131,7 +129,7 @@ def rank_entries(
 
 
 def reid_document(dataset_name: Optional[str], evaluation: ReIDEvaluation) -> dict[str, Any]:
-    """What is written as JSON."""
+    """Make the content of the results file."""
     return {
         "dataset": dataset_name,
         "protocol": asdict(evaluation.protocol),
@@ -140,17 +138,6 @@ def reid_document(dataset_name: Optional[str], evaluation: ReIDEvaluation) -> di
     }
 
 
-def _metrics(result: ReIDResult, top_k: Sequence[int]) -> dict[str, float]:
-    metrics: dict[str, float] = {"mAP": 100 * result.mean_ap()}
-    metrics.update({f"top{k}": 100 * result.top_k_accuracy(k) for k in top_k})
-    metrics["queries"] = result.num_queries
-    metrics["queries_without_match"] = result.num_without_match
-    return metrics
-
-
 def _identity(embeddings: ReIDEmbeddings, row: int) -> dict[str, int]:
-    return {
-        "sample_id": int(embeddings.sample_ids[row]),
-        "person_id": int(embeddings.person_ids[row]),
-        "camera_id": int(embeddings.camera_ids[row]),
-    }
+    names = ("sample_id", "person_id", "camera_id")
+    return {name: int(getattr(embeddings, f"{name}s")[row]) for name in names}

@@ -1,1 +1,1 @@
-"""Evaluation of person search: protocols, galleries, detections files."""
+"""Person search: protocols, tables, files and Detectron2's evaluator."""

@@ -1,30 +1,21 @@
-"""Finished evaluations, read back and compared."""
+"""Results of finished evaluations, read from files and compared."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any, Optional, Union, get_type_hints
+from typing import Annotated, Any, Optional, get_type_hints
 
 import numpy as np
 from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
 
-from kd_search.evaluation.confidence import (
-    PairedComparison,
-    compare_paired,
-)
-from kd_search.evaluation.search.predictions_io import RESULTS_FILE
+from kd_search.evaluation.confidence import PairedComparison, compare_paired
+from kd_search.evaluation.flat_arrays import AnyPath
+from kd_search.evaluation.search.evaluate import RESULTS_FILE
 from kd_search.evaluation.search.protocol import Protocol
 from kd_search.utils.files import read_json
-from kd_search.utils.schema import (
-    CornerBox,
-    Count,
-    Identifier,
-    Percent,
-    Schema,
-    check_schema,
-)
+from kd_search.utils.schema import CornerBox, Count, Identifier, Percent, Schema, check_schema
 
-# What must be equal for two APs to mean the same.
+# Two APs are comparable only if these are equal.
 _SAME = ("dataset", "protocol")
 _SAME_OF_QUERY = ("image_id", "person_id", "bbox", "num_gt")
 
@@ -61,19 +52,20 @@ class _Query(Schema):
 
 
 _HINTS = get_type_hints(Protocol)
-_PROTOCOL = create_model(
+# mypy cannot check the computed fields.
+_PROTOCOL = create_model(  # type: ignore[call-overload]
     "_PROTOCOL",
-    # A setting that this version does not know may change every number.
+    # A setting of a later version may change every number.
     __config__=ConfigDict(**{**Schema.model_config, "extra": "forbid"}),
     **{field.name: (_HINTS[field.name], field.default) for field in fields(Protocol)},
 )
 
 
 class _Results(Schema):
-    """What :func:`kd_search.evaluation.search.protocol.results_document` makes, and has made."""
+    """What :func:`.evaluate.results_document` makes, in this and earlier versions."""
 
     dataset: Optional[str] = None
-    protocol: Optional[_PROTOCOL] = None
+    protocol: Optional[_PROTOCOL] = None  # type: ignore[valid-type]  # made at run time
     metrics: dict[str, dict[str, Optional[float]]] = {}
     intervals: dict[str, Annotated[list[Percent], Field(min_length=2, max_length=2)]] = {}
     queries: list[_Query]
@@ -96,20 +88,20 @@ class _Results(Schema):
         return queries
 
 
-def load_results(path: Union[str, os.PathLike]) -> dict[str, Any]:
+def load_results(path: AnyPath) -> dict[str, Any]:
     """Read ``person_search_results.json``, from its path or its folder.
 
     Returns:
-        ``dataset``, ``protocol``, ``metrics`` and ``queries``, the list of per-query results, as
-        :func:`~kd_search.evaluation.search.protocol.rank_lists` gives it.
+        ``dataset``, ``protocol``, ``metrics`` and ``queries``, the per-query results of
+        :func:`.evaluate.rank_lists`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is another file, was changed, or a field is wrong; one line that names it.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is another file, was changed, or a field is wrong; the message names it.
     """
     if os.path.isdir(path):
         path = os.path.join(path, RESULTS_FILE)
-    document = read_json(path, "file; run the evaluation first", sealed=True)
+    document: dict[str, Any] = read_json(path, "file; run the evaluation first", sealed=True)
     check_schema(document, _Results, path)
     return document
 
@@ -125,12 +117,12 @@ def compare_runs(
     """Compare the APs (percent) of two runs, query by query.
 
     Args:
-        a, b: of :func:`load_results`, or what :func:`results_document` makes.
+        a, b: of :func:`load_results` or :func:`.evaluate.results_document`.
         names: of the runs, for messages.
 
     Raises:
-        ValueError: the runs are of different data, protocol or queries, or no query of them has a
-            match in the gallery; one line that says what differs.
+        ValueError: data, protocols or queries of the runs differ, or no query has a match in the
+            gallery; the message names the difference.
     """
     for key in _SAME:
         if a.get(key) != b.get(key):
@@ -159,7 +151,7 @@ def compare_runs(
 
 
 def verdict(result: PairedComparison, names: tuple[str, str] = ("A", "B")) -> str:
-    """A sentence that says whether the difference could be chance."""
+    """Describe in one sentence whether the difference could be chance."""
     difference, p = result.difference, result.p_value
     numbers = (
         f"{difference.mean:+.2f} mAP (95 % interval {difference.low:+.2f} to "
@@ -176,13 +168,14 @@ def verdict(result: PairedComparison, names: tuple[str, str] = ("A", "B")) -> st
     return (
         f"{better} is better than {worse}: {names[1]} minus {names[0]} is {numbers}. It is hardly "
         f"chance of the choice of queries: one as large would come up {100 * p:.2f} % of the time. "
-        "Whether another training run would show it, this does not say."
+        "This does not cover the variation between training runs."
     )
 
 
-def _difference(a: Mapping, b: Mapping, key: str) -> str:
+def _difference(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> str:
     one, other = a.get(key), b.get(key)
+    prefix = ""
     if isinstance(one, dict) and isinstance(other, dict):
         name = next(n for n in {**one, **other} if one.get(n) != other.get(n))
-        return f"{name} {one.get(name)!r}, the other {other.get(name)!r}"
-    return f"{one!r}, the other {other!r}"
+        prefix, one, other = f"{name} ", one.get(name), other.get(name)
+    return f"{prefix}{one!r}, the other {other!r}"

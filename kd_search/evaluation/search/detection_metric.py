@@ -4,11 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kd_search.evaluation.average_precision import average_precision
-from kd_search.evaluation.flat_arrays import (
-    Detections,
-    GroundTruth,
-)
+from kd_search.evaluation.flat_arrays import Detections, GroundTruth
 from kd_search.evaluation.matching import overlapping_pairs
 
 
@@ -30,7 +26,7 @@ def evaluate_detection(
     score_thresh: float = 0.5,
     iou_thresh: float = 0.5,
 ) -> DetectionResult:
-    """Match detections to annotated people and rate them (OIM protocol, Xiao et al., CVPR 2017).
+    """Match detections to annotated people (OIM protocol, Xiao et al., CVPR 2017).
 
     In each image, in descending score (equal scores in the given order), a detection takes the
     free annotated box with which it overlaps most, if their IoU is at least ``iou_thresh``; each
@@ -38,7 +34,7 @@ def evaluate_detection(
     all images x recall. All annotated people count, labelled or not.
 
     Args:
-        detections: those below ``score_thresh`` take no part. The protocol has 0.5, SeqNet 0.01.
+        detections: those below ``score_thresh`` are ignored. The protocol has 0.5, SeqNet 0.01.
         ground_truth: the annotated people of the same images.
     """
     kept = np.flatnonzero(detections.scores >= score_thresh)
@@ -51,7 +47,7 @@ def evaluate_detection(
         boxes,
         image_index,
     )
-    # Detections in the order of their turn: image by image, best score first.
+    # Order of matching: image by image, highest score first.
     turn_order = np.lexsort((np.arange(len(kept)), -scores, image_index))
     found = np.zeros(len(kept), dtype=bool)
     found[turn_order] = _take_in_turn(
@@ -68,13 +64,40 @@ def evaluate_detection(
     )
 
 
+def average_precision(is_positive: np.ndarray, scores: np.ndarray) -> float:
+    """Average precision of a ranked list, without interpolation.
+
+    AP = sum over thresholds n, from high to low, of (R_n - R_{n-1}) P_n. The thresholds are the
+    distinct scores: equal scores enter together and their order does not matter. This is the
+    definition of scikit-learn's ``average_precision_score``.
+
+    Args:
+        is_positive: (N,) bool, whether each entry of the list is right.
+        scores: (N,), higher is earlier in the list.
+
+    Returns:
+        AP in 0..1; 0 where nothing is positive.
+    """
+    is_positive = np.asarray(is_positive, dtype=bool)
+    scores = np.asarray(scores)
+    if not is_positive.any():
+        return 0.0
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last_of_threshold = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+    true_positives = np.cumsum(is_positive[order])[last_of_threshold]
+    precision = true_positives / (last_of_threshold + 1)
+    new_positives = np.diff(true_positives, prepend=0)
+    return float((new_positives * precision).sum() / true_positives[-1])
+
+
 def _take_in_turn(
     gt: np.ndarray, turn: np.ndarray, iou: np.ndarray, image_of_turn: np.ndarray, num_gt: int
 ) -> np.ndarray:
-    """Greedy one-to-one matching; a detection is known by its turn, the image of which is given.
+    """Match one to one, greedily, pairs of annotated box and detection, given by its turn.
 
-    One round handles the next detection of every image at once: images do not share boxes, so
-    that within a round nobody takes what another wants.
+    One round handles the next detection of every image at once: images do not share boxes, so that
+    detections of one round do not compete.
     """
     found = np.zeros(len(image_of_turn), dtype=bool)
     taken = np.zeros(num_gt, dtype=bool)

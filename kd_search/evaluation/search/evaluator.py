@@ -5,50 +5,44 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from kd_search.evaluation.search.predictions import (
-    ImageDetections,
-    collect,
-)
-from kd_search.evaluation.search.predictions_io import (
-    DETECTIONS_FILE,
+from kd_search.evaluation.search.evaluate import (
     RESULTS_FILE,
-    save_detections,
+    evaluate_detection_set,
     write_evaluation,
 )
-from kd_search.evaluation.search.protocol import (
-    Protocol,
-    evaluate_detection_set,
+from kd_search.evaluation.search.predictions import (
+    DETECTIONS_FILE,
+    ImageDetections,
+    collect,
+    save_detections,
 )
-from kd_search.evaluation.search.protocol_table import (
-    TableOptions,
-    log_table,
-)
+from kd_search.evaluation.search.protocol import Protocol, TableOptions
 
 
-class PersonSearchEvaluator(DatasetEvaluator):
+class PersonSearchEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 is untyped
     """Search mAP and top-k, detection AP and recall of a registered test set.
 
     ``process`` takes the dicts of the test loader (``image_id``, and ``query_ids`` where the image
     holds queries) and the model's outputs: ``instances`` with ``pred_boxes`` (original image,
     absolute pixels, XYXY), ``scores`` and unit ``pred_embeddings``, and ``query_embeddings`` in
-    the order of ``query_ids``. Where the annotated boxes were embedded too, ``gt_instances`` holds
-    them, with ``pred_boxes`` and ``pred_embeddings`` as ``instances`` has. ``evaluate`` returns on
-    the main process what :func:`evaluate_detection_set` finds, and {} on the others. The ranks may
-    share the images in any way; one that several ranks saw counts once.
+    the order of ``query_ids``. Annotated boxes that were embedded too are in ``gt_instances``, with
+    ``pred_boxes`` and ``pred_embeddings``. ``evaluate`` returns ``results`` of
+    :func:`evaluate_detection_set` on the main process, {} on the others. Images may be distributed
+    over the ranks in any way; an image on several ranks counts once.
 
-    In ``output_dir`` it leaves ``person_search_results.json`` (protocol, metrics and the ranking
-    of each query, see :func:`results_document` and :func:`rank_lists`), with ``table``
+    Files in ``output_dir``: ``person_search_results.json`` (protocol, metrics and the ranking of
+    each query, see :func:`results_document` and :func:`rank_lists`), with ``table``
     ``person_search_table.csv`` and ``.json`` (every protocol, see :mod:`.protocol_table`), and with
-    ``save_features`` ``person_search_detections.npz`` (see :mod:`.detections_file`).
+    ``save_features`` ``person_search_detections.npz`` (see :mod:`.predictions`).
     """
 
     @configurable
@@ -71,17 +65,14 @@ class PersonSearchEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: registered test set.
-            output_dir: folder for the results, made if absent; None writes nothing.
-            score_thresh: gallery detections below it are not searched.
-            det_score_thresh: detections below it are not rated by detection AP and recall.
-            iou_thresh: IoU at which a detection is right; small boxes need less.
-            top_k: ranks of the reported accuracies.
-            use_gt_boxes: the loader hands the annotated boxes to the model (``gallery_boxes``);
+            output_dir: folder for the results, created if absent; None writes nothing.
+            score_thresh, det_score_thresh, iou_thresh, top_k, gallery, similarity: see
+                :class:`Protocol`.
+            use_gt_boxes: the loader passes the annotated boxes to the model (``gallery_boxes``);
                 detection is not rated then.
             save_features: also write the detections and embeddings.
-            gallery, similarity: of the returned numbers, see :class:`Protocol`.
             table: which protocols to put into a table; None makes none.
-            distributed: gather from all ranks; False evaluates what this process saw.
+            distributed: gather from all ranks; False evaluates the images of this process.
         """
         self._dataset_name = dataset_name
         self._output_dir = output_dir
@@ -100,8 +91,21 @@ class PersonSearchEvaluator(DatasetEvaluator):
         self._images: list[ImageDetections] = []
 
     @classmethod
-    def from_config(cls, cfg, dataset_name: str, output_dir: Optional[str] = None) -> dict:
+    def from_config(
+        cls, cfg: CfgNode, dataset_name: str, output_dir: Optional[str] = None
+    ) -> dict[str, Any]:
         node = cfg.TEST.PERSON_SEARCH
+        table = None
+        if node.TABLE:
+            table = TableOptions(
+                gallery_sizes=node.GALLERY_SIZES,
+                cameras=node.CAMERAS,
+                modes=node.MODES,
+                cbgm=node.CBGM,
+                cbgm_k1=node.CBGM_K1,
+                cbgm_k2=node.CBGM_K2,
+                bootstrap=node.BOOTSTRAP,
+            )
         return {
             "dataset_name": dataset_name,
             "output_dir": output_dir,
@@ -113,16 +117,22 @@ class PersonSearchEvaluator(DatasetEvaluator):
             "save_features": node.SAVE_FEATURES,
             "gallery": node.GALLERY,
             "similarity": node.SIMILARITY,
-            "table": _table_options(node) if node.TABLE else None,
+            "table": table,
         }
 
     def reset(self) -> None:
         self._images = []
 
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Keep the outputs of a batch; see the class for what they hold."""
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Keep the outputs of a batch; see the class for their content."""
         for image, output in zip(inputs, outputs):
-            self._check_boxes_source(image)
+            # Numbers on annotated boxes and on detected boxes are not comparable.
+            if self._protocol.use_gt_boxes != ("gallery_boxes" in image):
+                have = "with" if "gallery_boxes" in image else "without"
+                raise ValueError(
+                    f"image {image['image_id']!r} comes {have} gallery_boxes, but use_gt_boxes is "
+                    f"{self._protocol.use_gt_boxes}: the loader and the evaluator must agree"
+                )
             instances = output["instances"]
             query_ids = [int(i) for i in image.get("query_ids", ())]
             query_embeddings = np.zeros((0, 0), np.float32)
@@ -131,7 +141,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
             if len(query_embeddings) != len(query_ids):
                 raise ValueError(
                     f"image {image['image_id']!r} has {len(query_ids)} queries, but the model "
-                    f"gave {len(query_embeddings)} query embeddings"
+                    f"returned {len(query_embeddings)} query embeddings"
                 )
             given = output.get("gt_instances")
             self._images.append(
@@ -147,7 +157,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
                 )
             )
 
-    def evaluate(self) -> dict:
+    def evaluate(self) -> "dict[str, dict[str, float]]":
         images = self._images
         if self._distributed:
             comm.synchronize()
@@ -160,6 +170,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
             raise ValueError(f"evaluation of {self._dataset_name!r}: {error}") from error
 
     def _evaluate(self, images: list[ImageDetections]) -> "OrderedDict[str, dict[str, float]]":
+        logger = logging.getLogger(__name__)
         detections = collect(images)
         if self._output_dir:
             os.makedirs(self._output_dir, exist_ok=True)
@@ -175,40 +186,19 @@ class PersonSearchEvaluator(DatasetEvaluator):
             detections,
             dataset_dicts,
             self._protocol,
-            # Only known once the set was read.
+            # The metadata are complete only after the set was read.
             search_galleries=MetadataCatalog.get(self._dataset_name).get("search_galleries"),
             table=self._table,
         )
         if evaluation.table is not None:
-            log_table(evaluation.table, self._dataset_name)
+            logger.info("protocols of %s:\n%s", self._dataset_name, evaluation.table)
         if self._output_dir:
             write_evaluation(self._output_dir, self._dataset_name, evaluation)
             path = os.path.join(self._output_dir, RESULTS_FILE)
-            logging.getLogger(__name__).info("per-query results are in %s", path)
+            logger.info("per-query results are in %s", path)
         return evaluation.results
-
-    def _check_boxes_source(self, image: dict) -> None:
-        """Numbers on annotated and on detected boxes must not be taken for one another."""
-        if self._protocol.use_gt_boxes != ("gallery_boxes" in image):
-            have = "with" if "gallery_boxes" in image else "without"
-            raise ValueError(
-                f"image {image['image_id']!r} comes {have} gallery_boxes, but use_gt_boxes is "
-                f"{self._protocol.use_gt_boxes}: the loader and the evaluator must agree"
-            )
-
-
-def _table_options(node) -> TableOptions:
-    return TableOptions(
-        gallery_sizes=node.GALLERY_SIZES,
-        cameras=node.CAMERAS,
-        modes=node.MODES,
-        cbgm=node.CBGM,
-        cbgm_k1=node.CBGM_K1,
-        cbgm_k2=node.CBGM_K2,
-        bootstrap=node.BOOTSTRAP,
-    )
 
 
 def _to_array(tensor: torch.Tensor) -> np.ndarray:
-    # A copy: the tensor may be a view that would keep the whole batch alive.
+    # A copy: the tensor may be a view that keeps the whole batch alive.
     return tensor.detach().to("cpu", torch.float32).numpy().copy()

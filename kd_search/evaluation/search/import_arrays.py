@@ -1,15 +1,15 @@
-"""Other people's detections and embeddings: a folder of plain arrays, without pickles.
+"""Detections and embeddings of other software: a folder of plain arrays, without pickles.
 
 For N detections in G images and Q queries, with embeddings of length D:
 
 =========================  ========  ==============================================================
 file                       shape     meaning
 =========================  ========  ==============================================================
-images.txt                 G lines   image ids or file names of the test set, UTF-8; images without
-                                     detections are listed too
+images.txt                 G lines   image ids or file names of the test set, UTF-8, also those
+                                     without detections
 image_index.npy            (N,)      integer: line of images.txt, from 0, of each detection
 boxes.npy                  (N, 4)    absolute pixels of the original image
-scores.npy                 (N,)      confidence; higher is surer
+scores.npy                 (N,)      confidence
 embeddings.npy             (N, D)
 query_embeddings.npy       (Q, D)    of the queries, in the order of query_ids.npy
 query_ids.npy              (Q,)      optional, integer; without it, the order of the set's query ids
@@ -22,41 +22,42 @@ Arrays are ``.npy`` files of numbers, of any real type. Nothing in them is execu
 which numpy stores as pickles, are refused.
 """
 
-import os
 from pathlib import Path
-from typing import Union
+from typing import Callable, Optional
 
 import numpy as np
 
 from kd_search.evaluation.flat_arrays import (
+    UNIT_LENGTH_TOLERANCE,
+    AnyPath,
+    Shape,
     check_floats,
     check_integers,
 )
-from kd_search.evaluation.search.annotations import flatten_annotations
-from kd_search.evaluation.search.predictions import DetectionSet
+from kd_search.evaluation.search.predictions import DetectionSet, ImageId
+from kd_search.evaluation.search.test_set import DatasetDicts, flatten_annotations
 
 BOX_FORMATS = ("xyxy", "xywh")
-_GIVEN = ("gt_image_index", "gt_boxes", "gt_embeddings")
 
 
 def load_plain_arrays(
-    folder: Union[str, os.PathLike],
-    dataset_dicts: list[dict],
+    folder: AnyPath,
+    dataset_dicts: DatasetDicts,
     *,
     box_format: str = "xyxy",
     normalise: bool = False,
 ) -> DetectionSet:
-    """Read a folder as the module describes it.
+    """Read a folder with the files above.
 
     Args:
-        dataset_dicts: of the test set; images are found by id, by file name, or by file name
+        dataset_dicts: of the test set; images are identified by id, by file name, or by file name
             without folder or without folder and extension.
-        box_format: of :data:`BOX_FORMATS`.
+        box_format: one of :data:`BOX_FORMATS`.
         normalise: divide embeddings by their length; otherwise other lengths than 1 are refused.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file cannot be read or does not fit; one line that names the file.
+        ValueError: a file cannot be read or does not fit; the message names the file.
     """
     if box_format not in BOX_FORMATS:
         raise ValueError(f"box_format {box_format!r}; use one of {', '.join(BOX_FORMATS)}")
@@ -65,12 +66,12 @@ def load_plain_arrays(
         raise FileNotFoundError(f"{folder}: no such folder of arrays")
     image_ids = _image_ids(folder / "images.txt", dataset_dicts)
     offsets, boxes, embeddings, order = _rows(folder, "", image_ids, box_format, normalise)
-    scores = _read(folder / "scores.npy")
-    _check(folder / "scores.npy", check_floats, scores, (len(order),))
+    scores = _read(folder / "scores.npy", check_floats, (len(order),))
     queries = _embeddings(folder / "query_embeddings.npy", None, normalise)
     given = {}
-    present = [(folder / f"{name}.npy").is_file() for name in _GIVEN]
-    if any(present):
+    if any(
+        (folder / f"gt_{name}.npy").is_file() for name in ("image_index", "boxes", "embeddings")
+    ):
         parts = _rows(folder, "gt_", image_ids, box_format, normalise)
         given = dict(zip(("gt_offsets", "gt_boxes", "gt_embeddings"), parts))
     try:
@@ -88,16 +89,19 @@ def load_plain_arrays(
         raise ValueError(f"{folder}: {error}") from None
 
 
-def _rows(folder: Path, prefix: str, image_ids: list, box_format: str, normalise: bool):
+def _rows(
+    folder: Path, prefix: str, image_ids: list[ImageId], box_format: str, normalise: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Offsets, boxes and embeddings sorted by image, and that order."""
     path = folder / f"{prefix}image_index.npy"
-    index = _check(path, check_integers, _read(path), (None,))
+    index = _read(path, check_integers, (None,))
     if len(index) and (index.min() < 0 or index.max() >= len(image_ids)):
         row = int(np.flatnonzero((index < 0) | (index >= len(image_ids)))[0])
         raise ValueError(
             f"{path}: row {row} names image {index[row]}, but images.txt has {len(image_ids)} lines"
         )
     path = folder / f"{prefix}boxes.npy"
-    boxes = _check(path, check_floats, _read(path), (len(index), 4)).astype(np.float32)
+    boxes = _read(path, check_floats, (len(index), 4)).astype(np.float32)
     if box_format == "xywh":
         boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
@@ -112,45 +116,45 @@ def _rows(folder: Path, prefix: str, image_ids: list, box_format: str, normalise
     return offsets, boxes[order], embeddings[order], order
 
 
-def _embeddings(path: Path, count, normalise: bool) -> np.ndarray:
-    rows = _check(path, check_floats, _read(path), (count, None)).astype(np.float32)
+def _embeddings(path: Path, count: Optional[int], normalise: bool) -> np.ndarray:
+    rows = _read(path, check_floats, (count, None)).astype(np.float32)
     length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     if normalise:
         rows = (rows / np.where(length > 0, length, 1)).astype(np.float32)
-    elif len(rows) and (np.abs(length[length > 0] - 1) > 1e-2).any():
+    elif (np.abs(length[length > 0] - 1) > UNIT_LENGTH_TOLERANCE).any():
         raise ValueError(
             f"{path}: embeddings are not of unit length (from {length.min():.3g} to "
-            f"{length.max():.3g}); normalise them, or ask for it"
+            f"{length.max():.3g}); normalise them, or set normalise"
         )
     return rows
 
 
-def _query_ids(path: Path, dataset_dicts: list[dict], count: int) -> np.ndarray:
+def _query_ids(path: Path, dataset_dicts: DatasetDicts, count: int) -> np.ndarray:
     if path.is_file():
-        return _check(path, check_integers, _read(path), (count,))
+        return _read(path, check_integers, (count,))
     ids = np.sort(flatten_annotations(dataset_dicts).query_ids)
     if len(ids) != count:
         raise ValueError(
             f"{path.with_name('query_embeddings.npy')}: {count} rows, but the set has {len(ids)} "
-            "queries; say which they are in query_ids.npy"
+            "queries; list their ids in query_ids.npy"
         )
     return ids
 
 
-def _image_ids(path: Path, dataset_dicts: list[dict]) -> list:
+def _image_ids(path: Path, dataset_dicts: DatasetDicts) -> list[ImageId]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8 text") from None
-    names: dict[str, set] = {}
+    names: dict[str, set[ImageId]] = {}
     for image in dataset_dicts:
         file_name = str(image.get("file_name", "")).replace("\\", "/")
         base = file_name.rpartition("/")[2]
         for name in {str(image["image_id"]), file_name, base, base.rpartition(".")[0] or base}:
             names.setdefault(name, set()).add(image["image_id"])
-    ids = []
+    ids: list[ImageId] = []
     for line, name in enumerate(text.splitlines(), 1):
         found = names.get(name.strip().replace("\\", "/"), set())
         if len(found) != 1:
@@ -160,21 +164,19 @@ def _image_ids(path: Path, dataset_dicts: list[dict]) -> list:
     return ids
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(
+    path: Path, check: Callable[[str, np.ndarray, Shape], np.ndarray], shape: Shape
+) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    # A torn or hostile file makes numpy raise errors of a dozen kinds.
+    # A corrupt or hostile file makes numpy raise errors of a dozen kinds.
     try:
         array = np.load(path, allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("an archive, not an array")
-        return array
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not an array of numbers in a .npy file ({reason})") from None
-
-
-def _check(path: Path, check, array: np.ndarray, shape: tuple) -> np.ndarray:
     try:
         return check(path.stem, array, shape)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Numbers behind the plots of an evaluation: curves, camera pairs, distances."""
+"""Data of the plots of an evaluation: curves, camera pairs, distances."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,11 @@ import numpy as np
 
 from kd_search.evaluation.flat_arrays import Detections
 from kd_search.evaluation.matching import overlapping_pairs
-from kd_search.evaluation.search.galleries import View
+from kd_search.evaluation.search.galleries import WHOLE, GalleryProtocol
 from kd_search.evaluation.search.predictions import DetectionSet
-from kd_search.evaluation.search.protocol import (
-    PreparedSet,
-    Protocol,
-)
-from kd_search.evaluation.search.ranking.engine import search_views
+from kd_search.evaluation.search.protocol import Protocol
+from kd_search.evaluation.search.ranking import RankingResult
+from kd_search.evaluation.search.test_set import PreparedSet
 from kd_search.evaluation.similarity import Similarity
 
 RECALL_LEVELS = np.linspace(0, 1, 101)
@@ -31,11 +29,11 @@ class CameraPairs:
 
 @dataclass
 class Distances:
-    """How many pairs of query and detection lie in each bin of the cosine distance 1 - cos."""
+    """Histograms of the cosine distance 1 - cos of pairs of query and detection."""
 
     edges: np.ndarray  # (B + 1,)
-    same: np.ndarray  # (B,) detections on the query's person
-    different: np.ndarray  # (B,) detections on another person of known identity
+    same: np.ndarray  # (B,) detections of the query's person
+    different: np.ndarray  # (B,) detections of another person of known identity
     num_queries: int
 
 
@@ -51,17 +49,22 @@ def cmc_curve(rows: Sequence[Mapping[str, Any]], max_rank: int = 50) -> np.ndarr
     if not len(ranks):
         raise ValueError("no query has a match in the gallery: there is no CMC")
     counts = np.bincount(ranks[(ranks >= 1) & (ranks <= max_rank)], minlength=max_rank + 1)[1:]
-    return 100 * np.cumsum(counts) / len(ranks)
+    curve: np.ndarray = 100 * np.cumsum(counts) / len(ranks)
+    return curve
 
 
-def precision_recall_curve(data: PreparedSet, detections: DetectionSet, protocol: Protocol):
+def precision_recall_curve(
+    data: PreparedSet, detections: DetectionSet, protocol: Protocol
+) -> np.ndarray:
     """Mean over the queries of the precision at :data:`RECALL_LEVELS`, in percent.
 
     The precision of a query at a recall is the highest that it has at that recall or above, 0
-    beyond the recall that it reaches (the interpolation of PASCAL VOC, for drawing alone: AP has
-    none).
+    beyond the recall that it reaches (the interpolation of PASCAL VOC, only for plots).
+
+    Raises:
+        ValueError: no query has a match in the gallery.
     """
-    (result,) = _search(data, detections, protocol)
+    result = _rank(data, detections, protocol)
     total, counted = np.zeros(len(RECALL_LEVELS)), np.flatnonzero(result.num_gt > 0)
     if not len(counted):
         raise ValueError("no query has a match in the gallery: there is no precision and recall")
@@ -72,11 +75,12 @@ def precision_recall_curve(data: PreparedSet, detections: DetectionSet, protocol
         precision = np.maximum.accumulate((hits / counts)[::-1])[::-1]
         place = np.searchsorted(hits / result.num_gt[query] + 1e-12, RECALL_LEVELS)
         total += np.append(precision, 0)[place]
-    return 100 * total / len(counted)
+    curve: np.ndarray = 100 * total / len(counted)
+    return curve
 
 
 def camera_pairs(data: PreparedSet, detections: DetectionSet, protocol: Protocol) -> CameraPairs:
-    """Search each camera's images on their own.
+    """Search the images of each camera separately.
 
     Raises:
         ValueError: the images are of fewer than two known cameras.
@@ -90,7 +94,7 @@ def camera_pairs(data: PreparedSet, detections: DetectionSet, protocol: Protocol
     numbers = np.zeros(means.shape, dtype=np.int64)
     for column, camera in enumerate(cameras):
         inside = (of_image == camera) & data.annotations.in_gallery
-        (result,) = _search(data, detections, protocol, inside)
+        result = _rank(data, detections, protocol, inside)
         for row, asked in enumerate(cameras):
             counted = (of_query == asked) & (result.num_gt > 0)
             numbers[row, column] = counted.sum()
@@ -107,20 +111,20 @@ def distances(
     num_bins: int = 80,
     max_queries: int = 500,
 ) -> Distances:
-    """Cosine distances of queries to detections of the same and of other people.
+    """Count cosine distances of queries to detections of the same and of other people.
 
     A detection is of the person whose annotated box it overlaps most, with IoU of at least
-    ``protocol.iou_thresh``; those on nobody, or on people without identity, are left out, and so
-    is the query's own image. Of many queries, ``max_queries`` at equal distances are taken.
+    ``protocol.iou_thresh``. Other detections, those of people without identity, and the query's own
+    image are left out. Of more queries, ``max_queries`` at equal steps are taken.
     """
     flat = data.flatten(detections)
     flat = flat.select(flat.scores >= protocol.score_thresh)
     person = _person_of(flat, data, protocol.iou_thresh)
-    chosen = np.unique(
-        np.linspace(0, len(data.queries) - 1, min(max_queries, len(data.queries))).round()
-    ).astype(int)
+    count = min(max_queries, len(data.queries))
+    chosen = np.unique(np.linspace(0, len(data.queries) - 1, count).round()).astype(int)
     edges = np.linspace(0, 2, num_bins + 1)
     same, different = np.zeros(num_bins, np.int64), np.zeros(num_bins, np.int64)
+    assert flat.embeddings is not None  # of a DetectionSet
     similarity = Similarity(flat.embeddings)
     for start, rows in similarity.blocks(data.queries.embeddings[chosen]):
         for query, row in zip(chosen[start : start + len(rows)], rows):
@@ -132,39 +136,27 @@ def distances(
     return Distances(edges, same, different, len(chosen))
 
 
-def _search(
+def _rank(
     data: PreparedSet,
     detections: DetectionSet,
     protocol: Protocol,
     searchable: Optional[np.ndarray] = None,
-):
-    """Search the protocol's gallery, or among some images only."""
-    name = "all" if searchable is not None or protocol.gallery == "auto" else protocol.gallery
-    gallery = data.gallery(name)
+) -> RankingResult:
+    """Search the protocol's gallery, or only some images."""
+    name = WHOLE if searchable is not None or protocol.gallery == "auto" else protocol.gallery
+    protocols = [GalleryProtocol(data.gallery(name), "all", protocol.mode)]
     flat = data.flatten(detections)
-    return search_views(
-        flat,
-        data.annotations.ground_truth,
-        data.queries,
-        [View(gallery, "all", protocol.mode)],
-        score_thresh=protocol.score_thresh,
-        iou_thresh=protocol.iou_thresh,
-        searchable=data.annotations.in_gallery if searchable is None else searchable,
-        weight_by_score=protocol.similarity == "score_weighted",
-    )
+    return data.rank(flat, protocols, protocol.ranking_settings(), searchable=searchable)[0]
 
 
 def _person_of(flat: Detections, data: PreparedSet, iou_thresh: float) -> np.ndarray:
     truth = data.annotations.ground_truth
+    thresholds = np.full(len(truth), iou_thresh)
     gt, detection, overlap = overlapping_pairs(
-        truth.boxes,
-        truth.image_index,
-        np.full(len(truth), iou_thresh),
-        flat.boxes,
-        flat.image_index,
+        truth.boxes, truth.image_index, thresholds, flat.boxes, flat.image_index
     )
     order = np.argsort(overlap, kind="stable")
     person = np.full(len(flat), -1)
-    # The last one written is the one that overlaps most.
+    # In ascending overlap: the last value written is that of the greatest.
     person[detection[order]] = truth.person_ids[gt[order]]
     return person

@@ -8,15 +8,13 @@ from hypothesis import strategies as st
 from benchmarks._reid_reference import ReIDEntry, search_one_reid_query
 from kd_search.data.reid.mars import read_queries, read_tracks
 from kd_search.evaluation import similarity
-from kd_search.evaluation.reid.arrays import (
-    DISTRACTOR,
-    JUNK,
-    JunkRule,
-    ReIDSet,
-)
 from kd_search.evaluation.reid.metric import (
     AP_RULES,
+    DISTRACTOR,
+    JUNK,
     METRICS,
+    JunkRule,
+    ReIDSet,
     evaluate_reid,
 )
 
@@ -177,7 +175,7 @@ def test_queries_without_match_are_counted_and_in_no_mean():
     assert result.mean_ap() == result.top_k_accuracy(1) == 1
     nobody = evaluate_reid(queries.select(np.array([1, 2])), gallery, metric="euclidean")
     for mean in (nobody.mean_ap, lambda: nobody.top_k_accuracy(1), lambda: nobody.cmc(5)):
-        with pytest.raises(ValueError, match="none of the 2 queries has a match"):
+        with pytest.raises(ValueError, match="2 queries"):
             mean()
 
 
@@ -216,13 +214,13 @@ def test_mistakes_are_named():
     one = ReIDSet(np.ones((1, 3)), np.array([1]))
     with pytest.raises(ValueError, match="metric 'l1'"):
         evaluate_reid(one, one, metric="l1")
-    with pytest.raises(ValueError, match="AP rule 'voc'"):
+    with pytest.raises(ValueError, match="ap_rule 'voc'"):
         evaluate_reid(one, one, ap_rule="voc")
-    with pytest.raises(ValueError, match="length 2, the queries of 3"):
+    with pytest.raises(ValueError, match="length 2, .*of 3"):
         evaluate_reid(one, ReIDSet(np.ones((1, 2)), np.array([1])))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="embeddings .*1 of 1"):
         ReIDSet(np.array([[np.nan]]), np.array([1]))
-    with pytest.raises(ValueError, match=r"camera_ids has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"camera_ids .*\(2,\)"):
         ReIDSet(np.ones((1, 3)), np.array([1]), np.array([1, 2]))
-    with pytest.raises(ValueError, match="junk rule 'time'"):
+    with pytest.raises(ValueError, match="junk_rule 'time'"):
         JunkRule("time")

@@ -6,7 +6,15 @@ import numpy as np
 from hypothesis import strategies as st
 
 from benchmarks._protocol_reference import Asked, Entry, Scene, search_by_text
-from kd_search.evaluation import Contexts, Detections, Gallery, GroundTruth, Queries, search_views
+from kd_search.evaluation import (
+    Contexts,
+    Detections,
+    Gallery,
+    GroundTruth,
+    Queries,
+    RankingSettings,
+    rank_gallery,
+)
 from kd_search.evaluation.search.galleries import complete_gallery
 from tests.evaluation.search.search_scenes import CORNERS, random_boxes
 
@@ -48,16 +56,16 @@ class Set:
             self.searchable.tolist(),
         )
 
-    def search(self, views, **options):
-        return search_views(
+    def rank(self, protocols, **settings):
+        return rank_gallery(
             self.detections,
             self.ground_truth,
             self.queries,
-            views,
+            protocols,
+            RankingSettings(**settings),
             image_cameras=self.cameras,
             searchable=self.searchable,
             contexts=self.contexts,
-            **options,
         )
 
     def reference(self, view, query, k1=10, **thresholds):

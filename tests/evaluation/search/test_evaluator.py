@@ -217,7 +217,7 @@ def test_how_ranks_share_the_images_does_not_matter(monkeypatch, share_of_0, sha
 
 def test_missing_images_are_an_error_that_counts_them(monkeypatch):
     records = fake_model.make_dataset()
-    with pytest.raises(ValueError, match=f"{NAME}.*3 of 12 image ids .*first is 937"):
+    with pytest.raises(ValueError, match=f"{NAME}.*3 of 12 image ids .*937"):
         two_ranks(monkeypatch, records, range(0, 4), range(4, 9))
 
 
@@ -228,7 +228,7 @@ def test_a_run_over_nothing_is_an_error():
 
 def test_images_of_another_set_are_refused():
     records = fake_model.make_dataset()
-    with pytest.raises(ValueError, match="2 image ids of the detections are not in the dataset"):
+    with pytest.raises(ValueError, match="2 image ids .*detections"):
         evaluate(records[:10], run=fake_model.run_model(records))
 
 
@@ -236,7 +236,7 @@ def test_a_query_without_embedding_is_refused():
     records = fake_model.make_dataset()
     inputs, outputs = fake_model.run_model(records)
     del inputs[0]["query_ids"]
-    with pytest.raises(ValueError, match=r"\d of \d+ query ids of the dataset have no"):
+    with pytest.raises(ValueError, match=r"\d of \d+ query ids"):
         evaluate(records, run=(inputs, outputs))
 
 
@@ -244,7 +244,7 @@ def test_query_embeddings_must_be_as_many_as_queries():
     records = fake_model.make_dataset()
     inputs, outputs = fake_model.run_model(records)
     outputs[0]["query_embeddings"] = outputs[0]["query_embeddings"][:0]
-    with pytest.raises(ValueError, match="image 1000 has 2 queries, but the model gave 0"):
+    with pytest.raises(ValueError, match="image 1000 .*2 queries.* 0 query embeddings"):
         evaluate(records, run=(inputs, outputs))
 
 
@@ -296,7 +296,7 @@ def test_with_ground_truth_boxes_every_person_is_found_and_detection_is_not_rate
 def test_ground_truth_boxes_are_not_taken_for_detected_ones(use_gt_boxes):
     records = fake_model.make_dataset()
     run = fake_model.run_model(records) if use_gt_boxes else ground_truth_run(records)
-    with pytest.raises(ValueError, match="the loader and the evaluator must agree"):
+    with pytest.raises(ValueError, match=f"gallery_boxes, .*use_gt_boxes is {use_gt_boxes}"):
         evaluate(records, run=run, use_gt_boxes=use_gt_boxes)
 
 
@@ -351,8 +351,8 @@ def test_crowd_boxes_are_not_people_to_find():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda r: r[1].update(image_id=r[0]["image_id"]), "image_id 1000 more than once"),
-        (lambda r: r[3]["queries"][0].update(query_id=0), "query_id 0 more than once"),
+        (lambda r: r[1].update(image_id=r[0]["image_id"]), "image_id 1000"),
+        (lambda r: r[3]["queries"][0].update(query_id=0), "query_id 0"),
         (lambda r: r[2]["annotations"][0].update(bbox_mode=4), "image 986: bbox_mode 4"),
     ],
 )

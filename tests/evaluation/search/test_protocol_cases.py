@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from kd_search.evaluation import Contexts, Detections, Gallery, GroundTruth, Queries, View
-from kd_search.evaluation import evaluate_search as search
+from kd_search.evaluation import (
+    Contexts,
+    Detections,
+    Gallery,
+    GalleryProtocol,
+    GroundTruth,
+    Queries,
+    RankingSettings,
+    rank_gallery,
+)
 
 BOX = (100, 100, 150, 250)
 SHIFTED = (105, 100, 155, 250)  # IoU 45 / 55 with BOX
@@ -144,10 +152,10 @@ CAMERAS = {
 }
 
 
-def run(detections, ground_truth, view, contexts=None, **options):
+def run(detections, ground_truth, view, contexts=None, k1=10):
     cosines = np.array([row[2] for row in detections], dtype=np.float64)
     queries = Queries(np.array([[1.0, 0.0]]), np.array([7]), np.array([OWN]))
-    result = search(
+    (result,) = rank_gallery(
         Detections(
             np.array([row[1] for row in detections], dtype=np.float64).reshape(-1, 4),
             np.ones(len(detections)),
@@ -160,10 +168,10 @@ def run(detections, ground_truth, view, contexts=None, **options):
             np.array([row[0] for row in ground_truth], dtype=int),
         ),
         queries,
-        view=view,
+        [view],
+        RankingSettings(k1=k1),
         image_cameras=np.array([CAMERA_OF.get(image, -1) for image in range(10)]),
         contexts=contexts,
-        **options,
     )
     return result.ap[0], result.num_gt[0], result.num_found[0], result.first_hit_rank[0]
 
@@ -183,21 +191,22 @@ def listed(entries):
 def test_lists_worked_out_by_hand(case, mode):
     detections, entries, corrected, compat = LISTS[case]
     expected = corrected if mode == "corrected" else compat
-    assert run(detections, [], View(listed(entries), mode=mode)) == pytest.approx(expected)
+    protocol = GalleryProtocol(listed(entries), mode=mode)
+    assert run(detections, [], protocol) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("case", CAMERAS)
 def test_cameras_worked_out_by_hand(case):
     detections, ground_truth, expected = CAMERAS[case]
-    view = View(Gallery.whole(), case.rpartition(" ")[2])
+    view = GalleryProtocol(Gallery(), case.rpartition(" ")[2])
     assert run(detections, ground_truth, view) == pytest.approx(expected)
 
 
 def test_compat_mode_cuts_annotated_boxes_to_whole_pixels():
     # Rows 0.99 to 2.5 have 0.01 in common with rows 0 to 1; cut to rows 0 to 2, one of two.
     detections, truth = [(0, (0, 0, 400, 1), 0.9)], [(0, (0, 0.99, 400, 2.5), 7)]
-    assert run(detections, truth, View(Gallery.whole()))[2] == 0
-    assert run(detections, truth, View(Gallery.whole(), mode="compat"))[2] == 1
+    assert run(detections, truth, GalleryProtocol(Gallery()))[2] == 0
+    assert run(detections, truth, GalleryProtocol(Gallery(), mode="compat"))[2] == 1
 
 
 def around(*vectors):
@@ -211,8 +220,8 @@ def test_context_raises_the_detection_whose_neighbour_is_found_too():
     neighbour = (0.0, 1.0)
     detections = [(0, BOX, 0.6), (0, AWAY, 0.0), (1, AWAY, 0.8), (1, BOX, 0.99)]
     truth = [(0, BOX, 7)]
-    assert run(detections, truth, View(Gallery.whole()))[3] == 3
-    reranked = View(Gallery.whole(), reranked=True)
+    assert run(detections, truth, GalleryProtocol(Gallery()))[3] == 3
+    reranked = GalleryProtocol(Gallery(), reranked=True)
     # Image 1: query to 0.99, neighbour to 0.8 (similarity 0.6): the largest is 0.99.
     assert run(detections, truth, reranked, around(neighbour))[3] == 1
     # Only the best detection is looked at again, which is in image 1.
@@ -227,7 +236,7 @@ def test_a_raised_similarity_may_tie():
     detections = [(0, BOX, 0.6), (0, AWAY, 0.0), (1, AWAY, 1.0)]
     truth = [(0, BOX, 7)]
     for mode, rank in (("corrected", 1), ("compat", 2)):
-        view = View(Gallery.whole(), mode=mode, reranked=True)
+        view = GalleryProtocol(Gallery(), mode=mode, reranked=True)
         assert run(detections, truth, view, around((0.0, 1.0))) == pytest.approx((0.5, 1, 1, rank))
 
 
@@ -236,18 +245,18 @@ def test_junk_that_is_raised_is_still_junk():
     # and the neighbour, exactly there, would raise it to 1.0.
     detections = [(3, BOX, 0.9), (3, AWAY, 0.0), (4, AWAY, 0.7), (0, BOX, 0.95)]
     truth = [(3, BOX, 7), (0, BOX, 7)]
-    view = View(Gallery.whole(), "junk_same_camera", reranked=True)
+    view = GalleryProtocol(Gallery(), "junk_same_camera", reranked=True)
     assert run(detections, truth, view, around((0.0, 1.0))) == pytest.approx((1, 1, 1, 1))
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"images": np.array([0, 10])}, "'G': entry 1 of query 0 names image 10, but the set has"),
-        ({"images": np.array([0.0, 1.0])}, "'G': images has type float64"),
-        ({"offsets": np.array([0, 1])}, "'G': offsets must ascend from 0 to 2"),
-        ({"boxes": np.zeros((1, 4))}, r"'G': boxes has shape \(1, 4\); expected \(2, 4\)"),
-        ({"boxes": np.array([[0, 0, 1, 1], [0, 0, np.nan, 1]])}, "'G': the box of entry 1 is"),
+        ({"images": np.array([0, 10])}, "'G': entry 1 of query 0 .*image 10"),
+        ({"images": np.array([0.0, 1.0])}, "'G': images .*float64"),
+        ({"offsets": np.array([0, 1])}, "'G': offsets"),
+        ({"boxes": np.zeros((1, 4))}, r"'G': boxes .*\(1, 4\).*\(2, 4\)"),
+        ({"boxes": np.array([[0, 0, 1, 1], [0, 0, np.nan, 1]])}, "'G': .*entry 1"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused_by_name(change, message):
@@ -262,6 +271,7 @@ def test_lists_that_do_not_fit_are_refused_by_name(change, message):
 
 
 @pytest.mark.parametrize("change", [{"cameras": "other"}, {"mode": "old"}])
-def test_unknown_views_are_refused(change):
-    with pytest.raises(ValueError, match="use one of"):
-        View(Gallery.whole(), **change)
+def test_unknown_protocols_are_refused(change):
+    ((key, value),) = change.items()
+    with pytest.raises(ValueError, match=f"{key} '{value}'"):
+        GalleryProtocol(Gallery(), **change)

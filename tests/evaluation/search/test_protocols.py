@@ -9,23 +9,18 @@ from kd_search.evaluation import (
     CAMERAS,
     MODES,
     Gallery,
-    View,
+    GalleryProtocol,
     similarity,
 )
-from kd_search.evaluation.search.ranking import (
-    rank_counts,
-)
-from kd_search.evaluation.search.ranking import (
-    top_k as best_detections,
-)
+from kd_search.evaluation.search.ranking import _gallery_mask, _true_positives
 from tests.evaluation.search import protocol_scenes
 
 
 def all_views(test_set, reranked):
-    whole, listed = Gallery.whole(), test_set.gallery()
+    whole, listed = Gallery(), test_set.gallery()
     galleries = [whole, listed, test_set.gallery("all", complete=True)]
     return [
-        View(gallery, cameras, mode, again)
+        GalleryProtocol(gallery, cameras, mode, again)
         for gallery in galleries
         for cameras in CAMERAS
         for mode in MODES
@@ -34,7 +29,7 @@ def all_views(test_set, reranked):
 
 
 def assert_equal_to_the_text(test_set, views, **options):
-    results = test_set.search(views, num_matches=10, **options)
+    results = test_set.rank(views, num_matches=10, **options)
     for v, (view, result) in enumerate(zip(views, results)):
         for q in range(len(test_set.queries)):
             expected = test_set.reference(view, q, **options)
@@ -71,8 +66,9 @@ def test_reranking_equals_the_text(test_set, k1):
 @settings(max_examples=40)
 @given(protocol_scenes.sets(ties=True), st.sampled_from(MODES), st.sampled_from(CAMERAS))
 def test_a_single_view_equals_the_text(test_set, mode, cameras):
-    for gallery in (Gallery.whole(), test_set.gallery()):
-        assert_equal_to_the_text(test_set, [View(gallery, cameras, mode)], iou_thresh=0.3)
+    for gallery in (Gallery(), test_set.gallery()):
+        protocol = GalleryProtocol(gallery, cameras, mode)
+        assert_equal_to_the_text(test_set, [protocol], iou_thresh=0.3)
 
 
 @settings(max_examples=40)
@@ -83,10 +79,10 @@ def test_small_blocks_and_small_looks_equal_the_text(test_set):
         patch.setattr(similarity, "_MIN_QUERIES", 2)
         patch.setattr(similarity, "CHUNK", 2)
         patch.setattr(similarity, "_FLOAT64_BYTES", 100)
-        patch.setattr(best_detections, "_LOOK_AT", 1)
-        patch.setattr(rank_counts, "_SORT_COST", 0)
-        patch.setattr(rank_counts, "_BITS", 2)
-        patch.setattr(rank_counts, "_BIT_TABLE", np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
+        patch.setattr(_gallery_mask, "_LOOK_AT", 1)
+        patch.setattr(_true_positives, "_SORT_COST", 0)
+        patch.setattr(_true_positives, "_BITS", 2)
+        patch.setattr(_true_positives, "_BIT_TABLE", np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
         assert_equal_to_the_text(test_set, all_views(test_set, [True]), k1=2)
 
 
@@ -95,7 +91,7 @@ def test_small_blocks_and_small_looks_equal_the_text(test_set):
 def test_similarities_weighted_by_the_score_equal_the_text(test_set):
     """The definition gets embeddings that are as long as the score."""
     views = all_views(test_set, [False, True])
-    results = test_set.search(views, weight_by_score=True)
+    results = test_set.rank(views, weight_by_score=True)
     weighted = test_set.detections.embeddings * test_set.detections.scores[:, None]
     test_set.detections.embeddings = weighted
     for view, result in zip(views, results):

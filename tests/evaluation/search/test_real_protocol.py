@@ -3,7 +3,14 @@
 import numpy as np
 
 from kd_search.data.person_search.search_protocol import read_search_protocol
-from kd_search.evaluation import Detections, Gallery, GroundTruth, Queries, View, search_views
+from kd_search.evaluation import (
+    Detections,
+    Gallery,
+    GalleryProtocol,
+    GroundTruth,
+    Queries,
+    rank_gallery,
+)
 
 
 def test_a_perfect_model_on_the_real_lists(real_data):
@@ -32,11 +39,11 @@ def test_a_perfect_model_on_the_real_lists(real_data):
     gallery = Gallery.listed(
         "G100", protocol.offsets, images, boxes, num_images=len(names), filled=entries
     )
-    corrected, compat = search_views(
+    corrected, compat = rank_gallery(
         detections,
         GroundTruth(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, int)),
         Queries(directions, np.arange(count), own),
-        [View(gallery, mode="corrected"), View(gallery, mode="compat")],
+        [GalleryProtocol(gallery, mode="corrected"), GalleryProtocol(gallery, mode="compat")],
     )
     assert (corrected.num_gt > 0).all()
     assert (corrected.ap == 1).sum() == count - 3  # three see the person twice in an image

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kd_search.evaluation import Detections, GroundTruth, Queries, evaluate_search
+from kd_search.evaluation import Detections, GroundTruth, Queries, rank_gallery
 
 BOX = (100, 100, 150, 250)  # 50 x 150: needs IoU 0.5
 SHIFTED = (105, 100, 155, 250)  # IoU 45 / 55 with BOX
@@ -115,10 +115,10 @@ CASES = {
 }
 
 
-def evaluate(detections, ground_truth, **thresholds):
+def evaluate(detections, ground_truth):
     rows = [(*row, 1.0)[:4] for row in detections]
     cosines = np.array([row[2] for row in rows], dtype=np.float64).reshape(-1)
-    return evaluate_search(
+    return rank_gallery(
         Detections(
             boxes=np.array([row[1] for row in rows], dtype=np.float32).reshape(-1, 4),
             scores=np.array([row[3] for row in rows]),
@@ -131,8 +131,7 @@ def evaluate(detections, ground_truth, **thresholds):
             image_index=np.array([row[0] for row in ground_truth], dtype=int),
         ),
         Queries(np.array([[1.0, 0.0]]), np.array([7]), np.array([QUERY_IMAGE])),
-        **thresholds,
-    )
+    )[0]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -161,7 +160,7 @@ def test_matches_name_the_detections_as_given_and_say_which_are_right():
 
 def test_queries_that_cannot_be_answered_are_in_no_mean():
     box = np.array([BOX], dtype=np.float64)
-    result = evaluate_search(
+    (result,) = rank_gallery(
         Detections(box, np.ones(1), np.array([0]), np.array([[1.0, 0.0]])),
         GroundTruth(box, np.array([7]), np.array([0])),
         Queries(np.array([[1.0, 0.0]] * 3), np.array([7, 8, -1]), np.array([-1, -1, -1])),

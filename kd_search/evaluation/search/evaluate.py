@@ -1,0 +1,260 @@
+"""The evaluation of a test set: detections and annotations in, metrics and rankings out."""
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Optional
+
+import numpy as np
+
+from kd_search.evaluation.confidence import bootstrap_intervals
+from kd_search.evaluation.flat_arrays import AnyPath, Detections
+from kd_search.evaluation.search.detection_metric import evaluate_detection
+from kd_search.evaluation.search.galleries import GalleryProtocol
+from kd_search.evaluation.search.predictions import DetectionSet, load_detections
+from kd_search.evaluation.search.protocol import (
+    Protocol,
+    TableOptions,
+    headline_gallery,
+    listed_names,
+    table_protocols,
+)
+from kd_search.evaluation.search.protocol_table import ProtocolTable, rate_names, table_rows
+from kd_search.evaluation.search.ranking import RankingResult, RankingSettings
+from kd_search.evaluation.search.test_set import Annotations, DatasetDicts, PreparedSet
+from kd_search.utils.files import write_json
+
+#: Name of the file of per-query results in the output folder of an evaluation.
+RESULTS_FILE = "person_search_results.json"
+# Best detections to report for each query.
+NUM_MATCHES = 10
+
+
+@dataclass
+class Evaluation:
+    """Results of an evaluation.
+
+    Attributes:
+        results: {"person_search": {"mAP", "top1", ..., "queries", "queries_without_match"},
+            "detection": {"AP", "recall"}}, rates in percent, NaN where there is nothing to rate.
+            "queries" counts those that the means are over, "queries_without_match" the others,
+            whose person is in no gallery image besides their own. Without "detection" if the boxes
+            are the annotated ones.
+        intervals: metric of "person_search" to the ends of its 95 % bootstrap interval.
+        rankings: one dict per query, see :func:`rank_lists`.
+        table: every protocol, or None.
+        protocol: of ``results``, with the gallery by name.
+    """
+
+    results: "OrderedDict[str, dict[str, float]]"
+    intervals: dict[str, tuple[float, float]]
+    rankings: list[dict[str, Any]]
+    table: Optional[ProtocolTable]
+    protocol: Protocol
+
+
+def evaluate_detection_set(
+    detection_set: DetectionSet,
+    dataset_dicts: DatasetDicts,
+    protocol: Protocol,
+    *,
+    search_galleries: Optional[Mapping[str, Any]] = None,
+    table: Optional[TableOptions] = None,
+) -> Evaluation:
+    """Evaluate search and detection on a test set.
+
+    Only images with ``in_gallery`` (the default) are searched and rated, besides those that a
+    gallery lists by name. The order of the images of ``detection_set`` does not matter. All
+    protocols share one pass over the similarities.
+
+    Args:
+        search_galleries: the lists of the set's protocol, see :func:`galleries_from_metadata`.
+        table: which protocols to put into the table; None makes no table.
+
+    Raises:
+        ValueError: an image or query of the dataset is not in the detection set, or vice versa; the
+            message has their number. Or the protocol needs what the set does not have.
+    """
+    lists = search_galleries or {}
+    name = headline_gallery(protocol.gallery, list(lists))
+    names = [] if table is None else listed_names(list(lists), table.gallery_sizes)
+    data = PreparedSet(detection_set, dataset_dicts, lists, {name, *names} & set(lists))
+    headline = GalleryProtocol(data.gallery(name), "all", protocol.mode)
+    protocols: list[GalleryProtocol] = []
+    notes: list[str] = []
+    if table is not None:
+        listed = [gallery for gallery in data.galleries if gallery.name in names]
+        protocols, notes = table_protocols(listed, table, data.annotations.image_cameras)
+    num_matches = max(NUM_MATCHES, protocol.top_k[-1])
+    boxes = "ground_truth" if protocol.use_gt_boxes else "detected"
+    settings = protocol.ranking_settings(num_matches, table.cbgm_k1 if table else 1)
+    detections, (search, *ranked) = _rank(
+        data, detection_set, boxes, [headline, *protocols], settings, table, notes
+    )
+    rows: list[dict[str, Any]] = []
+    if table is not None:
+        subsets = {g.name: g.queries for g in data.galleries if g.queries is not None}
+        rows = table_rows(ranked, boxes, table, protocol, subsets)
+        if detection_set.has_gt_boxes and not protocol.use_gt_boxes:
+            given, boxes = detection_set.on_gt_boxes(), "ground_truth"
+            settings = replace(settings, num_matches=0)
+            _, ranked = _rank(data, given, boxes, protocols, settings, table, notes)
+            rows += table_rows(ranked, boxes, table, protocol, subsets)
+    results = OrderedDict(person_search=search.metrics(protocol.top_k))
+    if not protocol.use_gt_boxes:
+        rated = evaluate_detection(
+            detections.select(data.annotations.in_gallery[detections.image_index]),
+            data.annotations.ground_truth,
+            score_thresh=protocol.det_score_thresh,
+            iou_thresh=protocol.iou_thresh,
+        )
+        results["detection"] = {"AP": 100 * rated.ap, "recall": 100 * rated.recall}
+    if search.num_without_match:
+        logging.getLogger(__name__).warning(
+            "%d of %d queries have no match in the gallery and are left out of the means",
+            search.num_without_match,
+            len(data.annotations.query_ids),
+        )
+    options = table or TableOptions()
+    rates = search.rates(protocol.top_k)[search.num_gt > 0]
+    intervals = {}
+    if len(rates) and options.bootstrap:
+        low, high = bootstrap_intervals(rates, options.bootstrap, options.seed)
+        ends = zip(low.tolist(), high.tolist())
+        intervals = dict(zip(rate_names(protocol.top_k), ends))
+    return Evaluation(
+        results,
+        intervals,
+        rank_lists(search, detections, data.annotations),
+        ProtocolTable(protocol.top_k, rows, notes) if table is not None else None,
+        replace(protocol, gallery=headline.gallery.name),
+    )
+
+
+def _rank(
+    data: PreparedSet,
+    detection_set: DetectionSet,
+    boxes: str,
+    protocols: Sequence[GalleryProtocol],
+    settings: RankingSettings,
+    table: Optional[TableOptions],
+    notes: list[str],
+) -> tuple[Detections, list[RankingResult]]:
+    """Rank detected or ground-truth boxes; without contexts, not re-ranked and with a note."""
+    contexts = None
+    if table is not None and any(p.reranked for p in protocols):
+        try:
+            contexts = data.contexts(
+                detection_set,
+                table.cbgm_k2,
+                settings.score_thresh,
+                given_boxes=boxes == "ground_truth",
+            )
+        except ValueError as error:
+            notes.append(f"{boxes} boxes are not re-ranked: {error}")
+            protocols = [p for p in protocols if not p.reranked]
+    detections = data.flatten(detection_set)
+    return detections, data.rank(detections, protocols, settings, contexts=contexts)
+
+
+def rank_lists(
+    search: RankingResult, detections: Detections, annotations: Annotations
+) -> list[dict[str, Any]]:
+    """Convert per-query results to plain types, ready for JSON.
+
+    Returns:
+        One dict per query: query_id, image_id, person_id, bbox (of the query), AP (percent; None
+        if the person is in no gallery image), first_hit_rank (from 1; None if nothing right was
+        found), num_gt, num_found, and matches: the ten best detections, best first, each with
+        image_id, bbox, score, similarity, correct. Boxes are absolute pixels, XYXY.
+    """
+    rankings = []
+    for query in range(len(search.ap)):
+        matches = [
+            {
+                "image_id": annotations.image_ids[detections.image_index[row]],
+                "bbox": detections.boxes[row].tolist(),
+                "score": float(detections.scores[row]),
+                "similarity": float(search.match_similarity[query, rank]),
+                "correct": bool(search.match_correct[query, rank]),
+            }
+            for rank, row in enumerate(search.match_index[query, :NUM_MATCHES])
+            if row >= 0
+        ]
+        num_gt = int(search.num_gt[query])
+        rankings.append(
+            {
+                "query_id": int(annotations.query_ids[query]),
+                "image_id": annotations.image_ids[annotations.query_image_index[query]],
+                "person_id": int(annotations.query_person_ids[query]),
+                "bbox": annotations.query_boxes[query].tolist(),
+                "AP": 100 * float(search.ap[query]) if num_gt else None,
+                "first_hit_rank": int(search.first_hit_rank[query]) or None,
+                "num_gt": num_gt,
+                "num_found": int(search.num_found[query]),
+                "matches": matches,
+            }
+        )
+    return rankings
+
+
+def results_document(dataset_name: Optional[str], evaluation: Evaluation) -> dict[str, Any]:
+    """Make the content of the results file; NaN becomes null, as strict JSON has no NaN."""
+    metrics = {
+        task: {name: None if np.isnan(value) else value for name, value in values.items()}
+        for task, values in evaluation.results.items()
+    }
+    return {
+        "dataset": dataset_name,
+        "protocol": asdict(evaluation.protocol),
+        "metrics": metrics,
+        "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
+        "queries": evaluation.rankings,
+    }
+
+
+def write_evaluation(
+    output_dir: AnyPath, dataset_name: Optional[str], evaluation: Evaluation
+) -> None:
+    """Write the per-query results and, if there is one, the table of protocols."""
+    document = results_document(dataset_name, evaluation)
+    write_json(os.path.join(output_dir, RESULTS_FILE), document, sealed=True)
+    if evaluation.table is not None:
+        evaluation.table.write(output_dir, dataset_name)
+
+
+def evaluate_detections_file(
+    path: AnyPath,
+    dataset_dicts: DatasetDicts,
+    *,
+    search_galleries: Optional[Mapping[str, Any]] = None,
+    output_dir: Optional[AnyPath] = None,
+    table: Optional[TableOptions] = None,
+    **protocol: Any,
+) -> "OrderedDict[str, dict[str, float]]":
+    """Evaluate saved detections as :class:`PersonSearchEvaluator` does.
+
+    Args:
+        path: file of :func:`save_detections`.
+        dataset_dicts: annotations of the same test set.
+        search_galleries: the lists of its protocol, from the metadata of the set.
+        output_dir: where to write the per-query results and the table; None writes nothing.
+        table: which protocols to put into a table.
+        protocol: fields of :class:`Protocol`; by default ``use_gt_boxes`` is that of the file.
+
+    Returns:
+        ``results`` of :func:`evaluate_detection_set`.
+    """
+    detections, metadata = load_detections(path)
+    settings = Protocol(**{"use_gt_boxes": bool(metadata.get("use_gt_boxes")), **protocol})
+    try:
+        evaluation = evaluate_detection_set(
+            detections, dataset_dicts, settings, search_galleries=search_galleries, table=table
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if output_dir is not None:
+        write_evaluation(output_dir, metadata.get("dataset"), evaluation)
+    return evaluation.results

@@ -1,0 +1,267 @@
+"""Person-search ranking under many gallery protocols: each similarity is computed only once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+
+from kd_search.evaluation.flat_arrays import (
+    Contexts,
+    Detections,
+    GroundTruth,
+    Queries,
+    QueryResults,
+)
+from kd_search.evaluation.search.galleries import GalleryProtocol
+from kd_search.evaluation.similarity import Similarity
+
+from ._gallery_mask import GalleryMask
+from ._reranking import Reranker
+from ._true_positives import TargetTables, TruePositives, count_ranks
+
+
+@dataclass(frozen=True)
+class RankingSettings:
+    """Settings of a ranking that all gallery protocols share.
+
+    Attributes:
+        score_thresh: detections with a lower score are not searched.
+        iou_thresh: IoU of a right detection; small boxes need less.
+        num_matches: K, best detections to report per query, in the first protocol.
+        k1: number of detections to re-rank, see :mod:`._reranking`.
+        weight_by_score: multiply each similarity by the score of the detection (the confidence
+            weighted similarity of NAE, Chen et al., CVPR 2020, and of SeqNet).
+    """
+
+    score_thresh: float = 0.5
+    iou_thresh: float = 0.5
+    num_matches: int = 10
+    k1: int = 10
+    weight_by_score: bool = False
+
+
+@dataclass
+class RankingResult(QueryResults):
+    """Per-query results of one gallery protocol; K is 0 but in the first protocol."""
+
+    protocol: GalleryProtocol
+    searched_by: np.ndarray  # (Q,) bool; the other queries are not in this gallery
+    num_found: np.ndarray  # (Q,) int64, of num_gt, images with a right detection
+    num_images: np.ndarray  # (Q,) int64, images searched
+    num_detections: int  # of enough score, in all images
+    hit_query: np.ndarray  # (H,) query of each right detection, ascending
+    hit_count: np.ndarray  # (H,) searched detections that are at least as similar, itself included
+
+    def rates(self, top_k: Sequence[int]) -> np.ndarray:
+        """(Q, 1 + len(top_k)) percent: average precision, and whether a top-k match is right."""
+        ranks = self.first_hit_rank
+        hits = [(ranks >= 1) & (ranks <= k) for k in top_k]
+        rates: np.ndarray = 100 * np.stack([self.ap, *hits], axis=1)
+        return rates
+
+
+def rank_gallery(
+    detections: Detections,
+    ground_truth: GroundTruth,
+    queries: Queries,
+    protocols: Sequence[GalleryProtocol] = (GalleryProtocol(),),
+    settings: RankingSettings = RankingSettings(),  # noqa: B008  immutable
+    *,
+    image_cameras: Optional[np.ndarray] = None,
+    searchable: Optional[np.ndarray] = None,
+    contexts: Optional[Contexts] = None,
+) -> list[RankingResult]:
+    """Search each query's person among the detections of its gallery.
+
+    The protocol is that of CUHK-SYSU and PRW (Xiao et al., CVPR 2017; Zheng et al., CVPR 2017):
+
+    1. Detections with a score below ``score_thresh`` are dropped.
+    2. The similarity of query and detection is the dot product of their unit embeddings.
+    3. The query's own image is not searched, and the person in it is not counted.
+    4. In each gallery image that holds the person, the most similar detection among those with
+       IoU >= min(iou_thresh, w h / ((w + 10) (h + 10))) is right (of equally similar ones, the
+       first as given). All other detections are wrong, a second one on the same person too. An
+       image that holds the person twice counts once; either box is accepted.
+    5. AP = average precision of the ranked list x found images / images that hold the person.
+       Equal similarities enter together, see :func:`average_precision`. No detection, or none
+       right, is an AP of 0.
+    6. A query is a top-k hit if a right detection is among the first k, equal similarities in the
+       given order. The list may be shorter than k.
+
+    The mode ``compat`` changes rules 3 to 6 as :mod:`..galleries` describes.
+
+    Args:
+        detections: of the gallery images, with embeddings (N, D).
+        ground_truth: annotated people of the gallery images.
+        queries: embeddings (Q, D).
+        protocols: galleries to search; by default all images.
+        image_cameras: (G,) camera of each image, -1 unknown.
+        searchable: (G,) bool, the gallery images; None is all. People elsewhere do not count.
+        contexts: of the queries, for re-ranked protocols.
+
+    Returns:
+        A result per protocol.
+
+    Raises:
+        ValueError: detections have no embeddings, or of another length than the queries'; or a
+            protocol needs cameras or contexts that are not given.
+    """
+    if detections.embeddings is None:
+        raise ValueError("search needs detections with embeddings")
+    have, want = detections.embeddings.shape[1], queries.embeddings.shape[1]
+    if have != want and len(detections) and len(queries):
+        raise ValueError(f"detections have embeddings of length {have}, the queries of {want}")
+    cameras = [p.cameras for p in protocols if p.cameras != "all"]
+    if image_cameras is None and cameras:
+        raise ValueError(f"cameras {cameras[0]!r} needs the camera of each image")
+    kept = np.flatnonzero(detections.scores >= settings.score_thresh)
+    found = Detections(
+        detections.boxes[kept], detections.scores[kept], detections.image_index[kept]
+    )
+    weights = found.scores if settings.weight_by_score else None
+    similarity = Similarity(detections.embeddings, kept, weights)
+    num_images = 1 + max(
+        int(images.max(initial=-1))
+        for images in (
+            found.image_index,
+            ground_truth.image_index,
+            queries.image_index,
+            *(p.gallery.images for p in protocols),
+        )
+    )
+    image_cameras = np.zeros(0, int) if image_cameras is None else np.asarray(image_cameras)
+    num_images = max(num_images, len(image_cameras), 0 if searchable is None else len(searchable))
+    mask = GalleryMask(
+        protocols,
+        found.image_index,
+        queries.image_index,
+        np.ones(num_images, bool) if searchable is None else _pad(searchable, num_images, False),
+        _pad(image_cameras, num_images, -1),
+    )
+    tables = TargetTables(protocols, found, ground_truth, queries, settings.iou_thresh, mask)
+    reranker = None
+    reranked_sets = sorted({k for k, p in zip(mask.set_of, protocols) if p.reranked})
+    if reranked_sets:
+        if contexts is None:
+            raise ValueError("re-ranking by context (CBGM) needs the contexts of the queries")
+        reranker = Reranker(contexts, settings.k1, reranked_sets, mask, similarity)
+    results = [
+        RankingResult(
+            **QueryResults.empty(len(queries), 0 if number else settings.num_matches),
+            protocol=protocol,
+            searched_by=protocol.gallery.searched_by(len(queries)),
+            num_found=np.zeros(len(queries), np.int64),
+            num_images=np.zeros(len(queries), np.int64),
+            num_detections=len(kept),
+            hit_query=np.zeros(0, np.int64),
+            hit_count=np.zeros(0, np.int64),
+        )
+        for number, protocol in enumerate(protocols)
+    ]
+    hits: list[list[np.ndarray]] = [[] for _ in protocols]
+    for start, rows in similarity.blocks(queries.embeddings):
+        stop = start + len(rows)
+        mask.start_block(start, stop)
+        targets = tables.of_block(start, stop)
+        reranked = {} if reranker is None else reranker.rerank(start, rows)
+        positives = [
+            target.true_positives(rows, p.mode, reranked.get(k) if p.reranked else None)
+            for target, p, k in zip(targets, protocols, mask.set_of)
+        ]
+        num_images_of = {k: mask.count_images(k) for k in set(mask.set_of)}
+        ranks = count_ranks(rows, positives, mask)
+        for number, (result, k) in enumerate(zip(results, mask.set_of)):
+            result.num_images[start:stop] = num_images_of[k]
+            count = _rate(result, start, rows, mask, k, positives[number], *ranks[number])
+            hits[number].append(np.stack([start + positives[number].query, count]))
+        if settings.num_matches:
+            _keep_matches(results[0], start, rows, mask, positives[0], kept)
+    for result, parts in zip(results, hits):
+        if parts:
+            result.hit_query, result.hit_count = np.concatenate(parts, axis=1)
+    return results
+
+
+def _rate(
+    result: RankingResult,
+    start: int,
+    rows: np.ndarray,
+    mask: GalleryMask,
+    k: int,
+    found: TruePositives,
+    count: np.ndarray,
+    ties: np.ndarray,
+) -> np.ndarray:
+    """Fill a block of a result, given the counts of :func:`count_ranks`; return them re-ranked."""
+    if found.change is not None:
+        count = count + found.count_change(found.change, np.greater_equal)
+        ties = ties + found.count_change(found.change, np.equal)
+    block, targets = slice(start, start + len(rows)), found.targets
+    result.num_gt[block] = np.bincount(targets.query, targets.weight, minlength=len(rows))
+    result.num_found[block] = np.bincount(found.query, minlength=len(rows))
+    result.ap[block] = found.average_precision(count, result.num_gt[block])
+    leading = np.flatnonzero(found.leads)
+    result.first_hit_rank[start + found.query[leading]] = count[leading]
+    for q in np.unique(found.query[leading[ties[leading] > 1]]):
+        own = leading[found.query[leading] == q]
+        score = found.score[own[0]]
+        ranked = _order_equals(rows[q], int(q), k, result.protocol, mask, found, score)
+        first = int(np.flatnonzero(np.isin(ranked, found.column[own]))[0])
+        result.first_hit_rank[start + q] = count[own[0]] - len(ranked) + first + 1
+    return count
+
+
+def _order_equals(
+    row: np.ndarray,
+    q: int,
+    k: int,
+    protocol: GalleryProtocol,
+    mask: GalleryMask,
+    found: TruePositives,
+    score: float,
+) -> np.ndarray:
+    """Columns of the detections of a query with this similarity, in the order of their ranks."""
+    equal = np.flatnonzero(row == score)
+    if found.change is not None:
+        column, new = found.change.column[q], found.change.new[q]
+        moved = column[column >= 0]
+        raised = column[(new == score) & (column >= 0)]
+        equal = np.union1d(equal[~np.isin(equal, moved)], raised)
+    equal = equal[(mask.bits(q, equal) >> k) & 1 != 0]
+    if protocol.mode == "corrected":
+        return equal
+    # A stable ascending sort, read backwards: the last of the list leads. In an image that holds
+    # the person, the list has equal detections backwards already.
+    images, targets = mask.image_index[equal], found.targets
+    holding = np.isin(images, targets.image[(targets.query == q) & targets.can_match])
+    position = mask.list_position(protocol.gallery, q, images)
+    within = np.where(holding, equal, -equal)
+    return equal[np.lexsort((within, -position))]
+
+
+def _keep_matches(
+    result: RankingResult,
+    start: int,
+    rows: np.ndarray,
+    mask: GalleryMask,
+    found: TruePositives,
+    kept: np.ndarray,
+) -> None:
+    """Fill the best matches of a block of the first protocol. ``rows`` are changed on the way."""
+    k, num_matches = mask.set_of[0], result.match_index.shape[1]
+    bounds = np.searchsorted(found.query, np.arange(len(rows) + 1))
+    for q, row in enumerate(rows):
+        if found.change is not None:
+            moved = found.change.column[q] >= 0
+            row[found.change.column[q][moved]] = found.change.new[q][moved]
+        best = mask.most_similar(q, row, [k], num_matches)[k]
+        own = found.column[bounds[q] : bounds[q + 1]]
+        place = slice(0, len(best))
+        result.match_index[start + q, place] = kept[best]
+        result.match_similarity[start + q, place] = row[best]
+        result.match_correct[start + q, place] = (best[:, None] == own).any(axis=1)
+
+
+def _pad(values: np.ndarray, count: int, fill: int) -> np.ndarray:
+    return np.concatenate([values, np.full(count - len(values), fill, dtype=values.dtype)])

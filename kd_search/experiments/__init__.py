@@ -1,44 +1,47 @@
-"""Experiments of several trainings: single runs, runs side by side, tables of what came out."""
+"""Studies of several trainings: single runs, runs side by side, tables of their results."""
 
-from kd_search.experiments.metrics import METRICS, pick_metrics
-from kd_search.experiments.options import (
-    add_network_options,
-    add_run_options,
-    check_run_options,
-    fill_in_set,
-    study_parser,
-)
-from kd_search.experiments.planning import (
-    facts_of,
-    schedule,
-    student_arch,
-    student_runs,
-    teacher_run,
-)
-from kd_search.experiments.rows import Networks, Row, TermsRow, choose_rows, config_value
 from kd_search.experiments.run_folder import (
+    METRICS,
     RESULT_FILE,
     SETTINGS_FILE,
     WEIGHTS_FILE,
     SettingsError,
     build_run_config,
+    evaluate_on,
     iterations_done,
+    load_trained_run,
+    pick_metrics,
     read_result,
     settings_of,
+    train_and_evaluate,
 )
 from kd_search.experiments.runs import Run, RunFailed, run_all
-from kd_search.experiments.single_run import evaluate_on, load_trained_run, train_and_evaluate
-from kd_search.experiments.study import Study, carry_out
+from kd_search.experiments.study import (
+    Networks,
+    Row,
+    Study,
+    StudyParser,
+    choose_names,
+    choose_rows,
+    config_value,
+    run_study,
+    schedule,
+    student_arch,
+    student_runs,
+    study_metadata,
+    teacher_opts,
+    teacher_run,
+)
 from kd_search.experiments.table import (
     BASE,
     TEACHER,
     TableLayout,
     draw,
     markdown,
-    markdown_grid,
-    markdown_line,
+    markdown_cell,
+    markdown_table,
     spread,
     summarise,
-    write_all,
+    write_figure,
     write_text,
 )

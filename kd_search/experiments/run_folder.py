@@ -1,71 +1,92 @@
-"""The folder of one run: its config, how far it has come, what came out."""
+"""The folder of one training run: config, settings, checkpoints and result."""
 
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+import platform
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
+import detectron2
+import torch
+from detectron2.config import CfgNode
 from pydantic import BaseModel, RootModel
 
-from kd_search.engine import build_config
-from kd_search.utils.files import read_json
-from kd_search.utils.schema import (
-    Schema,
-    check_schema,
-)
+from kd_search.checkpoint import load_trained
+from kd_search.data.reid import is_reid
+from kd_search.distillation import file_sha256
+from kd_search.engine import PersonSearchTrainer, build_config
+from kd_search.utils.files import read_json, write_json
+from kd_search.utils.schema import Schema, check_schema
 
 RESULT_FILE = "result.json"
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
 WEIGHTS_FILE = "model_final.pth"
 
+#: Column of a table to (task, key) of the results of an evaluation. In the order of tables; all in
+#: percent.
+METRICS = {
+    "AP50": ("bbox", "AP50"),
+    "AP": ("bbox", "AP"),
+    "AP75": ("bbox", "AP75"),
+    "mAP": ("person_search", "mAP"),
+    "top1": ("person_search", "top1"),
+    "det_AP": ("detection", "AP"),
+    "det_recall": ("detection", "recall"),
+    "reid_mAP": ("reid", "mAP"),
+    "reid_top1": ("reid", "top1"),
+    **{
+        f"{short}_{key}": (f"reid_{short}", key)
+        for short in ("i2v", "v2v", "i2i", "v2i")
+        for key in ("mAP", "top1")
+    },
+}
+
 
 class SettingsError(ValueError):
-    """A folder that holds another run than the one that is asked for."""
+    """A folder holds a run with other settings than the requested one."""
 
 
-def build_run_config(config_file: str, opts: Sequence, output: Path, *, eval_only: bool = False):
+def build_run_config(
+    config_file: str, opts: Sequence[Any], output: Path, *, eval_only: bool = False
+) -> CfgNode:
     """The frozen config of a run in the folder ``output``; see
     :func:`kd_search.engine.build_config`."""
     return build_config(config_file, [*opts, "OUTPUT_DIR", str(output)], eval_only=eval_only)
 
 
-def settings_of(cfg) -> dict[str, str]:
-    """What a result depends on: every config key but the folder, and the content of the files that
-    it starts from and learns from."""
-    settings = dict(_flat(cfg))
+def settings_of(cfg: CfgNode) -> dict[str, str]:
+    """Everything that a result depends on: every config key except ``OUTPUT_DIR``, and the SHA-256
+    of the files that ``MODEL.WEIGHTS`` and, in a distilled training, keys of ``DISTILLATION`` that
+    end in ``.WEIGHTS`` or ``.PATH`` name."""
+    settings = dict(_flatten(cfg))
     del settings["OUTPUT_DIR"]
-    files = {"start": cfg.MODEL.WEIGHTS}
-    if cfg.MODEL.META_ARCHITECTURE == "Distiller":
-        node = cfg.DISTILLATION
-        files["teacher"] = node.TEACHER.WEIGHTS
-        files["re-ID teacher"] = node.REID_TEACHER.WEIGHTS
-        files["id_table"] = node.ID_TABLE.PATH
-    for key, path in files.items():
-        if os.path.isfile(path):
-            settings[f"sha256 of the {key}"] = _sha256(path)
+    distilled = cfg.MODEL.META_ARCHITECTURE == "Distiller"
+    for key, path in list(settings.items()):
+        is_input = key == "MODEL.WEIGHTS" or (
+            distilled and key.startswith("DISTILLATION.") and key.endswith((".WEIGHTS", ".PATH"))
+        )
+        if is_input and os.path.isfile(path):
+            status = os.stat(path)
+            digest = _sha256(os.path.abspath(path), status.st_mtime_ns, status.st_size)
+            settings[f"sha256 of {key}"] = digest
     return settings
 
 
-def _sha256(path: str) -> str:
-    status = os.stat(path)
-    return _sha256_of_state(os.path.abspath(path), status.st_mtime_ns, status.st_size)
-
-
 @lru_cache(maxsize=64)
-def _sha256_of_state(path: str, modified: int, size: int) -> str:
-    from kd_search.distillation import file_sha256
-
+def _sha256(path: str, modified: int, size: int) -> str:
     return file_sha256(path)
 
 
-def _flat(node, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, str(value)
 
@@ -73,11 +94,11 @@ def _flat(node, prefix: str = "") -> Iterator[tuple[str, str]]:
 def read_result(output: Path, settings: dict[str, str]) -> Optional[dict[str, Any]]:
     """The result of a finished run; ``None`` where there is none yet.
 
-    Keys that only one of two versions of the code has are not compared.
+    Keys that exist in only one of two versions of the code are not compared.
 
     Raises:
         SettingsError: the folder belongs to a run with other settings.
-        ValueError: a file of the folder is damaged; one line that names it.
+        ValueError: a file of the folder is corrupt.
     """
     known = _read(output / SETTINGS_FILE, _Settings)
     if known is None:
@@ -91,21 +112,6 @@ def read_result(output: Path, settings: dict[str, str]) -> Optional[dict[str, An
             f"{settings[key]!r}{more}): remove it, or name another folder with --output"
         )
     return _read(output / RESULT_FILE, _Result)
-
-
-def iterations_done(output: Path) -> int:
-    """How far a run has come: iterations that its metrics.json tells of."""
-    return max((line["iteration"] + 1 for line in metric_lines(output)), default=0)
-
-
-def metric_lines(output: Path) -> list[dict[str, float]]:
-    """Whole lines of metrics.json; the last one may still be being written."""
-    path = output / METRICS_FILE
-    lines = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        with suppress(ValueError):
-            lines.append(json.loads(line))
-    return [line for line in lines if "iteration" in line]
 
 
 class _Settings(RootModel):
@@ -122,3 +128,113 @@ def _read(path: Path, schema: type[BaseModel]) -> Optional[dict[str, Any]]:
     content = read_json(path, sealed=True)
     check_schema(content, schema, path)
     return content
+
+
+def iterations_done(output: Path) -> int:
+    """Iterations that the ``metrics.json`` of a run covers."""
+    return max((int(line["iteration"]) + 1 for line in _metric_lines(output)), default=0)
+
+
+def _metric_lines(output: Path) -> list[dict[str, float]]:
+    path = output / METRICS_FILE
+    lines = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with suppress(ValueError):  # the last line may be incomplete
+            lines.append(json.loads(line))
+    return [line for line in lines if "iteration" in line]
+
+
+def train_and_evaluate(
+    config_file: str, opts: Sequence[Any], output: Path, *, on_train: bool
+) -> dict[str, Any]:
+    """Train from the last checkpoint on, evaluate, and write :data:`RESULT_FILE`.
+
+    Args:
+        config_file: of the network.
+        opts: KEY VALUE overrides.
+        output: folder of the run, created if absent.
+        on_train: evaluate on the training set too, except for re-ID sets, which have no queries
+            there.
+
+    Returns:
+        the content of :data:`RESULT_FILE`: ``metrics``, ``train_metrics``, ``params``,
+        ``iterations``, ``seconds_per_iteration`` (median), ``seed``, ``versions``.
+
+    Raises:
+        SettingsError: see :func:`read_result`.
+    """
+    cfg = build_run_config(config_file, opts, output)
+    settings = settings_of(cfg)
+    done = read_result(output, settings)
+    if done is not None:
+        return done
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / SETTINGS_FILE, settings, sealed=True)
+    (output / "config.yaml").write_text(cfg.dump())
+
+    train_cfg = cfg.clone()
+    train_cfg.defrost()
+    train_cfg.DATASETS.TEST = ()  # evaluated below, once
+    trainer = PersonSearchTrainer(train_cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+
+    model, cfg = load_trained_run(config_file, opts, output)
+    on_train = on_train and not is_reid(cfg.DATASETS.TRAIN[0])
+    times = [line["time"] for line in _metric_lines(output) if "time" in line]
+    result = {
+        "metrics": evaluate_on(cfg, model, cfg.DATASETS.TEST[:1]),
+        "train_metrics": evaluate_on(cfg, model, cfg.DATASETS.TRAIN[:1]) if on_train else {},
+        "params": sum(p.numel() for p in model.parameters()),
+        "iterations": cfg.SOLVER.MAX_ITER,
+        "seconds_per_iteration": statistics.median(times) if times else None,
+        "seed": cfg.SEED,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "detectron2": detectron2.__version__,
+        },
+    }
+    write_json(output / RESULT_FILE, result, sealed=True)
+    return result
+
+
+def load_trained_run(
+    config_file: str, opts: Sequence[Any], output: Path
+) -> tuple[torch.nn.Module, CfgNode]:
+    """The network of a finished run, in evaluation mode, and its config.
+
+    Args:
+        config_file, opts, output: as :func:`train_and_evaluate`.
+
+    Raises:
+        FileNotFoundError: it has not been trained.
+    """
+    cfg = build_run_config(config_file, opts, output, eval_only=True)
+    model = PersonSearchTrainer.build_model(cfg).eval()
+    load_trained(model, str(output / WEIGHTS_FILE))
+    return model, cfg
+
+
+def evaluate_on(cfg: CfgNode, model: torch.nn.Module, names: Sequence[str]) -> dict[str, float]:
+    """:data:`METRICS` of a network in evaluation mode on one data set, which replaces
+    ``DATASETS.TEST``."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = tuple(names)
+    return pick_metrics(PersonSearchTrainer.test(cfg, model))
+
+
+def pick_metrics(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The numbers of :data:`METRICS` that an evaluation returned.
+
+    COCO's AP of a network without detections is NaN; here it is 0. With several re-ID settings
+    "reid" is left out, since it repeats the first of them.
+    """
+    several = any(task.startswith("reid_") for task in results)
+    picked = {}
+    for name, (task, key) in METRICS.items():
+        if key in results.get(task, {}) and not (several and task == "reid"):
+            value = float(results[task][key])
+            picked[name] = 0.0 if math.isnan(value) else value
+    return picked

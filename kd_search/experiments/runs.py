@@ -1,4 +1,4 @@
-"""Runs trainings as processes, several at a time, that can be stopped and taken up again."""
+"""Runs trainings as processes, several at a time, that can be stopped and resumed."""
 
 import os
 import signal
@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional
 
+from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from kd_search.experiments.run_folder import (
@@ -28,8 +29,8 @@ _POLL_SECONDS = 1.0
 _STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 
 
-class RunFailed(RuntimeError):  # noqa: N818  it says what happened
-    """A run that everything else waits for has failed."""
+class RunFailed(RuntimeError):  # noqa: N818  reads as a sentence where it is raised
+    """A run that all others depend on has failed."""
 
 
 @dataclass
@@ -39,32 +40,28 @@ class Run:
     name: str
     config_file: str
     #: KEY VALUE overrides.
-    opts: list
+    opts: list[Any]
     folder: Path
 
     @cached_property
-    def config(self):
+    def config(self) -> CfgNode:
         return build_run_config(self.config_file, list(map(str, self.opts)), self.folder)
 
     @property
-    def iterations(self) -> int:
-        return self.config.SOLVER.MAX_ITER
-
-    @property
     def weights(self) -> Path:
-        """Where its trained network will be."""
+        """Where its trained weights are written."""
         return self.folder / WEIGHTS_FILE
 
     def result(self) -> Optional[dict[str, Any]]:
-        """What came out; ``None`` where it is not finished.
+        """Content of the result file; ``None`` where the run is not finished.
 
         Raises:
-            ValueError: its folder holds a run with other settings.
+            ValueError: the folder holds a run with other settings.
         """
         return read_result(self.folder, settings_of(self.config))
 
     def command(self, *, on_train: bool = False, core: Optional[int] = None) -> list[str]:
-        """The command that trains and evaluates it, or goes on with it."""
+        """The command that trains and evaluates it, or resumes it."""
         command = [sys.executable, "-u", "-m", "kd_search.experiments.train_run"]
         command += ["--config-file", self.config_file, "--output", str(self.folder)]
         command += ["--on-train"] if on_train else []
@@ -73,11 +70,21 @@ class Run:
 
 
 @dataclass
-class _Working:
+class _Process:
     run: Run
     process: subprocess.Popen
     core: Optional[int]
-    start: float
+    start: float = field(default_factory=time.monotonic)
+
+    def failure(self) -> str:
+        """Why it ended without a result; empty if there is one."""
+        code, log = self.process.returncode, self.run.folder / LOG_FILE
+        if code == 0 and self.run.result() is not None:
+            return ""
+        if code in _STOPPED:
+            return f"{self.run.name}: it was stopped from outside"
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"{self.run.name}: {lines[-1] if lines else f'exit status {code}'} (see {log})"
 
 
 def run_all(
@@ -87,21 +94,22 @@ def run_all(
     on_train: bool = False,
     after_each: Callable[[], Any] = lambda: None,
 ) -> list[str]:
-    """Run what has no result yet.
+    """Run everything that has no result yet.
 
     Args:
         runs: in the order in which they are started.
-        jobs: so many at a time, each in one thread; more than one are kept on a core each.
+        jobs: number of processes at a time, each with one thread; several are pinned to one core
+            each.
         on_train: evaluate on the training set too.
-        after_each: called when a run has ended well.
+        after_each: called after each successful run.
 
     Returns:
-        a line for each run that failed. A single run that fails raises instead.
+        a line for each failed run. A single run that fails raises instead.
 
     Raises:
         KeyboardInterrupt: after SIGINT or SIGTERM, when all runs have stopped with a checkpoint.
-        RunFailed: the only run failed; the line says where its log is.
-        ValueError: the folder of a run holds one with other settings.
+        RunFailed: the only run failed; the message names its log.
+        ValueError: the folder of a run holds one with other settings, or too many ``jobs``.
     """
     waiting = [run for run in runs if run.result() is None]
     if not waiting:
@@ -110,25 +118,24 @@ def run_all(
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs were done before", flush=True)
     cores = _cores(jobs)
     failed: list[str] = []
-    working: list[_Working] = []
-    progress = _Progress(runs, waiting)
-    with _terminate_as_interrupt(), _stopped_at_the_end(working):
+    working: list[_Process] = []
+    progress = _Progress(len(runs), waiting)
+    with _sigterm_as_interrupt(), _stopped_at_exit(working):
         while waiting or working:
             while waiting and len(working) < jobs:
-                core = cores.pop(0)
-                working.append(_start(waiting.pop(0), on_train, core))
+                working.append(_start(waiting.pop(0), on_train, cores.pop(0)))
             time.sleep(_POLL_SECONDS)
-            progress.show([w.run for w in working])
+            progress.update([w.run for w in working])
             for ended in [w for w in working if w.process.poll() is not None]:
                 working.remove(ended)
                 cores.append(ended.core)
-                failure = _failure(ended)
-                progress.end(ended.run, time.monotonic() - ended.start, failure)
+                failure = ended.failure()
+                progress.end(ended, failure)
                 if failure:
                     failed.append(failure)
                 else:
                     after_each()
-    progress.close()
+    progress.bar.close()
     if failed and len(runs) == 1:
         raise RunFailed(failed[0])
     return failed
@@ -137,13 +144,13 @@ def run_all(
 def _cores(jobs: int) -> list[Optional[int]]:
     if jobs == 1 or not hasattr(os, "sched_getaffinity"):
         return [None] * jobs
-    cores = sorted(os.sched_getaffinity(0))
+    cores: list[Optional[int]] = [*sorted(os.sched_getaffinity(0))]
     if jobs > len(cores):
-        raise ValueError(f"--jobs {jobs} is more than the {len(cores)} cores there are")
+        raise ValueError(f"--jobs {jobs} is more than the {len(cores)} available cores")
     return cores[:jobs]
 
 
-def _start(run: Run, on_train: bool, core: Optional[int]) -> _Working:
+def _start(run: Run, on_train: bool, core: Optional[int]) -> _Process:
     run.folder.mkdir(parents=True, exist_ok=True)
     with open(run.folder / LOG_FILE, "ab") as log:
         process = subprocess.Popen(
@@ -155,32 +162,20 @@ def _start(run: Run, on_train: bool, core: Optional[int]) -> _Working:
             # Ctrl-C reaches this process alone, which then stops all of them in order.
             start_new_session=True,
         )
-    return _Working(run, process, core, time.monotonic())
-
-
-def _failure(ended: _Working) -> str:
-    """Why a process has ended without a result; empty if it has one."""
-    code = ended.process.returncode
-    log = ended.run.folder / LOG_FILE
-    if code == 0 and ended.run.result() is not None:
-        return ""
-    if code in _STOPPED:
-        return f"{ended.run.name}: it was stopped from outside"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{ended.run.name}: {lines[-1] if lines else f'exit status {code}'} (see {log})"
+    return _Process(run, process, core)
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM does what Ctrl-C does."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGINT raise KeyboardInterrupt inside."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def interrupt(number, frame):
+    def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    # SIGINT too: started in the background, a process ignores it unless told otherwise.
+    # SIGINT too: a process started in the background ignores it by default.
     before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -190,12 +185,11 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_at_the_end(working: list[_Working]) -> Iterator[None]:
-    """Leave no process behind: they are asked to stop, which they do with a checkpoint."""
+def _stopped_at_exit(working: list[_Process]) -> Iterator[None]:
+    """Stop all processes on an exception; SIGTERM makes them write a checkpoint."""
     try:
         yield
     except BaseException:
-        # Whoever interrupts twice does not want to wait.
         try:
             for w in working:
                 w.process.send_signal(signal.SIGTERM)
@@ -203,56 +197,51 @@ def _stopped_at_the_end(working: list[_Working]) -> Iterator[None]:
                 print("\nstopping, with a checkpoint of every run", file=sys.stderr, flush=True)
             for w in working:
                 w.process.wait()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # a second interrupt does not wait
             for w in working:
                 w.process.kill()
         raise
 
 
 class _Progress:
-    """A bar over the iterations of all runs, and a line for each that ends."""
+    """A bar over the iterations of all runs, and a line for each run that ends."""
 
-    def __init__(self, runs: Sequence[Run], waiting: Sequence[Run]):
-        self.number = len(runs) - len(waiting)
-        self.of = len(runs)
-        self.todo = {run.name: run.iterations for run in waiting}
-        self.before = {run.name: iterations_done(run.folder) for run in waiting}
-        self.done = dict(self.before)
+    def __init__(self, total: int, waiting: Sequence[Run]) -> None:
+        self.ended, self.total = total - len(waiting), total
+        self.done = {run.name: iterations_done(run.folder) for run in waiting}
+        self.resumed = sum(self.done.values())
         self.start = time.monotonic()
         self.bar = tqdm(
-            total=sum(self.todo.values()),
-            initial=sum(self.done.values()),
+            total=sum(run.config.SOLVER.MAX_ITER for run in waiting),
+            initial=self.resumed,
             desc="iterations",
             smoothing=0.02,
             disable=None,
         )
 
-    def show(self, runs: Sequence[Run]) -> None:
+    def update(self, runs: Sequence[Run]) -> None:
         for run in runs:
             self.done[run.name] = max(self.done[run.name], iterations_done(run.folder))
         self.bar.update(sum(self.done.values()) - self.bar.n)
 
-    def end(self, run: Run, seconds: float, failure: str) -> None:
-        self.number += 1
+    def end(self, ended: _Process, failure: str) -> None:
+        run, now = ended.run, time.monotonic()
+        self.ended += 1
         if failure:
-            # What it would have done takes no more time.
-            self.todo[run.name] = self.done[run.name]
+            self.bar.total -= run.config.SOLVER.MAX_ITER - self.done[run.name]
             what = f"FAILED: {failure}"
         else:
-            self.done[run.name] = self.todo[run.name]
-            metrics = list(run.result()["metrics"].items())[:2]
+            self.done[run.name] = run.config.SOLVER.MAX_ITER
+            metrics = list((run.result() or {})["metrics"].items())[:2]
             what = ", ".join(f"{name} {value:.1f}" for name, value in metrics)
-        line = f"[{self.number}/{self.of}] {run.name}: {what}, {_duration(seconds)}"
-        left = sum(self.todo.values()) - sum(self.done.values())
-        made = sum(self.done.values()) - sum(self.before.values())
-        if left > 0 and made > 0:
-            spent = time.monotonic() - self.start
-            line += f"; about {_duration(spent * left / made)} left"
+        duration = _duration(now - ended.start)
+        line = f"[{self.ended}/{self.total}] {run.name}: {what}, {duration}"
+        done = sum(self.done.values())
+        if self.bar.total > done > self.resumed:
+            left = (now - self.start) * (self.bar.total - done) / (done - self.resumed)
+            line += f"; about {_duration(left)} left"
         self.bar.write(line)
         sys.stdout.flush()
-
-    def close(self) -> None:
-        self.bar.close()
 
 
 def _duration(seconds: float) -> str:

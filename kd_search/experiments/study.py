@@ -1,37 +1,264 @@
 """A study: teachers, then a student for each row and seed, then a table."""
 
+import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional, TypeVar
 
-from kd_search.experiments.rows import Row
+from detectron2.config import CfgNode
+
+from kd_search.experiments.run_folder import build_run_config
 from kd_search.experiments.runs import Run, RunFailed, run_all
-from kd_search.experiments.table import TableLayout, summarise, write_all
+from kd_search.experiments.table import (
+    TEACHER,
+    TableLayout,
+    draw,
+    markdown,
+    summarise,
+    write_text,
+)
+from kd_search.utils.files import write_json
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Config files of a student and of its teacher, relative to the checkout."""
+
+    student: str
+    teacher: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table. A project whose rows need more has a subclass."""
+
+    name: str
+    #: Config keys and their values.
+    overrides: dict[str, Any] = field(default_factory=dict)
+    #: The paper's numbers, one for each of :attr:`TableLayout.paper`; empty where it has none.
+    paper: tuple[float, ...] = ()
+    #: Names from ``DISTILLATION.TERMS``, for :meth:`student_opts`; none for the student alone.
+    terms: tuple[str, ...] = ()
+
+    def opts(self) -> list[Any]:
+        """The overrides as KEY VALUE ..."""
+        return [x for pair in self.overrides.items() for x in pair]
+
+    def changes(self, cfg: CfgNode) -> bool:
+        """Whether a config has another value for any key of the overrides."""
+        return any(config_value(cfg, key) != value for key, value in self.overrides.items())
+
+    def terms_for(self, student_arch: str) -> list[str]:
+        """The terms that apply to a student of this meta-architecture."""
+        return list(self.terms)
+
+    def student_opts(
+        self, student_arch: str, args: argparse.Namespace, weights: str, teacher: str = "TEACHER"
+    ) -> list[Any]:
+        """KEY VALUE overrides that turn a student's config into this row.
+
+        Args:
+            student_arch: meta-architecture of the student.
+            args: of :class:`StudyParser`.
+            weights: of the teacher.
+            teacher: node of the teacher below ``DISTILLATION``.
+        """
+        if not self.terms:
+            return ["MODEL.META_ARCHITECTURE", student_arch]
+        return [
+            *("MODEL.META_ARCHITECTURE", "Distiller"),
+            *("DISTILLATION.STUDENT_META_ARCH", student_arch),
+            *("DISTILLATION.TERMS", self.terms_for(student_arch)),
+            *teacher_opts(args, weights, teacher),
+            *self.opts(),
+        ]
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+def teacher_opts(args: argparse.Namespace, weights: str, node: str = "TEACHER") -> list[Any]:
+    """KEY VALUE overrides of a student that name the teacher of a study and its weights."""
+    return [
+        *(f"DISTILLATION.{node}.CONFIG_FILE", args.teacher_config),
+        *(f"DISTILLATION.{node}.WEIGHTS", weights),
+        *(f"DISTILLATION.{node}.OPTS", list(args.teacher_opts)),
+    ]
+
+
+def config_value(cfg: CfgNode, key: str) -> Any:
+    """Value or node of a config by its dotted key; ``None`` where there is no such key."""
+    for part in key.split("."):
+        if not isinstance(cfg, dict) or part not in cfg:
+            return None
+        cfg = cfg[part]
+    return cfg
+
+
+def choose_names(option: str, known: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The chosen ones of the known names, in their order; all of them where none is chosen.
+
+    Raises:
+        ValueError: an unknown name; the message starts with ``option``.
+    """
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{option}: {name!r} is none of {', '.join(known)}")
+    return [name for name in known if not names or name in names]
+
+
+def choose_rows(rows: Sequence[AnyRow], names: Sequence[str]) -> list[AnyRow]:
+    """Rows by name, see :func:`choose_names`."""
+    chosen = choose_names("--rows", [row.name for row in rows], names)
+    return [row for row in rows if row.name in chosen]
+
+
+class StudyParser(argparse.ArgumentParser):
+    """Command-line options that all studies share; a script adds its own.
+
+    Parsed options are checked, and those that ``--set`` stands for are filled in: student_config,
+    teacher_config and output, which defaults to ``FOLDER/ablation_SET``.
+
+    Args:
+        description: docstring of the script.
+        sets: networks by the names that ``--set`` takes; the first one is the default.
+        rows: names, for the help.
+        folder: of the project's results.
+    """
+
+    def __init__(
+        self, description: str, sets: Mapping[str, Networks], rows: Sequence[str], folder: str
+    ) -> None:
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self.sets, self.folder = sets, folder
+        add = self.add_argument
+        add("--set", choices=sorted(sets), default=next(iter(sets)), help="default networks")
+        add("--student-config", help="instead of the set's; distilled or plain")
+        add("--teacher-config", help="instead of the set's")
+        add("--rows", nargs="+", default=[], metavar="ROW", help=f"of {', '.join(rows)}")
+        add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
+        add("--iterations", type=int, help="instead of the student's SOLVER.MAX_ITER")
+        add("--output", type=Path, help=f"default: {folder}/ablation_SET")
+        add("--jobs", type=int, default=1, help="runs at a time, one core each")
+        add("--on-train", action="store_true", help="evaluate on training images too")
+        add("--opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of every student")
+        add("--teacher-opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of teachers")
+        add("--teacher-iterations", type=int, help="instead of the teacher's SOLVER.MAX_ITER")
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]  # overloaded there
+        args = super().parse_args(args, namespace)
+        for option, opts in (("--opts", args.opts), ("--teacher-opts", args.teacher_opts)):
+            if len(opts) % 2:
+                self.error(f"{option} must be pairs KEY VALUE")
+        if args.jobs < 1:
+            self.error("--jobs must be at least 1")
+        networks = self.sets[args.set]
+        args.student_config = args.student_config or networks.student
+        args.teacher_config = args.teacher_config or networks.teacher
+        args.output = args.output or Path(self.folder) / f"ablation_{args.set}"
+        return args
+
+
+def schedule(cfg: CfgNode, iterations: Optional[int]) -> list[Any]:
+    """KEY VALUE overrides for another number of iterations: steps scale with it, and so does the
+    warm-up of a shorter training. None where ``iterations`` is ``None``."""
+    if not iterations:
+        return []
+    scale = iterations / cfg.SOLVER.MAX_ITER
+    return [
+        *("SOLVER.MAX_ITER", iterations),
+        *("SOLVER.STEPS", tuple(max(1, round(step * scale)) for step in cfg.SOLVER.STEPS)),
+        *("SOLVER.WARMUP_ITERS", round(cfg.SOLVER.WARMUP_ITERS * min(scale, 1.0))),
+    ]
+
+
+def student_arch(cfg: CfgNode) -> str:
+    """Meta-architecture of the student of a distilled or a plain config."""
+    arch = cfg.MODEL.META_ARCHITECTURE
+    return cfg.DISTILLATION.STUDENT_META_ARCH if arch == "Distiller" else arch
+
+
+def teacher_run(
+    args: argparse.Namespace,
+    seed: int,
+    *,
+    name: str = TEACHER,
+    folder: str = TEACHER,
+    opts: Sequence[Any] = (),
+) -> Run:
+    """The training of a teacher.
+
+    Args:
+        args: of :class:`StudyParser`.
+        seed: of this training.
+        name: in the table and in messages.
+        folder: below ``--output``.
+        opts: KEY VALUE overrides that precede ``--teacher-opts``.
+    """
+    output, own = args.output.absolute() / folder, [*opts, *args.teacher_opts]
+    cfg = build_run_config(args.teacher_config, own, output)
+    opts = [*schedule(cfg, args.teacher_iterations), "SEED", seed, *own]
+    return Run(name, args.teacher_config, opts, output)
+
+
+def student_runs(
+    args: argparse.Namespace,
+    cfg: CfgNode,
+    rows: Sequence[AnyRow],
+    opts_of: Callable[[AnyRow, int], list[Any]],
+    *,
+    folder_of: Callable[[AnyRow], str] = lambda row: row.name,
+    iterations: Optional[int] = None,
+) -> dict[tuple[str, int], Run]:
+    """The trainings of the students by (row, seed); all rows of a seed before the next seed.
+
+    Args:
+        args: of :class:`StudyParser`.
+        cfg: config of the student, for the schedule.
+        rows: trained with each seed.
+        opts_of: (row, seed) to KEY VALUE overrides that precede ``--opts``.
+        folder_of: row to its folder below ``--output``.
+        iterations: instead of ``--iterations``.
+    """
+    begin = schedule(cfg, iterations or args.iterations)
+    runs = {}
+    for seed in args.seeds:
+        for row in rows:
+            opts = [*begin, "SEED", seed, *opts_of(row, seed), *args.opts]
+            folder = args.output.absolute() / folder_of(row) / f"seed{seed}"
+            name = f"{row.name}, seed {seed}"
+            runs[row.name, seed] = Run(name, args.student_config, opts, folder)
+    return runs
 
 
 @dataclass
 class Study:
-    """What is run, and what is said of it."""
+    """The runs of a study and the layout of its table."""
 
+    #: Of :class:`StudyParser`.
+    args: argparse.Namespace
+    #: Config of the student.
+    cfg: CfgNode
     rows: Sequence[Row]
     #: By row and seed, in the order in which they are run.
     runs: dict[tuple[str, int], Run]
     layout: TableLayout
-    output: Path
-    #: Data set of the metrics.
-    dataset: str
-    #: Data set of those on training images.
-    train_dataset: str = ""
-    #: What the runs learn from, by name of the table; they are run first.
+    #: Rows of their own above the others, by name; run first.
     teachers: dict[str, Run] = field(default_factory=dict)
-    #: Runs that others learn from, too, and rows of the table themselves.
+    #: Those of ``runs`` that others depend on; run first.
     first: Sequence[Run] = ()
-    #: Stands in the JSON.
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    #: Markdown below the table, from the entries of the table.
-    below: Callable[[list[dict]], str] = lambda table: ""
+    #: Further content of the JSON.
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    #: Markdown below the table, from its entries.
+    below: Callable[[list[dict[str, Any]]], str] = lambda table: ""
+
+    @property
+    def output(self) -> Path:
+        return self.args.output.absolute()
 
     def finished(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Results so far.
@@ -43,57 +270,72 @@ class Study:
         return {key: result for key, result in results.items() if result is not None}
 
     def write_table(self) -> str:
-        """Write table and picture of what is finished; the table as Markdown."""
+        """Write table and picture of the finished runs as .json, .md and .png; returns the
+        Markdown. The table of training images, if any, goes to a folder "on_train"."""
         teachers = {name: run.result() or {} for name, run in self.teachers.items()}
         finished = self.finished()
-        facts = {
-            "dataset": self.dataset,
-            **self.facts,
+        metadata = {
+            "dataset": self.cfg.DATASETS.TEST[0],
+            **study_metadata(self.args),
+            **self.metadata,
             "teachers": teachers,
             "runs": [
                 {"row": row, "seed": seed, **result} for (row, seed), result in finished.items()
             ],
         }
-        text = self._write("metrics", self.output, self.dataset, teachers, finished, facts)
-        if any(result.get("train_metrics") for result in finished.values()):
-            folder = self.output / "on_train"
-            self._write("train_metrics", folder, self.train_dataset, teachers, finished, facts)
-        return text
+        texts = []
+        for key, folder, dataset in (
+            ("metrics", self.output, self.cfg.DATASETS.TEST[0]),
+            ("train_metrics", self.output / "on_train", self.cfg.DATASETS.TRAIN[0]),
+        ):
+            results = {k: r[key] for k, r in finished.items() if r.get(key)}
+            if key != "metrics" and not results:
+                continue
+            others = {name: r[key] for name, r in teachers.items() if r.get(key)}
+            paper = {row.name: row.paper for row in self.rows}
+            table = summarise(paper, results, others, self.layout, paper)
+            title = f"{', '.join(self.layout.shown(table))} on {dataset}"
+            below = self.below(table) if table else ""
+            text = markdown(table, self.layout, title) + (f"\n{below}" if below else "")
+            stem = self.layout.stem
+            write_json(folder / f"{stem}.json", {**metadata, "title": title, "table": table})
+            write_text(folder / f"{stem}.md", text)
+            draw(table, folder / f"{stem}.png", self.layout, dataset)
+            texts.append(text)
+        return texts[0]
 
-    def _write(self, key: str, folder: Path, dataset: str, teachers, finished, facts) -> str:
-        results = {k: r[key] for k, r in finished.items() if r.get(key)}
-        others = {name: r[key] for name, r in teachers.items() if r.get(key)}
-        table = summarise(self.rows, results, others, self.layout)
-        metrics = [m for m in self.layout.metrics if any(m in e["metrics"] for e in table)]
-        title = f"{', '.join(metrics)} on {dataset}"
-        below = self.below(table) if table else ""
-        return write_all(table, folder, title, facts, self.layout, below=below, caption=dataset)
+
+def study_metadata(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of a study that its JSON records."""
+    return {
+        "student_config": args.student_config,
+        "teacher_config": args.teacher_config,
+        "overrides": list(args.opts),
+        "teacher_overrides": list(args.teacher_opts),
+    }
 
 
-def carry_out(make_study: Callable[[], Study], *, jobs: int, on_train: bool = False) -> int:
-    """Run what a study lacks, and tell how it ended.
+def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.Namespace) -> int:
+    """Run what a study lacks, and print its table.
 
-    Teachers are run first; if one fails, no student is run. The table is written anew after each
+    Teachers are run first; if one fails, no student is run. The table is rewritten after each
     student.
 
     Args:
-        make_study: may raise ValueError or FileNotFoundError for what is wrong with the options.
-        jobs: see :func:`run_all`.
-        on_train: see :func:`run_all`; of students and teachers.
+        make_study: may raise ValueError or FileNotFoundError on wrong options.
+        args: of :class:`StudyParser`.
 
     Returns:
         the exit status of the script: 0; 1 where students failed; 2 where nothing could be run; 130
         after Ctrl-C.
     """
+    options = {"jobs": args.jobs, "on_train": args.on_train}
     try:
-        study = make_study()
-        teachers = [*study.first, *study.teachers.values()]
-        failed = run_all(teachers, jobs=jobs, on_train=on_train)
+        study = make_study(args)
+        failed = run_all([*study.first, *study.teachers.values()], **options)
         if failed:
             raise RunFailed("; ".join(failed))
-        failed = run_all(
-            list(study.runs.values()), jobs=jobs, on_train=on_train, after_each=study.write_table
-        )
+        failed = run_all(list(study.runs.values()), after_each=study.write_table, **options)
         print(study.write_table())
     except KeyboardInterrupt:
         print("\ninterrupted: run the same command to go on", file=sys.stderr)

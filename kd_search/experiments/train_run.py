@@ -1,9 +1,9 @@
-"""Train and evaluate one network in one folder, and write what came out to result.json there.
+"""Train and evaluate one network in one folder, and write the result to result.json there.
 
     python -m kd_search.experiments.train_run --config-file CONFIG --output FOLDER KEY VALUE ...
 
-Run again, it goes on from the last checkpoint; a folder that is done is left alone, and one that
-holds a run with other settings is refused. The ablate.py of a project runs it for every row and
+A second call resumes from the last checkpoint. A finished folder is left as it is; one that holds a
+run with other settings is refused. The ablate.py of a project runs this command for every row and
 seed.
 """
 
@@ -16,7 +16,7 @@ from typing import Optional
 
 import torch
 
-from kd_search.experiments.single_run import train_and_evaluate
+from kd_search.experiments.run_folder import train_and_evaluate
 from kd_search.utils.folder_lock import alone_in
 
 
@@ -29,7 +29,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, type=Path, help="folder of this run")
     parser.add_argument("--on-train", action="store_true", help="evaluate on the training set too")
-    parser.add_argument("--core", type=int, help="run on this core alone, in one thread")
+    parser.add_argument("--core", type=int, help="run on this core alone, with one thread")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides")
     args = parser.parse_args(argv)
     if args.core is not None and hasattr(os, "sched_setaffinity"):

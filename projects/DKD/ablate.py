@@ -6,125 +6,148 @@
     python projects/DKD/ablate.py --sensitivity MARGIN 0.1 0.3 0.5
 
 Terms {none, probability, +pair, +triplet, all} with {no-SIA, ISA, ISA+FSA}. Two re-ID teachers are
-trained first, with and without moved boxes (ISA). A student without a teacher is one row: nothing
-of that applies to it. --sensitivity trains the student of all terms with several values of one key,
-and with the key's default; the key is one of DISTILLATION.DKD or DISTILLATION.SIA, or a full name.
+trained first, with and without moved boxes (ISA). A student without a teacher is a single row: the
+augmentations do not apply to it. --sensitivity trains the student of all terms with several values
+of one key, and with the key's default; the key is one of DISTILLATION.DKD or DISTILLATION.SIA, or a
+full name.
 
 Every run has a folder of its own under --output, with its log. Ctrl-C stops all runs with a
-checkpoint; the same command goes on from there, and trains nothing twice. More rows and seeds can
-be asked for later. After each run ablation.md, .json and .png are written anew; of --sensitivity
-KEY, sensitivity_KEY.md, .json and .png.
+checkpoint; the same command resumes them and trains nothing twice. More rows and seeds can be added
+later. After each run ablation.md, .json and .png are rewritten; with --sensitivity KEY,
+sensitivity_KEY.md, .json and .png.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
-from dkd_rows import AUGMENTATIONS, NONE, TERMS, DKDRow, chosen, grid_rows, sensitivity_rows
+from detectron2.config import CfgNode
 
 from kd_search.experiments import (
     Networks,
-    Run,
+    Row,
     Study,
+    StudyParser,
     TableLayout,
-    add_network_options,
-    add_run_options,
     build_run_config,
-    carry_out,
-    check_run_options,
+    choose_names,
     config_value,
-    facts_of,
-    fill_in_set,
-    markdown_grid,
+    markdown_cell,
+    markdown_table,
+    run_study,
     student_arch,
     student_runs,
-    study_parser,
     teacher_run,
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/DKD/configs"
-METRICS = ("mAP", "top1", "det_AP", "det_recall", "reid_mAP", "reid_top1")
-#: Nodes whose keys --sensitivity takes by their last name.
-NODES = ("DISTILLATION.DKD", "DISTILLATION.SIA")
-
 SETS = {
     name: Networks(
         f"{CONFIGS}/{name}/student_r18w50_fpn.yaml", f"{CONFIGS}/{name}/reid_teacher_r18.yaml"
     )
     for name in ("generated", "prw_c6")
 }
+METRICS = ("mAP", "top1", "det_AP", "det_recall", "reid_mAP", "reid_top1")
+#: Nodes whose keys --sensitivity takes by their last name.
+NODES = ("DISTILLATION.DKD", "DISTILLATION.SIA")
+
+_PROBABILITY, _PAIR, _TRIPLET = (
+    "IdentityProbabilityTerm",
+    "PairRelationTerm",
+    "TripletRelationTerm",
+)
+NONE = "none"
+#: Which terms teach the student. The paper has such tables, but their numbers could not be
+#: recovered.
+TERMS = {
+    NONE: (),
+    "probability": (_PROBABILITY,),
+    "+pair": (_PROBABILITY, _PAIR),
+    "+triplet": (_PROBABILITY, _TRIPLET),
+    "all": (_PROBABILITY, _PAIR, _TRIPLET),
+}
+#: Which boxes move: of the crops that the teacher is trained on (ISA, image level), and of the
+#: student's people (FSA, feature level).
+AUGMENTATIONS = {"no-SIA": (False, False), "ISA": (True, False), "ISA+FSA": (True, True)}
 
 
-def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = study_parser(__doc__)
-    add = parser.add_argument
-    add_network_options(parser, SETS, "generated")
-    add("--teacher-seed", type=int, default=1)
-    add("--sia", nargs="+", default=[], metavar="SIA", help=f"of {', '.join(AUGMENTATIONS)}")
-    add("--sensitivity", nargs="+", default=[], metavar="KEY VALUE", help="instead of the rows")
-    add_run_options(parser, list(TERMS), "output/dkd/ablation_SET")
-    args = parser.parse_args(argv)
-    check_run_options(parser, args)
-    if len(args.sensitivity) == 1:
-        parser.error("--sensitivity needs a key and at least one value")
-    if args.sensitivity and (args.rows or len(args.sia) > 1):
-        parser.error("--sensitivity has rows of its own, and at most one of --sia")
-    fill_in_set(args, SETS, "output/dkd")
-    return args
+@dataclass(frozen=True)
+class DKDRow(Row):
+    """A student with its terms and moved boxes."""
+
+    #: Key of :data:`TERMS`.
+    taught: str = NONE
+    #: Key of :data:`AUGMENTATIONS`; not used by a student without a teacher.
+    augmentation: str = "no-SIA"
+
+    @property
+    def folder(self) -> str:
+        """Of its runs; the default of a varied key is the row of all terms."""
+        if not self.terms:
+            return NONE
+        varied = f"/{self.name.replace(' ', '_')}" if self.overrides else ""
+        return f"{self.augmentation}/{self.taught}{varied}"
+
+    def opts(self) -> list[Any]:
+        _, feature_level = AUGMENTATIONS[self.augmentation]
+        return ["DISTILLATION.SIA.FEATURE_LEVEL", feature_level, *super().opts()]
 
 
-def make_study(args: argparse.Namespace) -> Study:
-    """What the command line asks for.
+def grid_rows(terms: Sequence[str], augmentations: Sequence[str]) -> list[DKDRow]:
+    """Rows of the terms with every augmentation, in the order of :data:`TERMS`.
 
-    Args:
-        args: of :func:`parse_args`.
+    A student without a teacher is the same under all augmentations: there is one such row.
 
     Raises:
-        ValueError, FileNotFoundError: unknown rows, or what is wrong with a config.
+        ValueError: an unknown name.
     """
-    output = args.output.absolute()
-    student = build_run_config(args.student_config, args.opts, output)
-    facts = facts_of(args)
-    layout, below = TableLayout(METRICS, base=NONE), lambda table: ""
-    if args.sensitivity:
-        grid_rows([], args.sia)  # names what is wrong with --sia
-        key = full_key(student, args.sensitivity[0])
-        rows = _sensitivity(args, student, key)
-        base = next(row.name for row in rows if not row.overrides)
-        layout = TableLayout(METRICS, base=base, stem=f"sensitivity_{key.rsplit('.', 1)[-1]}")
-        facts["sensitivity"] = key
-    else:
-        rows = grid_rows(args.rows, args.sia)
-        below = lambda table: grids(table, rows, chosen(args.sia))  # noqa: E731
-    teachers = _teacher_runs(args, rows)
-    return Study(
-        rows=rows,
-        runs=student_runs(
-            args,
-            student,
-            rows,
-            _opts_of(args, student_arch(student), teachers),
-            folder_of=lambda row: row.folder,
-        ),
-        layout=layout,
-        output=output,
-        dataset=student.DATASETS.TEST[0],
-        train_dataset=student.DATASETS.TRAIN[0],
-        teachers={run.name: run for run in teachers.values()},
-        facts=facts,
-        below=below,
-    )
+    names = choose_names("--rows", list(TERMS), terms)
+    return [DKDRow(name) for name in names if name == NONE] + [
+        DKDRow(f"{name}, {sia}", terms=TERMS[name], taught=name, augmentation=sia)
+        for name in names
+        if name != NONE
+        for sia in choose_names("--sia", list(AUGMENTATIONS), augmentations)
+    ]
 
 
-def full_key(cfg, name: str) -> str:
-    """The config key that is meant.
+def sensitivity_rows(args: argparse.Namespace, cfg: CfgNode, key: str) -> list[DKDRow]:
+    """The student of all terms with the values of ``--sensitivity`` of one config key.
+
+    The row with the key's default has no overrides: it is that of all terms.
+    """
+
+    def decoded(value: str) -> Any:
+        opts = [*args.opts, key, value]
+        return config_value(build_run_config(args.student_config, opts, args.output), key)
+
+    default, values = config_value(cfg, key), list(dict.fromkeys(args.sensitivity[1:]))
+    same = next((value for value in values if decoded(value) == default), None)
+    if same is None:
+        same = str(default)
+        values = [same, *values]
+    (augmentation,) = choose_names("--sia", list(AUGMENTATIONS), args.sia or ["ISA+FSA"])
+    return [
+        DKDRow(
+            f"{key.rsplit('.', 1)[-1]} {value}",
+            {} if value == same else {key: value},
+            terms=TERMS["all"],
+            taught="all",
+            augmentation=augmentation,
+        )
+        for value in values
+    ]
+
+
+def full_key(cfg: CfgNode, name: str) -> str:
+    """The config key that a name of ``--sensitivity`` refers to.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such key.
     """
     for key in (name, *(f"{node}.{name}" for node in NODES)):
         if config_value(cfg, key) is not None:
@@ -135,26 +158,39 @@ def full_key(cfg, name: str) -> str:
     )
 
 
-def _sensitivity(args: argparse.Namespace, student, key: str) -> list[DKDRow]:
-    """Rows of ``--sensitivity``, the one with the default value among them."""
-    values = list(dict.fromkeys(args.sensitivity[1:]))
-    default = config_value(student, key)
-    same = [value for value in values if _decoded(args, key, value) == default]
-    if not same:
-        same = [str(default)]
-        values = [*same, *values]
-    return sensitivity_rows(key, values, same[0], args.sia[0] if args.sia else "ISA+FSA")
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
+    parser = StudyParser(__doc__, SETS, list(TERMS), "output/dkd")
+    add = parser.add_argument
+    add("--teacher-seed", type=int, default=1)
+    add("--sia", nargs="+", default=[], metavar="SIA", help=f"of {', '.join(AUGMENTATIONS)}")
+    add("--sensitivity", nargs="+", default=[], metavar="KEY VALUE", help="instead of the rows")
+    args = parser.parse_args(argv)
+    if len(args.sensitivity) == 1:
+        parser.error("--sensitivity needs a key and at least one value")
+    if args.sensitivity and (args.rows or len(args.sia) > 1):
+        parser.error("--sensitivity has rows of its own, and at most one of --sia")
+    return args
 
 
-def _decoded(args: argparse.Namespace, key: str, value: str):
-    cfg = build_run_config(args.student_config, [*args.opts, key, value], args.output)
-    return config_value(cfg, key)
+def make_study(args: argparse.Namespace) -> Study:
+    """Teachers, and a run for each row and seed.
 
-
-def _teacher_runs(args: argparse.Namespace, rows: list[DKDRow]) -> dict[bool, Run]:
-    """The teachers that the rows need, by whether boxes moved in their training."""
-    wanted = {AUGMENTATIONS[row.augmentation].image_level for row in rows if row.terms}
-    return {
+    Raises:
+        ValueError, FileNotFoundError: unknown rows, or a wrong config.
+    """
+    cfg = build_run_config(args.student_config, args.opts, args.output)
+    layout, metadata = TableLayout(METRICS, base=NONE), {}
+    columns = choose_names("--sia", list(AUGMENTATIONS), args.sia)
+    if args.sensitivity:
+        key = full_key(cfg, args.sensitivity[0])
+        rows = sensitivity_rows(args, cfg, key)
+        base = next(row.name for row in rows if not row.overrides)
+        layout = TableLayout(METRICS, base=base, stem=f"sensitivity_{key.rsplit('.', 1)[-1]}")
+        metadata["sensitivity"] = key
+    else:
+        rows = grid_rows(args.rows, args.sia)
+    # The teachers that the rows need, by whether boxes moved in their training.
+    teachers = {
         moved: teacher_run(
             args,
             args.teacher_seed,
@@ -162,40 +198,49 @@ def _teacher_runs(args: argparse.Namespace, rows: list[DKDRow]) -> dict[bool, Ru
             folder="teacher_isa" if moved else "teacher",
             opts=["REID_DATA.SIA.IMAGE_LEVEL", moved],
         )
-        for moved in sorted(wanted)
+        for moved in sorted({AUGMENTATIONS[row.augmentation][0] for row in rows if row.terms})
     }
 
-
-def _opts_of(
-    args: argparse.Namespace, arch: str, teachers: dict[bool, Run]
-) -> Callable[[DKDRow, int], list]:
-    def opts_of(row: DKDRow, seed: int) -> list:
-        if not row.terms:
-            return row.student_opts(arch, "", "")
-        augmentation = AUGMENTATIONS[row.augmentation]
-        weights = str(teachers[augmentation.image_level].weights)
-        taught_by = (args.teacher_config, weights, args.teacher_opts)
-        opts = row.student_opts(arch, *taught_by, teacher="REID_TEACHER")
-        if not augmentation.feature_level:
+    def opts_of(row: DKDRow, seed: int) -> list[Any]:
+        image_level, feature_level = AUGMENTATIONS[row.augmentation]
+        weights = str(teachers[image_level].weights) if row.terms else ""
+        opts = row.student_opts(student_arch(cfg), args, weights, "REID_TEACHER")
+        if row.terms and not feature_level:
             # Boxes stay where they are. Runs at the same time must not write one cache.
             cache = args.output.absolute() / row.folder / f"seed{seed}" / "teacher_features"
             opts += ["DISTILLATION.REID_TEACHER.CACHE_DIR", str(cache)]
         return opts
 
-    return opts_of
+    return Study(
+        args,
+        cfg,
+        rows,
+        student_runs(args, cfg, rows, opts_of, folder_of=lambda row: row.folder),
+        layout,
+        teachers={run.name: run for run in teachers.values()},
+        metadata=metadata,
+        below=lambda table: "" if args.sensitivity else grids(table, rows, columns),
+    )
 
 
-def grids(table: list[dict], rows: list[DKDRow], augmentations: list[str]) -> str:
+def grids(table: Sequence[dict[str, Any]], rows: Sequence[DKDRow], columns: Sequence[str]) -> str:
     """mAP and top-1 with terms down and augmentations across, as Markdown."""
-    names = {(row.taught, row.augmentation): row.name for row in rows}
-    cells = {}
-    for terms in dict.fromkeys(row.taught for row in rows):
-        if terms == NONE:
-            cells[terms] = [NONE] + [None] * (len(augmentations) - 1)
-        else:
-            cells[terms] = [names[terms, augmentation] for augmentation in augmentations]
+    entries = {entry["row"]: entry["metrics"] for entry in table}
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(row.taught, []).append(row)
     return "\n".join(
-        markdown_grid(table, cells, augmentations, metric, corner=metric)
+        markdown_table(
+            [metric, *columns],
+            [
+                [
+                    name,
+                    *(markdown_cell(entries.get(row.name, {}).get(metric)) for row in line),
+                    *[""] * (len(columns) - len(line)),
+                ]
+                for name, line in lines.items()
+            ],
+        )
         for metric in ("mAP", "top1")
     )
 
@@ -203,7 +248,7 @@ def grids(table: list[dict], rows: list[DKDRow], augmentations: list[str]) -> st
 def main(argv: Optional[list[str]] = None) -> int:
     args = parse_args(argv)
     os.chdir(REPO)
-    return carry_out(lambda: make_study(args), jobs=args.jobs, on_train=args.on_train)
+    return run_study(make_study, args)
 
 
 if __name__ == "__main__":

@@ -5,95 +5,117 @@
     python projects/DetectorKD/ablate.py --set objects --rows base L2 L2-B all --iterations 400
 
 The teacher is trained first, unless --teacher-weights names one. Every run has a folder of its own
-under --output, with its log. Ctrl-C stops all runs with a checkpoint; the same command goes on
-from there, and trains nothing twice. More rows and seeds can be asked for later. After each run
-ablation.md, ablation.json and ablation.png are written anew.
+under --output, with its log. Ctrl-C stops all runs with a checkpoint; the same command resumes them
+and trains nothing twice. More rows and seeds can be added later. After each run ablation.md,
+ablation.json and ablation.png are rewritten.
 """
 
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
-
-from ablation_rows import PAPER, ROWS
 
 from kd_search.experiments import (
     TEACHER,
     Networks,
+    Row,
     Study,
+    StudyParser,
     TableLayout,
-    add_network_options,
-    add_run_options,
     build_run_config,
-    carry_out,
-    check_run_options,
     choose_rows,
-    facts_of,
-    fill_in_set,
+    run_study,
     student_arch,
     student_runs,
-    study_parser,
     teacher_run,
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/DetectorKD/configs"
-
 SETS = {
-    "person": Networks(
-        f"{CONFIGS}/generated/student_r18w25_fpn64_distilled.yaml",
-        f"{CONFIGS}/generated/teacher_r18_fpn64.yaml",
-    ),
-    "objects": Networks(
-        f"{CONFIGS}/objects/student_r18w25_fpn64_distilled.yaml",
-        f"{CONFIGS}/objects/teacher_r18_fpn64.yaml",
-    ),
+    name: Networks(
+        f"{CONFIGS}/{folder}/student_r18w25_fpn64_distilled.yaml",
+        f"{CONFIGS}/{folder}/teacher_r18_fpn64.yaml",
+    )
+    for name, folder in (("person", "generated"), ("objects", "objects"))
 }
+
+#: Data sets of the paper's numbers: mAP, VGG-16 teaching the Tucker network.
+PAPER = ("PASCAL", "KITTI")
+#: Meta-architectures without region heads: the region terms are left out for them.
+ONE_STAGE = ("RetinaNet", "DistillableRetinaNet")
+
+_REGRESSION = ("RegionRegressionTerm", "AnchorRegressionTerm")
+_CLASSES = ("RegionClassTerm", "AnchorClassTerm")
+_HINT = ("HintTerm",)
+_L2 = {"DISTILLATION.BOUNDED_REGRESSION.KIND": "l2"}
+_L2_B = {"DISTILLATION.BOUNDED_REGRESSION.KIND": "bounded"}
+_CLS = {"DISTILLATION.SOFT_LABELS.BACKGROUND_WEIGHT": 1.0}
+_CLS_W = {"DISTILLATION.SOFT_LABELS.BACKGROUND_WEIGHT": 1.5}
+_HINTS = {"DISTILLATION.HINT.ADAPTATION": False}
+_HINTS_A = {"DISTILLATION.HINT.ADAPTATION": True}
+
+
+@dataclass(frozen=True)
+class DetectorRow(Row):
+    """A row without the region terms for one-stage students."""
+
+    def terms_for(self, student_arch: str) -> list[str]:
+        one_stage = student_arch in ONE_STAGE
+        return [term for term in self.terms if not (one_stage and "Region" in term)]
+
+
+#: The paper's rows, and the two pairs that it leaves out.
+ROWS = (
+    DetectorRow("base", paper=(54.7, 49.3)),
+    DetectorRow("L2", _L2, (54.6, 48.5), _REGRESSION),
+    DetectorRow("L2-B", _L2_B, (55.9, 50.1), _REGRESSION),
+    DetectorRow("CLS", _CLS, (57.4, 50.8), _CLASSES),
+    DetectorRow("CLS-W", _CLS_W, (57.7, 51.3), _CLASSES),
+    DetectorRow("Hints", _HINTS, (56.9, 50.3), _HINT),
+    DetectorRow("Hints-A", _HINTS_A, (58.0, 52.1), _HINT),
+    DetectorRow("L2-B+CLS-W", {**_L2_B, **_CLS_W}, (58.4, 51.7), (*_REGRESSION, *_CLASSES)),
+    DetectorRow("CLS-W+Hints-A", {**_CLS_W, **_HINTS_A}, (), (*_CLASSES, *_HINT)),
+    DetectorRow("L2-B+Hints-A", {**_L2_B, **_HINTS_A}, (), (*_REGRESSION, *_HINT)),
+    DetectorRow(
+        "all", {**_L2_B, **_CLS_W, **_HINTS_A}, (59.4, 53.7), (*_REGRESSION, *_CLASSES, *_HINT)
+    ),
+)
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = study_parser(__doc__)
-    add_network_options(parser, SETS, "person")
+    parser = StudyParser(__doc__, SETS, [row.name for row in ROWS], "output/detector_kd")
     parser.add_argument("--teacher-weights", help="a trained teacher; otherwise one is trained")
     parser.add_argument("--teacher-seed", type=int, default=1)
-    add_run_options(parser, [row.name for row in ROWS], "output/detector_kd/ablation_SET")
-    args = parser.parse_args(argv)
-    check_run_options(parser, args)
-    fill_in_set(args, SETS, "output/detector_kd")
-    return args
+    return parser.parse_args(argv)
 
 
 def make_study(args: argparse.Namespace) -> Study:
-    """What the command line asks for: a teacher, and a run for each row and seed.
-
-    Args:
-        args: of :func:`parse_args`.
+    """A teacher, and a run for each row and seed.
 
     Raises:
-        ValueError, FileNotFoundError: unknown rows, or what is wrong with a config.
+        ValueError, FileNotFoundError: unknown rows, or a wrong config.
     """
-    rows, output = choose_rows(ROWS, args.rows), args.output.absolute()
-    student = build_run_config(args.student_config, args.opts, output)
-    teacher = teacher_run(args, args.teacher_seed)
+    rows = choose_rows(ROWS, args.rows)
+    cfg = build_run_config(args.student_config, args.opts, args.output)
+    teacher, arch = teacher_run(args, args.teacher_seed), student_arch(cfg)
     weights = args.teacher_weights or str(teacher.weights)
-    taught_by = (student_arch(student), args.teacher_config, weights, args.teacher_opts)
     return Study(
-        rows=rows,
-        runs=student_runs(args, student, rows, lambda row, seed: row.student_opts(*taught_by)),
-        layout=TableLayout(paper=PAPER),
-        output=output,
-        dataset=student.DATASETS.TEST[0],
-        train_dataset=student.DATASETS.TRAIN[0],
+        args,
+        cfg,
+        rows,
+        student_runs(args, cfg, rows, lambda row, seed: row.student_opts(arch, args, weights)),
+        TableLayout(paper=PAPER),
         teachers={} if args.teacher_weights else {TEACHER: teacher},
-        facts=facts_of(args),
     )
 
 
 def main(argv: Optional[list[str]] = None) -> int:
     args = parse_args(argv)
     os.chdir(REPO)
-    return carry_out(lambda: make_study(args), jobs=args.jobs, on_train=args.on_train)
+    return run_study(make_study, args)
 
 
 if __name__ == "__main__":

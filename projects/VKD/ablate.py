@@ -7,14 +7,14 @@
 
 Studies: "terms", which losses teach; "views", how many of the teacher's 8 views the student sees;
 "sources", where these views come from; "logits", how logits are compared; "starts", which layers of
-the teacher the student starts with. The students of a seed start as that seed's teacher and learn
-from it, and are compared with it. All studies share one --output, so that a teacher or student that
-several of them have is trained once. How accuracy depends on the views at test:
-views.py.
+the student are initialised from the teacher. The students of a seed start from that seed's teacher,
+learn from it, and are compared with it. All studies share one --output, so that a teacher or
+student that several of them have is trained once. views.py measures how accuracy depends on the
+views at test.
 
 Every run has a folder of its own under --output, with its log. Ctrl-C stops all runs with a
-checkpoint; the same command goes on from there, and trains nothing twice. More rows and seeds can
-be asked for later. After each run STUDY.md, STUDY.json and STUDY.png are written anew.
+checkpoint; the same command resumes them and trains nothing twice. More rows and seeds can be added
+later. After each run STUDY.md, STUDY.json and STUDY.png are rewritten.
 """
 
 import argparse
@@ -22,23 +22,19 @@ import os
 import sys
 from typing import Optional
 
-from vkd_study import REPO, add_study_options, complete, make_study
+from vkd_study import REPO, make_study, study_parser
 
-from kd_search.experiments import carry_out, study_parser
+from kd_search.experiments import run_study
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = study_parser(__doc__)
-    add_study_options(parser)
-    args = parser.parse_args(argv)
-    complete(parser, args)
-    return args
+    return study_parser(__doc__).parse_args(argv)
 
 
 def main(argv: Optional[list[str]] = None) -> int:
     args = parse_args(argv)
     os.chdir(REPO)
-    return carry_out(lambda: make_study(args), jobs=args.jobs, on_train=args.on_train)
+    return run_study(make_study, args)
 
 
 if __name__ == "__main__":

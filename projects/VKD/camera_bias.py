@@ -29,16 +29,16 @@ from tqdm import tqdm
 from vkd_networks import (
     Network,
     Networks,
-    add_network_options,
     choose_networks,
-    complete_networks,
+    network_parser,
+    parse_networks,
 )
 from vkd_study import REPO
 
 from kd_search.data.io.image import ImageError
 from kd_search.data.reid import CropMapper, get_reid_samples
 from kd_search.data.reid.views import chunk_frames
-from kd_search.experiments import Row, TableLayout, markdown, summarise, write_text
+from kd_search.experiments import TableLayout, markdown, summarise, write_text
 from kd_search.utils.files import write_json
 from kd_search.visualization import draw_bars, write_picture
 
@@ -49,15 +49,11 @@ _BATCH = 64
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = network_parser(__doc__)
     add = parser.add_argument
     add("--frames", type=int, default=4, help="of a tracklet, one of each of as many equal chunks")
     add("--regulariser", type=float, default=REGULARISER, help="of the squared weights")
-    add_network_options(parser)
-    args = parser.parse_args(argv)
-    complete_networks(parser, args)
+    args = parse_networks(parser, argv)
     if args.frames < 1:
         parser.error("--frames must be at least 1")
     if not args.regulariser > 0:
@@ -175,7 +171,7 @@ def _read(path: Path) -> list[dict]:
 def write(entries: Sequence[dict], chosen: Networks) -> str:
     """Write table and picture; the table as Markdown."""
     stem = f"{STEM}{chosen.suffix}"
-    rows = [Row(name) for name in dict.fromkeys(entry["row"] for entry in entries)]
+    rows = dict.fromkeys(entry["row"] for entry in entries)
     results = {(e["row"], e["seed"]): e["metrics"] for e in entries}
     layout = TableLayout(metrics=(ACCURACY, CHANCE, FITTED), base=chosen.base, stem=stem)
     table = summarise(rows, results, {}, layout)

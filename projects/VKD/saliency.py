@@ -26,9 +26,9 @@ from tqdm import tqdm
 from vkd_networks import (
     Network,
     Networks,
-    add_network_options,
     choose_networks,
-    complete_networks,
+    network_parser,
+    parse_networks,
 )
 from vkd_study import REPO
 
@@ -57,15 +57,11 @@ _BATCH = 64
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = network_parser(__doc__)
     add = parser.add_argument
     add("--people", type=int, default=6, help="rows of the picture")
     add("--of", choices=list(NOTES), default="margin", help="what the heat is a share of")
-    add_network_options(parser)
-    args = parser.parse_args(argv)
-    complete_networks(parser, args)
+    args = parse_networks(parser, argv)
     if args.people < 1:
         parser.error("--people must be at least 1")
     return args

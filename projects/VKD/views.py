@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""How accuracy depends on the number of frames of a tracklet at test: trained runs, seen again.
+"""Evaluate trained runs with several numbers of frames of a tracklet at test.
 
     python projects/VKD/views.py --frames 1 2 4 8 --rows teacher all --seeds 1 2 3
 
 Takes the options of ablate.py, which has trained the runs, and trains nothing. Each run is
 evaluated with every number of frames (REID_DATA.TEST.FRAMES, the first of as many equal chunks of
-a tracklet), once: what is known is read from frames.json in the folder of the run. Writes
+a tracklet), once: known values are read from frames.json in the folder of the run. Writes
 frames_STUDY.md, .json and .png under --output.
 """
 
@@ -15,10 +15,10 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from tqdm import tqdm
-from vkd_study import REPO, add_study_options, complete, make_study
+from vkd_study import REPO, make_study, study_parser
 
 from kd_search.experiments import (
     METRICS,
@@ -27,15 +27,13 @@ from kd_search.experiments import (
     build_run_config,
     evaluate_on,
     load_trained_run,
-    markdown_line,
+    markdown_cell,
+    markdown_table,
     spread,
-    study_parser,
+    write_figure,
     write_text,
 )
-from kd_search.utils.files import (
-    atomic_write,
-    write_json,
-)
+from kd_search.utils.files import write_json
 
 FRAMES_FILE = "frames.json"
 
@@ -46,16 +44,14 @@ Curves = Mapping[str, Mapping[int, Mapping[int, Mapping[str, float]]]]
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = study_parser(__doc__)
     parser.add_argument("--frames", nargs="+", type=int, default=[1, 2, 4, 8], metavar="N")
-    add_study_options(parser)
     args = parser.parse_args(argv)
-    complete(parser, args)
     if min(args.frames) < 1:
         parser.error("--frames must be at least 1")
     args.frames = sorted(set(args.frames))
     return args
 
 
-def measure(study: Study, frames: list[int]) -> dict:
+def measure(study: Study, frames: list[int]) -> Curves:
     """Metrics of every finished run with every number of frames, see :data:`Curves`.
 
     Raises:
@@ -64,7 +60,7 @@ def measure(study: Study, frames: list[int]) -> dict:
     finished = study.finished()
     if not finished:
         raise ValueError(f"{study.output} has no finished run: start ablate.py first")
-    curves: dict = {}
+    curves: dict[str, dict[int, dict[int, dict[str, float]]]] = {}
     todo = [(row, seed, n) for row, seed in finished for n in frames]
     for row, seed, n in tqdm(todo, desc="evaluations", disable=None):
         metrics = evaluate_run(study.runs[row, seed], n)
@@ -82,7 +78,7 @@ def evaluate_run(run: Run, frames: int) -> dict[str, float]:
     if str(frames) not in known["metrics"]:
         opts = list(map(str, [*run.opts, "REID_DATA.TEST.FRAMES", frames]))
         model, _ = load_trained_run(run.config_file, opts, run.folder)
-        # Its files stand beside those of the run's own evaluation.
+        # Beside the files of the run's own evaluation.
         folder = run.folder / f"frames_{frames}"
         cfg = build_run_config(run.config_file, opts, folder, eval_only=True)
         known["metrics"][str(frames)] = evaluate_on(cfg, model, cfg.DATASETS.TEST[:1])
@@ -92,15 +88,16 @@ def evaluate_run(run: Run, frames: int) -> dict[str, float]:
 
 def markdown(curves: Curves, frames: list[int]) -> str:
     """A table for each metric: rows down, frames across; mean and standard deviation."""
-    parts = []
-    for metric in _metrics(curves):
-        lines = [markdown_line([f"{metric} by frames", *map(str, frames)])]
-        lines.append(markdown_line(["---"] * (len(frames) + 1)))
-        for row, by_frames in curves.items():
-            values = [spread([m[metric] for m in by_frames[n].values()]) for n in frames]
-            lines.append(markdown_line([row, *map(_cell, values)]))
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+    return "\n".join(
+        markdown_table(
+            [f"{metric} by frames", *map(str, frames)],
+            [
+                [row, *(markdown_cell(value) for value in _spreads(by_frames, frames, metric))]
+                for row, by_frames in curves.items()
+            ],
+        )
+        for metric in _metrics(curves)
+    )
 
 
 def _metrics(curves: Curves) -> list[str]:
@@ -108,33 +105,29 @@ def _metrics(curves: Curves) -> list[str]:
     return [name for name in METRICS if name in found]
 
 
-def _cell(value: Mapping) -> str:
-    text = f"{value['mean']:.1f}"
-    return text if value["std"] is None else f"{text} ± {value['std']:.1f}"
+def _spreads(
+    by_frames: Mapping[int, Mapping[int, Mapping[str, float]]], frames: list[int], metric: str
+) -> list[dict[str, Any]]:
+    return [spread([metrics[metric] for metrics in by_frames[n].values()]) for n in frames]
 
 
 def draw(curves: Curves, frames: list[int], path: Path) -> None:
-    """A curve for each row, a picture for each metric that is a mean average precision."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """A panel for each metric that is a mean average precision, with a curve for each row."""
     metrics = [name for name in _metrics(curves) if name.endswith("mAP")]
-    figure = Figure(figsize=(4.5 * len(metrics), 3.6), dpi=120)
-    FigureCanvasAgg(figure)
-    for place, metric in enumerate(metrics, 1):
-        axes = figure.add_subplot(1, len(metrics), place)
-        for row, by_frames in curves.items():
-            values = [spread([m[metric] for m in by_frames[n].values()]) for n in frames]
-            means, stds = [v["mean"] for v in values], [v["std"] or 0.0 for v in values]
-            axes.errorbar(frames, means, yerr=stds, marker="o", capsize=3, label=row)
-        axes.set_xlabel("frames of a tracklet at test")
-        axes.set_ylabel(f"{metric} (%)")
-        axes.set_xticks(frames)
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.legend(fontsize=8)
-    figure.tight_layout()
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+
+    def plot(figure: Any) -> None:
+        for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics):
+            for row, by_frames in curves.items():
+                values = _spreads(by_frames, frames, metric)
+                means, stds = [v["mean"] for v in values], [v["std"] or 0.0 for v in values]
+                axes.errorbar(frames, means, yerr=stds, marker="o", capsize=3, label=row)
+            axes.set_xlabel("frames of a tracklet at test")
+            axes.set_ylabel(f"{metric} (%)")
+            axes.set_xticks(frames)
+            axes.grid(color="#dddddd", linewidth=0.6)
+            axes.legend(fontsize=8)
+
+    write_figure(path, (4.5 * len(metrics), 3.6), plot)
 
 
 def main(argv: Optional[list[str]] = None) -> int:
@@ -150,8 +143,9 @@ def main(argv: Optional[list[str]] = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     stem = f"frames_{args.study}"
-    write_json(study.output / f"{stem}.json", {"dataset": study.dataset, "curves": curves})
-    text = f"on {study.dataset}\n\n{markdown(curves, args.frames)}"
+    dataset = study.cfg.DATASETS.TEST[0]
+    write_json(study.output / f"{stem}.json", {"dataset": dataset, "curves": curves})
+    text = f"on {dataset}\n\n{markdown(curves, args.frames)}"
     write_text(study.output / f"{stem}.md", text)
     draw(curves, args.frames, study.output / f"{stem}.png")
     print(text)

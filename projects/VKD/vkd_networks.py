@@ -1,16 +1,18 @@
-"""Trained networks that are looked at closer: the runs of a study, or configs with weights."""
+"""Trained networks to analyse: the runs of a study, or configs with weights."""
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Optional
 
 import torch
-from vkd_study import add_study_options, complete, make_study
+from detectron2.config import CfgNode
+from vkd_study import make_study, study_parser
 
 from kd_search.checkpoint import load_trained
 from kd_search.engine import PersonSearchTrainer
-from kd_search.experiments import TEACHER, build_run_config
+from kd_search.experiments import TEACHER, StudyParser, build_run_config
 
 COMPARED = Path("output/vkd/compared")
 
@@ -23,7 +25,7 @@ class Network:
     seed: int
     config_file: str
     #: KEY VALUE overrides.
-    opts: Sequence
+    opts: Sequence[Any]
     weights: Path
 
     @property
@@ -31,16 +33,16 @@ class Network:
         return f"{self.row}, seed {self.seed}"
 
     @property
-    def state(self) -> dict:
-        """What changes when it is trained anew."""
+    def state(self) -> dict[str, Any]:
+        """Weights file and its modification time, to recognise retrained networks."""
         modified = self.weights.stat().st_mtime_ns
         return {"weights": str(self.weights.absolute()), "weights_modified": modified}
 
-    def load(self) -> tuple[torch.nn.Module, object]:
+    def load(self) -> tuple[torch.nn.Module, CfgNode]:
         """The network in evaluation mode, and its config.
 
         Raises:
-            FileNotFoundError, ValueError: config or weights are missing, or do not fit.
+            FileNotFoundError, ValueError: config or weights are missing or do not match.
         """
         opts = list(map(str, self.opts))
         cfg = build_run_config(self.config_file, opts, self.weights.parent, eval_only=True)
@@ -56,7 +58,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Networks:
-    """What a script looks at, and where it writes."""
+    """Networks that a script analyses, and where it writes."""
 
     networks: Sequence[Network]
     #: Row that the others are compared with.
@@ -67,29 +69,32 @@ class Networks:
     suffix: str
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a study, --config, --weights and --names instead of one, and --to."""
+def network_parser(description: str) -> StudyParser:
+    """A parser with the options of a study; --config, --weights and --names instead of one; and
+    --to."""
+    parser = study_parser(description)
     add = parser.add_argument
     add("--config", nargs="+", default=[], metavar="FILE", help="configs, instead of a study")
     add("--weights", nargs="+", default=[], type=Path, metavar="FILE", help="of each config")
     add("--names", nargs="+", default=[], metavar="NAME", help="of each; alike: seeds of one row")
     add("--to", type=Path, help=f"folder of results; default: that of the study, or {COMPARED}")
-    add_study_options(parser)
+    return parser
 
 
-def complete_networks(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Check the options of :func:`add_network_options`, and fill in defaults."""
+def parse_networks(parser: StudyParser, argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Parse and check the options of :func:`network_parser`, and fill in defaults."""
+    args = parser.parse_args(argv)
     if len(args.config) != len(args.weights):
         parser.error("--config and --weights must name as many files")
     if args.names and len(args.names) != len(args.config):
         parser.error("--names must name each of --config")
-    complete(parser, args)
-    # The scripts go to the checkout, where the study's own files are.
+    # The scripts change to the checkout, where the study's own files are.
     args.config = [str(Path(path).absolute()) for path in args.config]
     args.weights = [path.absolute() for path in args.weights]
     args.to = args.to and args.to.absolute()
     args.names = args.names or [Path(path).stem for path in args.config]
     args.to = args.to or (COMPARED if args.config else args.output)
+    return args
 
 
 def choose_networks(args: argparse.Namespace) -> Networks:
@@ -103,12 +108,10 @@ def choose_networks(args: argparse.Namespace) -> Networks:
     if args.config:
         return Networks(_pairs(args), args.names[0], folder, "")
     study = make_study(args)
-    networks = []
-    for row, seed in study.finished():
-        run = study.runs[row, seed]
-        networks.append(Network(row, seed, run.config_file, run.opts, run.weights))
-    if not networks:
+    runs = {key: study.runs[key] for key in study.finished()}
+    if not runs:
         raise ValueError(f"{study.output} has no finished run: start ablate.py first")
+    networks = [Network(*key, run.config_file, run.opts, run.weights) for key, run in runs.items()]
     return Networks(networks, TEACHER, folder, f"_{args.study}")
 
 

@@ -1,97 +1,119 @@
-"""What ablate.py trains, and views.py looks at again: a teacher and its students for each seed."""
+"""Rows of the ablations of VKD (Porrello et al., ECCV 2020), and the runs that train them."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-
-from vkd_rows import STUDIES, student_opts
 
 from kd_search.experiments import (
     TEACHER,
     Networks,
-    Run,
+    Row,
     Study,
+    StudyParser,
     TableLayout,
-    add_network_options,
-    add_run_options,
     build_run_config,
-    check_run_options,
     choose_rows,
-    facts_of,
-    fill_in_set,
     student_runs,
+    teacher_opts,
     teacher_run,
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
-CONFIGS = "projects/VKD/configs"
-
-
-def _networks(folder: str, name: str) -> Networks:
-    return Networks(
-        f"{CONFIGS}/{folder}/student_{name}.yaml", f"{CONFIGS}/{folder}/teacher_{name}.yaml"
-    )
-
-
 SETS = {
-    "market": _networks("market1501", "r18w50"),
-    "market_r18": _networks("market1501", "r18"),
-    "generated": _networks("generated", "r18w50"),
+    name: Networks(
+        *(f"projects/VKD/configs/{folder}/{x}_{arch}.yaml" for x in ("student", TEACHER))
+    )
+    for name, folder, arch in (
+        ("market", "market1501", "r18w50"),
+        ("market_r18", "market1501", "r18"),
+        ("generated", "generated", "r18w50"),
+    )
+}
+
+_LOGITS, _DISTANCES = "ViewLogitsTerm", "DistancePreservationTerm"
+_TERMS = "DISTILLATION.TERMS"
+_CROSS_ENTROPY = "MODEL.REID_NETWORK.CLS_WEIGHT"
+_TRIPLET = "MODEL.REID_NETWORK.TRIPLET_WEIGHT"
+_VIEWS = "MODEL.REID_NETWORK.TRAIN_VIEWS"
+_SOURCE = "REID_DATA.VIEWS.SOURCE"
+_DISTANCE = "DISTILLATION.VKD.LOGITS_DISTANCE"
+_START = "DISTILLATION.INIT_FROM_TEACHER"
+_UP_TO_RES3 = ["backbone.stem", "backbone.res2", "backbone.res3"]
+
+#: A teacher is a row too: students are compared with the one that taught them.
+_TEACHER = Row(TEACHER)
+ALL = "all"
+#: Sets of rows. The students of a seed learn from that seed's teacher and are initialised from it.
+STUDIES: dict[str, tuple[Row, ...]] = {
+    # Which losses: L_CE and L_TR are the student's own ("task"), L_KD and L_DP the terms.
+    "terms": (
+        _TEACHER,
+        Row("task", {_TERMS: []}),
+        Row("task+KD", {_TERMS: [_LOGITS]}),
+        Row("task+DP", {_TERMS: [_DISTANCES]}),
+        Row("KD+DP", {_TERMS: [_LOGITS, _DISTANCES], _CROSS_ENTROPY: 0.0, _TRIPLET: 0.0}),
+        Row("CE+KD+DP", {_TERMS: [_LOGITS, _DISTANCES], _TRIPLET: 0.0}),
+        Row("TR+KD+DP", {_TERMS: [_LOGITS, _DISTANCES], _CROSS_ENTROPY: 0.0}),
+        Row(ALL, {_TERMS: [_LOGITS, _DISTANCES]}),
+    ),
+    # How many of the teacher's views the student sees; "all" has the config's number.
+    "views": (_TEACHER, *(Row(f"M={number}", {_VIEWS: number}) for number in (1, 2, 4, 8))),
+    # Where the teacher's views come from: viewpoint, or time alone; no camera known; nothing known.
+    "sources": (
+        _TEACHER,
+        Row("cameras", {_SOURCE: "cameras"}),
+        Row("tracklets", {_SOURCE: "tracklets"}),
+        Row("frames", {_SOURCE: "frames"}),
+        Row("one tracklet", {_SOURCE: "tracklet"}),
+    ),
+    # How the student's logits are compared with the teacher's.
+    "logits": (_TEACHER, *(Row(name, {_DISTANCE: name}) for name in ("kl", "mse"))),
+    # Which layers are not initialised from the teacher; neck and classifier are in the first only.
+    "starts": (
+        _TEACHER,
+        Row("nothing anew", {_START: ["backbone", "neck", "classifier"]}),
+        Row("res5 anew", {_START: [*_UP_TO_RES3, "backbone.res4"]}),
+        Row("res4 and res5 anew", {_START: _UP_TO_RES3}),
+    ),
 }
 
 
-def add_study_options(parser: argparse.ArgumentParser) -> None:
-    """--set, --study, the two configs, and those of every study."""
-    add_network_options(parser, SETS, "market")
-    parser.add_argument("--study", choices=list(STUDIES), default="terms", help="which rows")
+def study_parser(description: str) -> StudyParser:
+    """A parser with ``--study`` and the options of every study."""
     names = dict.fromkeys(row.name for rows in STUDIES.values() for row in rows)
-    add_run_options(parser, list(names), "output/vkd/ablation_SET")
-
-
-def complete(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Check the options of :func:`add_study_options`, and fill in what the set says."""
-    check_run_options(parser, args)
-    fill_in_set(args, SETS, "output/vkd")
+    parser = StudyParser(description, SETS, list(names), "output/vkd")
+    parser.add_argument("--study", choices=list(STUDIES), default="terms", help="which rows")
+    return parser
 
 
 def make_study(args: argparse.Namespace) -> Study:
     """A teacher for each seed, and the students that learn from it.
 
-    Args:
-        args: of :func:`add_study_options`.
-
     Raises:
-        ValueError, FileNotFoundError: unknown rows, or what is wrong with a config.
+        ValueError, FileNotFoundError: unknown rows, or a wrong config.
     """
-    output = args.output.absolute()
-    rows = choose_rows(STUDIES[args.study], args.rows)
-    student = build_run_config(args.student_config, args.opts, output)
-    teachers = _teacher_runs(args)
-    runs = {(TEACHER, seed): run for seed, run in teachers.items()}
-    runs |= student_runs(
-        args,
-        student,
-        [row for row in rows if row.name != TEACHER],
-        lambda row, seed: student_opts(
-            row, args.teacher_config, str(teachers[seed].weights), args.teacher_opts
-        ),
-        # Rows of several studies that only name what the config has are one student.
-        folder_of=lambda row: row.name.replace(" ", "_") if row.changes(student) else "all",
-    )
-    return Study(
-        rows=rows,
-        runs={(row.name, seed): runs[row.name, seed] for seed in args.seeds for row in rows},
-        layout=TableLayout(base=TEACHER, stem=args.study),
-        output=output,
-        dataset=student.DATASETS.TEST[0],
-        first=list(teachers.values()),
-        facts=facts_of(args),
-    )
-
-
-def _teacher_runs(args: argparse.Namespace) -> dict[int, Run]:
-    return {
+    rows: Sequence[Row] = choose_rows(STUDIES[args.study], args.rows)
+    cfg = build_run_config(args.student_config, args.opts, args.output)
+    teachers = {
         seed: teacher_run(
             args, seed, name=f"{TEACHER}, seed {seed}", folder=f"{TEACHER}/seed{seed}"
         )
         for seed in args.seeds
     }
+    runs = student_runs(
+        args,
+        cfg,
+        [row for row in rows if row.name != TEACHER],
+        lambda row, seed: [*teacher_opts(args, str(teachers[seed].weights)), *row.opts()],
+        # Rows of several studies that only repeat values of the config are one student.
+        folder_of=lambda row: row.name.replace(" ", "_") if row.changes(cfg) else ALL,
+    )
+    runs.update({(TEACHER, seed): run for seed, run in teachers.items()})
+    return Study(
+        args,
+        cfg,
+        rows,
+        {(row.name, seed): runs[row.name, seed] for seed in args.seeds for row in rows},
+        TableLayout(base=TEACHER, stem=args.study),
+        first=list(teachers.values()),
+    )

@@ -1,4 +1,4 @@
-"""Runs side by side: what is finished stays, what is stopped goes on, what fails is told."""
+"""Runs side by side: finished ones stay, stopped ones are resumed, failures are reported."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_finished_runs_are_not_run_again(tmp_path):
 
 def test_other_settings_in_the_folder_are_refused(tmp_path):
     run_all([fake(tmp_path / "a", "7")])
-    with pytest.raises(SettingsError, match="SOLVER.BASE_LR '0.001', not '0.5'"):
+    with pytest.raises(SettingsError, match="SOLVER.BASE_LR '0.001'.*'0.5'"):
         run_all([fake(tmp_path / "a", "7", "SOLVER.BASE_LR", 0.5)])
 
 
@@ -76,10 +76,11 @@ def test_other_content_of_a_file_makes_other_settings(tmp_path, key):
     weights.write_bytes(b"one")
     before = settings_of(fake(tmp_path / "a", "1", *opts).config)
     weights.write_bytes(b"two")
-    assert settings_of(fake(tmp_path / "a", "1", *opts).config) != before
+    after = settings_of(fake(tmp_path / "a", "1", *opts).config)
+    assert [name for name in after if after[name] != before[name]] == [f"sha256 of {key}"]
 
 
-def test_failures_are_told_and_the_rest_goes_on(tmp_path):
+def test_failures_are_reported_and_the_rest_goes_on(tmp_path):
     runs = [fake(tmp_path / "bad", "fail"), fake(tmp_path / "good", "3")]
     (line,) = run_all(runs)
     assert "the reason" in line and str(tmp_path / "bad" / "log.txt") in line
@@ -104,7 +105,7 @@ def test_signal_stops_every_run(tmp_path, number):
     assert starts(runs[2]) == 0
 
 
-def test_iterations_are_counted_up_to_a_torn_line(tmp_path):
+def test_iterations_are_counted_up_to_a_truncated_line(tmp_path):
     assert iterations_done(tmp_path) == 0
     lines = ['{"iteration": 19, "time": 0.1}', '{"iteration": 39}', '{"iterat']
     (tmp_path / "metrics.json").write_text("\n".join(lines))

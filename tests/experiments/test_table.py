@@ -1,31 +1,20 @@
-"""Rows, statistics, tables and pictures, with numbers worked out by hand."""
+"""Statistics, tables and pictures, with numbers worked out by hand."""
 
-import json
 import math
 
 import pytest
-from detectron2.config import CfgNode
 
 from kd_search.experiments import (
     METRICS,
-    Row,
     TableLayout,
-    choose_rows,
-    config_value,
+    draw,
     markdown,
-    markdown_grid,
     pick_metrics,
     spread,
     summarise,
-    write_all,
 )
 
-ROWS = [
-    Row("base", paper=(54.7, 49.3)),
-    Row("L2", paper=(54.6, 48.5)),
-    Row("Hints", paper=(56.9, 50.3)),
-    Row("all", paper=(59.4, 53.7)),
-]
+ROWS = {"base": (54.7, 49.3), "L2": (54.6, 48.5), "Hints": (56.9, 50.3), "all": (59.4, 53.7)}
 LAYOUT = TableLayout(paper=("PASCAL", "KITTI"))
 
 RESULTS = {
@@ -67,7 +56,7 @@ def test_summary_by_hand():
 
 
 def test_markdown_shows_means_spreads_seeds_and_the_paper():
-    lines = markdown(summarise(ROWS, RESULTS, TEACHERS, LAYOUT), LAYOUT).splitlines()
+    lines = markdown(summarise(ROWS, RESULTS, TEACHERS, LAYOUT, ROWS), LAYOUT).splitlines()
     assert lines[0] == (
         "| row | AP50 | AP | AP50 above base | AP50 by seed | paper: PASCAL | paper: KITTI |"
     )
@@ -84,35 +73,12 @@ def test_a_loss_that_rounds_to_nothing_has_no_sign_of_its_own():
 
 def test_nothing_finished_is_no_error(tmp_path):
     assert summarise(ROWS, {}, {}, LAYOUT) == []
-    write_all([], tmp_path, "nothing", {}, LAYOUT)
-    assert "no run" in (tmp_path / "ablation.md").read_text()
+    draw([], tmp_path / "none.png", LAYOUT)
+    assert "no run" in markdown([], LAYOUT) and not list(tmp_path.iterdir())
 
 
-def test_written_files(tmp_path):
-    table = summarise(ROWS, RESULTS, TEACHERS, LAYOUT)
-    text = write_all(
-        table, tmp_path, "a title", {"dataset": "somewhere"}, LAYOUT, below="below it\n"
-    )
-    content = json.loads((tmp_path / "ablation.json").read_text())
-    assert content["dataset"] == "somewhere"
-    assert by_row(content["table"])["all"]["metrics"]["AP50"]["seeds"] == {"1": 54.0, "2": 56.0}
-    assert (tmp_path / "ablation.md").read_text() == text
-    assert text.startswith("a title\n") and text.endswith("|\n\nbelow it\n")
-    assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(("options", "expected"), [({}, "title"), ({"caption": "set"}, "set")])
-def test_the_picture_of_one_metric_may_have_a_caption_of_its_own(
-    tmp_path, monkeypatch, options, expected
-):
-    drawn = []
-    monkeypatch.setattr("kd_search.experiments.table.draw", lambda *args: drawn.append(args[-1]))
-    write_all(summarise(ROWS, RESULTS, TEACHERS, LAYOUT), tmp_path, "title", {}, LAYOUT, **options)
-    assert drawn == [expected]
-
-
-def test_layout_chooses_base_metrics_and_name(tmp_path):
-    layout = TableLayout(metrics=("AP",), base="all", stem="other")
+def test_layout_chooses_base_and_metrics():
+    layout = TableLayout(metrics=("AP",), base="all")
     table = summarise(ROWS, RESULTS, TEACHERS, layout)
     assert by_row(table)["base"]["metrics"].keys() == {"AP"}
     # Seed by seed: 20 - 25 and 22 - 26.
@@ -121,39 +87,6 @@ def test_layout_chooses_base_metrics_and_name(tmp_path):
     lines = markdown(table, layout).splitlines()
     assert lines[0] == "| row | AP | AP above all | AP by seed |"
     assert lines[2] == "| teacher | 30.0 | - | - |"
-    write_all(table, tmp_path, "", {}, layout)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.json", "other.md", "other.png"]
-
-
-def test_grid_puts_rows_side_by_side():
-    table = summarise(ROWS, RESULTS, TEACHERS, LAYOUT)
-    cells = {"first": ["base", None], "second": ["Hints", "L2"]}
-    lines = markdown_grid(table, cells, ["one", "two"], "AP50", corner="terms").splitlines()
-    assert lines == [
-        "| terms | one | two |",
-        "| --- | --- | --- |",
-        "| first | 50.0 ± 3.0 |  |",
-        "| second | 52.0 | - |",
-    ]
-
-
-def test_rows_as_overrides():
-    assert Row("some", {"A.B": 1, "C": "d"}).opts() == ["A.B", 1, "C", "d"]
-
-
-def test_rows_that_change_nothing():
-    cfg = CfgNode({"A": {"B": 1, "C": [2]}})
-    assert not Row("same", {"A.B": 1, "A.C": [2]}).changes(cfg) and not Row("nothing").changes(cfg)
-    assert Row("other", {"A.B": 1, "A.C": [3]}).changes(cfg)
-    assert config_value(cfg, "A.C") == [2] and config_value(cfg, "A") == cfg.A
-    assert config_value(cfg, "A.D") is None and config_value(cfg, "A.B.C") is None
-
-
-def test_choice_of_rows():
-    assert [row.name for row in choose_rows(ROWS, ["all", "base"])] == ["base", "all"]
-    assert choose_rows(ROWS, []) == ROWS
-    with pytest.raises(ValueError, match="'L3' is none of base, L2"):
-        choose_rows(ROWS, ["base", "L3"])
 
 
 def test_metrics_of_detection_search_and_reid():

@@ -1,6 +1,8 @@
-"""Scripts and configs of the projects."""
+"""Scripts and configs of the projects, and results of runs that replace trainings."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from functools import cache
 
@@ -8,6 +10,8 @@ from detectron2.config import CfgNode, get_cfg
 from tiny import REPO
 
 from kd_search import add_kd_search_config
+from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, settings_of
+from kd_search.utils.files import write_json
 
 
 def load_script(project: str, name: str):
@@ -50,3 +54,22 @@ def _merged(path) -> CfgNode:
     add_kd_search_config(cfg)
     cfg.merge_from_file(str(path))
     return cfg
+
+
+def finish(run, metrics) -> None:
+    """Write the files of a finished run with these metrics."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.folder / SETTINGS_FILE, settings_of(run.config))
+    write_json(run.folder / RESULT_FILE, {"metrics": metrics})
+
+
+def run_script(project: str, name: str, *options, **environment) -> str:
+    """Standard output of projects/``project``/``name``.py, in one thread; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, str(REPO / "projects" / project / f"{name}.py"), *map(str, options)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -1,23 +1,18 @@
-"""The ablation of projects/DetectorKD: which runs there are, the table, two rows from nothing."""
+"""The ablation of projects/DetectorKD: rows, runs, the table, two rows from nothing."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from detectron2.config import get_cfg
 from tiny import REPO
 
-from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, settings_of
-from kd_search.synthetic import (
-    PRESETS,
-    generate_dataset,
-)
-from kd_search.utils.files import write_json
-from tests.projects.detector_kd import PROJECT
-from tests.projects.project_files import load_script
+from kd_search import add_kd_search_config
+from kd_search.experiments import RESULT_FILE, choose_rows
+from kd_search.synthetic import PRESETS, generate_dataset
+from tests.projects.project_files import finish, load_script, run_script
 
 ablate = load_script("DetectorKD", "ablate")
+ROWS = ablate.ROWS
 
 
 @pytest.fixture(autouse=True)
@@ -64,22 +59,64 @@ def test_table_of_finished_runs(tmp_path):
     study = study_of(tmp_path, "--rows", "base", "L2")
     for (row, seed), run in study.runs.items():
         if (row, seed) != ("L2", 2):
-            run.folder.mkdir(parents=True)
-            write_json(run.folder / SETTINGS_FILE, settings_of(run.config))
-            result = {"metrics": {"AP50": {"base": 40.0, "L2": 39.0}[row] + seed}}
-            write_json(run.folder / RESULT_FILE, result)
+            finish(run, {"AP50": {"base": 40.0, "L2": 39.0}[row] + seed})
     text = study.write_table()
     assert "| base | 41.5 ± 0.7 | - | 41.0, 42.0 |" in text
     assert "| L2 | 40.0 | -1.0 | 40.0 |" in text
     assert len(json.loads((tmp_path / "ablation.json").read_text())["runs"]) == 3
 
 
-def test_bad_input_is_one_line(tmp_path):
-    command = [sys.executable, str(PROJECT / "ablate.py"), "--output", str(tmp_path), "--rows"]
-    done = subprocess.run([*command, "all", "L3"], capture_output=True, text=True)
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: --rows: 'L3' is none of") and "Traceback" not in done.stderr
+def test_bad_input_is_one_line(tmp_path, capsys):
+    assert ablate.main(["--output", str(tmp_path), "--rows", "all", "L3"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --rows: 'L3'")
+
+
+def test_rows_are_those_of_the_paper():
+    table_4 = {row.name: row.paper for row in ROWS if row.paper}
+    assert table_4 == {
+        "base": (54.7, 49.3),
+        "L2": (54.6, 48.5),
+        "L2-B": (55.9, 50.1),
+        "CLS": (57.4, 50.8),
+        "CLS-W": (57.7, 51.3),
+        "Hints": (56.9, 50.3),
+        "Hints-A": (58.0, 52.1),
+        "L2-B+CLS-W": (58.4, 51.7),
+        "all": (59.4, 53.7),
+    }
+
+
+def config_of(name, arch="GeneralizedRCNN"):
+    cfg = get_cfg()
+    add_kd_search_config(cfg)
+    (row,) = choose_rows(ROWS, [name])
+    args = ablate.parse_args(["--teacher-config", "teacher.yaml"])
+    # As text, the way they reach a run.
+    cfg.merge_from_list([str(x) for x in row.student_opts(arch, args, "teacher.pth")])
+    return cfg
+
+
+def test_rows_set_what_they_are_named_after():
+    base = config_of("base")
+    assert base.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and not base.DISTILLATION.TERMS
+    l2, bounded = config_of("L2").DISTILLATION, config_of("L2-B").DISTILLATION
+    assert l2.BOUNDED_REGRESSION.KIND == "l2" and bounded.BOUNDED_REGRESSION.KIND == "bounded"
+    assert l2.TERMS == bounded.TERMS == ["RegionRegressionTerm", "AnchorRegressionTerm"]
+    cls, weighted = config_of("CLS").DISTILLATION, config_of("CLS-W").DISTILLATION
+    assert cls.SOFT_LABELS.BACKGROUND_WEIGHT == 1.0
+    assert weighted.SOFT_LABELS.BACKGROUND_WEIGHT == 1.5
+    assert not config_of("Hints").DISTILLATION.HINT.ADAPTATION
+    everything = config_of("all")
+    assert everything.MODEL.META_ARCHITECTURE == "Distiller"
+    assert len(everything.DISTILLATION.TERMS) == 5
+    assert everything.DISTILLATION.HINT.ADAPTATION
+    assert everything.DISTILLATION.TEACHER.WEIGHTS == "teacher.pth"
+
+
+def test_one_stage_students_have_no_region_terms():
+    terms = config_of("all", "RetinaNet").DISTILLATION.TERMS
+    assert terms == ["AnchorRegressionTerm", "AnchorClassTerm", "HintTerm"]
 
 
 @pytest.mark.e2e
@@ -87,15 +124,12 @@ def test_two_rows_from_nothing_and_again(tmp_path):
     data = tmp_path / "data"
     generate_dataset(data, PRESETS["tiny"], seed=0, progress=False)
     opts = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2"]
-    command = [sys.executable, str(PROJECT / "ablate.py"), "--output", str(tmp_path / "out")]
-    command += ["--rows", "base", "all", "--seeds", "1", "--iterations", "3", "--on-train"]
-    command += ["--teacher-iterations", "3", "--opts", *opts, "--teacher-opts", *opts]
-    environment = {**os.environ, "KD_SEARCH_GENERATED": str(data), "OMP_NUM_THREADS": "1"}
+    options = ["--output", tmp_path / "out", "--rows", "base", "all", "--seeds", 1, "--on-train"]
+    options += ["--iterations", 3, "--teacher-iterations", 3, "--opts", *opts]
+    options += ["--teacher-opts", *opts]
 
     def run():
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return run_script("DetectorKD", "ablate", *options, KD_SEARCH_GENERATED=str(data))
 
     output = run()
     assert "[1/1] teacher:" in output and "[2/2] all, seed 1:" in output

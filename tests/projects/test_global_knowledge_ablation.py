@@ -1,24 +1,16 @@
 """The ablation of projects/GlobalKnowledge: rows, runs, starts, and a few rows from nothing."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from global_knowledge_rows import ROWS
 from tiny import REPO
 
-from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, settings_of
-from kd_search.synthetic import (
-    OBJECTS_PRESETS,
-    generate_objects,
-)
-from kd_search.utils.files import write_json
-from tests.projects.project_files import load_script
+from kd_search.synthetic import OBJECTS_PRESETS, generate_objects
+from tests.projects.project_files import finish, load_script, run_script
 
 ablate = load_script("GlobalKnowledge", "ablate")
+ROWS = ablate.ROWS
 FEATURE = ["WeightedFeatureTerm"]
 GLOBAL = [*FEATURE, "GlobalKnowledgeTerm"]
 
@@ -63,7 +55,7 @@ def test_each_row_has_the_one_before_and_more(tmp_path):
 )
 def test_sets_of_networks(name, arch, data, tmp_path):
     study = study_of(tmp_path, "--set", name, "--rows", "none", "+soft")
-    assert study.dataset == data and study.layout.base == "none"
+    assert study.cfg.DATASETS.TEST == (data,) and study.layout.base == "none"
     none, soft = (study.runs[row, 1].config for row in ("none", "+soft"))
     assert none.MODEL.META_ARCHITECTURE == soft.DISTILLATION.STUDENT_META_ARCH == arch
     teacher = study.teachers["teacher"].config
@@ -106,10 +98,7 @@ def test_a_teacher_that_is_there_is_not_trained(tmp_path):
 def test_table_of_finished_runs(tmp_path):
     study = study_of(tmp_path, "--rows", "none", "+global")
     for (row, seed), run in study.runs.items():
-        run.folder.mkdir(parents=True)
-        write_json(run.folder / SETTINGS_FILE, settings_of(run.config))
-        metrics = {"AP50": {"none": 40.0, "+global": 42.0}[row] + seed}
-        write_json(run.folder / RESULT_FILE, {"metrics": metrics})
+        finish(run, {"AP50": {"none": 40.0, "+global": 42.0}[row] + seed})
     text = study.write_table()
     assert "| none | 41.5 ± 0.7 | - | 41.0, 42.0 |" in text
     assert "| +global | 43.5 ± 0.7 | +2.0 ± 0.0 | 43.0, 44.0 |" in text
@@ -119,8 +108,8 @@ def test_table_of_finished_runs(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--rows", "none", "+pair"], "error: --rows: '+pair' is none of none, feature, +weights"),
-        (["--start-iterations", "-1"], "--start-iterations must not be negative"),
+        (["--rows", "none", "+pair"], "error: --rows: '+pair'"),
+        (["--start-iterations", "-1"], "--start-iterations must"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, options, message, capsys):
@@ -137,15 +126,11 @@ def test_rows_from_nothing(tmp_path):
     data, output = tmp_path / "data", tmp_path / "out"
     generate_objects(data, OBJECTS_PRESETS["tiny"], seed=0, progress=False)
     small = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2"]
-    command = [sys.executable, str(REPO / "projects" / "GlobalKnowledge" / "ablate.py")]
-    command += ["--output", str(output), "--rows", "feature", "+soft", "--seeds", "1"]
-    command += ["--iterations", "3", "--start-iterations", "2", "--teacher-iterations", "2"]
-    command += ["--teacher-opts", *small, "--opts", *small]
-    command += ["DISTILLATION.GLOBAL_KNOWLEDGE.PERIOD", "2"]
-    environment = {**os.environ, "KD_SEARCH_OBJECTS": str(data), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "[1/2] start, seed 1:" in done.stdout and "+soft, seed 1:" in done.stdout
+    options = ["--output", output, "--rows", "feature", "+soft", "--seeds", 1, "--iterations", 3]
+    options += ["--start-iterations", 2, "--teacher-iterations", 2, "--teacher-opts", *small]
+    options += ["--opts", *small, "DISTILLATION.GLOBAL_KNOWLEDGE.PERIOD", 2]
+    printed = run_script("GlobalKnowledge", "ablate", *options, KD_SEARCH_OBJECTS=str(data))
+    assert "[1/2] start, seed 1:" in printed and "+soft, seed 1:" in printed
     rows = ("feature", "+soft")
     logs = {name: (output / name / "seed1" / "log.txt").read_text() for name in rows}
     assert "loss_feature_background" in logs["feature"]

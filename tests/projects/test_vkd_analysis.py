@@ -1,6 +1,5 @@
 """Closer looks at networks of projects/VKD: which are chosen, cameras in embeddings, saliency."""
 
-import argparse
 import json
 
 import numpy as np
@@ -9,18 +8,14 @@ import torch
 from linear_probe import fit_linear_probe
 from PIL import Image
 from tiny import REPO
-from vkd_networks import add_network_options, choose_networks, complete_networks
+from vkd_networks import choose_networks, network_parser, parse_networks
 from vkd_study import make_study
 
 from kd_search.data.reid import get_reid_samples
 from kd_search.engine import PersonSearchTrainer
-from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, build_run_config, settings_of
-from kd_search.synthetic import (
-    TRACKLETS_PRESETS,
-    generate_tracklets,
-)
-from kd_search.utils.files import write_json
-from tests.projects.project_files import load_script
+from kd_search.experiments import build_run_config
+from kd_search.synthetic import TRACKLETS_PRESETS, generate_tracklets
+from tests.projects.project_files import finish, load_script
 
 camera_bias, saliency = load_script("VKD", "camera_bias"), load_script("VKD", "saliency")
 
@@ -66,11 +61,7 @@ def pairs(weights, *more):
 
 
 def chosen(*options):
-    parser = argparse.ArgumentParser()
-    add_network_options(parser)
-    args = parser.parse_args([*map(str, options)])
-    complete_networks(parser, args)
-    return choose_networks(args)
+    return choose_networks(parse_networks(network_parser(""), [*map(str, options)]))
 
 
 def test_pairs_of_one_name_are_seeds_of_one_row(weights, tmp_path):
@@ -91,14 +82,13 @@ def test_pairs_of_one_name_are_seeds_of_one_row(weights, tmp_path):
 def test_finished_runs_of_a_study(tmp_path):
     options = ["--set", "generated", "--output", tmp_path, "--seeds", 1, 2, "--opts", *SMALL]
     options += ["--teacher-opts", *SMALL, "--rows", "teacher", "all"]
-    with pytest.raises(ValueError, match="no finished run: start ablate.py first"):
+    with pytest.raises(ValueError, match="has no finished run"):
         chosen(*options)
     study = make_study(camera_bias.parse_args([*map(str, options)]))
     for key in (("teacher", 1), ("teacher", 2), ("all", 2)):
         run = study.runs[key]
         save_weights(run.config_file, run.weights, 0)
-        write_json(run.folder / SETTINGS_FILE, settings_of(run.config))
-        write_json(run.folder / RESULT_FILE, {"metrics": {"i2v_mAP": 1.0}})
+        finish(run, {"i2v_mAP": 1.0})
     found = chosen(*options)
     assert [(n.row, n.seed) for n in found.networks] == [("teacher", 1), ("teacher", 2), ("all", 2)]
     assert found.folder == tmp_path and found.suffix == "_terms" and found.base == "teacher"
@@ -113,22 +103,22 @@ def test_finished_runs_of_a_study(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--config", CONFIGS[0]], "must name as many files"),
-        (["--config", CONFIGS[0], "--weights", "a", "--names", "a", "b"], "each of --config"),
+        (["--config", CONFIGS[0]], "--weights"),
+        (["--config", CONFIGS[0], "--weights", "a", "--names", "a", "b"], "--names must"),
     ],
 )
-def test_options_that_cannot_be(options, message, capsys):
+def test_wrong_options_are_usage_errors(options, message, capsys):
     with pytest.raises(SystemExit):
         chosen(*options)
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", [camera_bias, saliency])
-def test_missing_weights_are_told_in_a_line(script, weights, tmp_path, capsys):
+def test_missing_weights_are_one_line(script, weights, tmp_path, capsys):
     (tmp_path / "none").mkdir()
     options = pairs([weights[0], tmp_path / "none" / "w.pth"], "--to", tmp_path)
     assert script.main(options) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --weights: there is no file")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --weights: ")
 
 
 def sample(person_id, camera_id, names, role="both"):
@@ -192,7 +182,7 @@ def test_cameras_of_two_networks(weights, tmp_path, monkeypatch):
     real = camera_bias.measure
     monkeypatch.setattr(camera_bias, "measure", lambda n, *a: done.append(n.row) or real(n, *a))
     assert camera_bias.main(options) == 0 and done == []
-    # Trained anew, it is looked at anew, and gives other numbers only if it is another.
+    # A retrained network is measured again; the same weights give the same numbers.
     torch.save(torch.load(weights[1], weights_only=True), weights[1])
     assert camera_bias.main(options) == 0 and done == ["student"]
     again = json.loads((tmp_path / "camera_bias.json").read_text())["networks"]
@@ -201,10 +191,10 @@ def test_cameras_of_two_networks(weights, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"networks": [{"row": "teacher"}]}'])
-def test_other_files_in_the_place_of_the_results_are_told(content, weights, tmp_path, capsys):
+def test_foreign_results_files_are_refused(content, weights, tmp_path, capsys):
     (tmp_path / "camera_bias.json").write_text(content)
     assert camera_bias.main(pairs(weights, "--to", tmp_path)) == 2
-    assert "camera_bias.json is not a file of this script: remove it" in capsys.readouterr().err
+    assert "camera_bias.json" in capsys.readouterr().err
     assert (tmp_path / "camera_bias.json").read_text() == content
 
 

@@ -1,11 +1,11 @@
-"""Runs that stand in for trainings, for the tests of what starts and collects them."""
+"""Runs that replace trainings, for the tests of what starts and collects them."""
 
 import json
 import sys
 
 from kd_search.experiments import Run, settings_of
 
-CONFIG = "projects/DetectorKD/configs/generated/student_r18w25_fpn64.yaml"
+CONFIG = "projects/DetectorKD/configs/generated/teacher_r18_fpn64.yaml"
 
 #: Writes its result, fails, or waits until it is told to stop.
 FAKE_RUN = """

@@ -2,10 +2,16 @@
 
 import importlib.util
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
+from pathlib import Path
 
+import derive_config
 from detectron2.config import CfgNode, get_cfg
 from tiny import REPO
 
@@ -28,14 +34,34 @@ def load_script(project: str, name: str):
     return sys.modules[own]
 
 
-def configs_of(project: str) -> list:
-    """All configs of a project."""
-    return sorted((REPO / "projects" / project / "configs").rglob("*.yaml"))
+_FOLDER = tempfile.TemporaryDirectory()
+#: The configs of the checkout, and in it those that :func:`runnable` has derived.
+TREE = Path(_FOLDER.name)
+for _path in [*(REPO / "configs").rglob("*.yaml"), *(REPO / "projects").rglob("*.yaml")]:
+    (TREE / _path.relative_to(REPO)).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(_path, TREE / _path.relative_to(REPO))
 
 
-def runnable(project: str) -> list:
-    """Configs to train with: not the parts they are made of."""
-    return [path for path in configs_of(project) if not path.name.startswith("Base-")]
+def commands(project: str, script: str) -> list[list[str]]:
+    """Options of every command of a project's README that runs this script."""
+    text = (REPO / "projects" / project / "README.md").read_text().replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(rf"^ +python {script} (.*)$", text, re.M)]
+
+
+@cache
+def runnable(project: str) -> list[Path]:
+    """Configs to train with: not the parts they are made of, but those that the README derives."""
+    before = os.getcwd()
+    os.chdir(TREE)
+    try:
+        for options in commands(project, "tools/derive_config.py"):
+            for path, content in derive_config.derive(derive_config.parse_args(options)).items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content)
+    finally:
+        os.chdir(before)
+    paths = sorted((TREE / "projects" / project / "configs").rglob("*.yaml"))
+    return [path for path in paths if not path.name.startswith("Base-")]
 
 
 def name_of(path) -> str:

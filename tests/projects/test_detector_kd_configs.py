@@ -1,48 +1,32 @@
-"""Configs of projects/DetectorKD: they merge, student and teacher fit, maps are what they say."""
+"""Configs of projects/DetectorKD: they merge, student and teacher fit, hints use trained maps."""
 
 import dataclasses
-from functools import cache
 
 import pytest
 import torch
 from detectron2 import model_zoo
 from detectron2.data import MetadataCatalog
-from tiny import REPO
 
 import kd_search.distillation.teacher as teacher_module
-from kd_search.config import get_cfg
 from kd_search.distillation.methods.id_table import IDTableFile
 from kd_search.engine import PersonSearchTrainer
-from tests.projects.detector_kd import RUNNABLE, name_of
+from tests.projects.project_files import TREE, merged, name_of, runnable
 
-
-def merged(path):
-    return _merged(path).clone()
-
-
-@cache
-def _merged(path):
-    cfg = get_cfg()
-    cfg.merge_from_file(str(path))
-    return cfg
-
-
-def is_distilled(path) -> bool:
-    return merged(path).MODEL.META_ARCHITECTURE == "Distiller"
+RUNNABLE = runnable("DetectorKD")
 
 
 @pytest.fixture(autouse=True)
 def _no_random_weights(monkeypatch):
-    """Shapes are looked at here, not values: drawing these takes most of the time."""
+    """Only shapes matter here; drawing random values takes most of the time."""
     for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
 
 
-DISTILLED = [path for path in RUNNABLE if is_distilled(path)]
+DISTILLED = [p for p in RUNNABLE if merged(p).MODEL.META_ARCHITECTURE == "Distiller"]
 
 
 def teacher_of(cfg):
-    return merged(REPO / cfg.DISTILLATION.TEACHER.CONFIG_FILE)
+    return merged(TREE / cfg.DISTILLATION.TEACHER.CONFIG_FILE)
 
 
 @pytest.mark.parametrize("path", RUNNABLE, ids=name_of)
@@ -55,7 +39,7 @@ def test_every_experiment_names_data_and_a_folder_of_its_own(path):
 
 @pytest.mark.parametrize("path", DISTILLED, ids=name_of)
 def test_hints_compare_maps_that_heads_look_at(path):
-    """Nobody trains the other maps of a teacher: they are noise."""
+    """The other maps of a teacher are not trained."""
     cfg = merged(path)
     teacher = teacher_of(cfg).MODEL
     if teacher.META_ARCHITECTURE == "RetinaNet":
@@ -82,7 +66,7 @@ def table_file(cfg, folder):
 @pytest.mark.parametrize("path", DISTILLED, ids=name_of)
 def test_student_and_teacher_fit_every_term(path, tmp_path, monkeypatch):
     """Building connects the terms: anchors, classes and channels are compared."""
-    monkeypatch.chdir(REPO)
+    monkeypatch.chdir(TREE)
     monkeypatch.setattr(teacher_module, "load_trained", lambda *args, **kwargs: None)
     cfg = merged(path)
     cfg.MODEL.DEVICE = "cpu"
@@ -101,18 +85,24 @@ def test_student_and_teacher_fit_every_term(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", DISTILLED, ids=name_of)
-def test_distilled_student_is_the_plain_one_with_terms(path):
-    """A distilled config changes nothing of network, data and schedule of the plain student."""
+def test_distilled_student_has_data_and_schedule_of_a_plain_network(path):
+    """Of its own without a teacher, or of its teacher; in person search, the network as well."""
     cfg = merged(path)
-    folders = (path.parent, REPO / "configs" / path.parent.name)
-    plain = [p for f in folders for p in f.glob("*.yaml") if not p.name.startswith("Base-")]
-    network = core(merged(path))
-    archs = [merged(p).MODEL.META_ARCHITECTURE for p in plain if core(merged(p)) == network]
-    assert cfg.DISTILLATION.STUDENT_META_ARCH in archs
+    folders = (path.parent, TREE / "configs" / path.parent.name)
+    every = [merged(p) for f in folders for p in f.glob("*.yaml") if not p.name.startswith("Base-")]
+    plain = [p for p in every if p.MODEL.META_ARCHITECTURE != "Distiller"]
+
+    def data_and_schedule(cfg):
+        return cfg.DATASETS, cfg.SOLVER, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
+
+    assert data_and_schedule(cfg) in [data_and_schedule(p) for p in plain]
+    if cfg.DISTILLATION.STUDENT_META_ARCH == "PersonSearchRCNN":
+        assert core(cfg) in [core(p) for p in plain]
 
 
 def core(cfg):
     """All keys but those that a distilled config is there to change."""
+    cfg = cfg.clone()
     cfg.MODEL.META_ARCHITECTURE = cfg.OUTPUT_DIR = ""
     cfg.MODEL.OIM.ENABLED = True
     cfg.pop("DISTILLATION")

@@ -2,26 +2,25 @@
 
 import pytest
 import torch
-from tiny import REPO
 
 import kd_search.distillation.methods.dkd.reid_teacher as reid_teacher_module
 from kd_search.engine import PersonSearchTrainer
-from tests.projects.project_files import configs_of, merged, name_of, runnable
+from tests.projects.project_files import TREE, merged, name_of, runnable
 
-CONFIGS, RUNNABLE = configs_of("DKD"), runnable("DKD")
+RUNNABLE = runnable("DKD")
 STUDENTS = [p for p in RUNNABLE if merged(p).MODEL.META_ARCHITECTURE == "Distiller"]
 TEACHERS = [p for p in RUNNABLE if p not in STUDENTS]
 
 
 @pytest.fixture(autouse=True)
 def _no_random_weights(monkeypatch):
-    """Shapes are looked at here, not values: drawing these takes most of the time."""
+    """Only shapes matter here; drawing random values takes most of the time."""
     for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
 
 
 def teacher_of(cfg):
-    return merged(REPO / cfg.DISTILLATION.REID_TEACHER.CONFIG_FILE)
+    return merged(TREE / cfg.DISTILLATION.REID_TEACHER.CONFIG_FILE)
 
 
 def test_every_experiment_names_a_folder_of_its_own():
@@ -55,8 +54,8 @@ def test_boxes_move_as_far_for_the_student_as_for_the_teacher(path):
 
 @pytest.mark.parametrize("path", STUDENTS, ids=name_of)
 def test_student_and_teacher_fit_every_term(path, monkeypatch):
-    """Building sets up the terms: identities and sizes of embeddings are compared."""
-    monkeypatch.chdir(REPO)
+    """Building connects the terms: identities and sizes of embeddings are compared."""
+    monkeypatch.chdir(TREE)
     monkeypatch.setattr(reid_teacher_module, "load_teacher", lambda *args: "")
     cfg = merged(path)
     cfg.MODEL.DEVICE = "cpu"
@@ -73,7 +72,7 @@ def test_student_and_teacher_fit_every_term(path, monkeypatch):
 @pytest.mark.parametrize("path", STUDENTS, ids=name_of)
 def test_network_is_the_plain_one_with_a_classifier(path):
     """But for what DKD needs, a student is the network of configs/ of the same name."""
-    plain = merged(REPO / "configs" / path.parent.name / path.name)
+    plain = merged(TREE / "configs" / path.parent.name / path.name)
     ours = merged(path)
     ours.MODEL.META_ARCHITECTURE, ours.OUTPUT_DIR = plain.MODEL.META_ARCHITECTURE, plain.OUTPUT_DIR
     assert ours.MODEL.REID_HEAD.CLASSIFIER

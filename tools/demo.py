@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""From nothing to a distilled person search model, and a report that shows it.
+"""Train a distilled person search model on generated data, and write a report.
 
     python tools/demo.py
 
 Generates a data set, trains a teacher, pre-computes its ID table, trains a small student without
 and with the table from the same initial weights, evaluates all three, exports the distilled
-student, and writes metrics.json and report.html. What is done is skipped when it is run again; an
-interrupted step goes on where it was.
+student, and writes metrics.json and report.html. A second call skips finished steps and resumes an
+interrupted one.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    parser.add_argument("--preset", choices=("demo", "tiny"), default="demo", help="size of it all")
+    parser.add_argument("--preset", choices=("demo", "tiny"), default="demo", help="size of all")
     args = parser.parse_args()
     os.chdir(REPO)
     limit_threads()

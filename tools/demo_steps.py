@@ -1,4 +1,4 @@
-"""The steps of the demo. Each can be interrupted anywhere and run again."""
+"""The steps of the demo. Each can be interrupted at any point and run again."""
 
 import json
 import os
@@ -61,8 +61,8 @@ class Demo:
     def __init__(self, output: Path, seed: int = DEFAULT_SEED, preset: str = "demo"):
         """
         Args:
-            output: folder of this run, made if absent.
-            seed: everything follows from it.
+            output: folder of this run, created if absent.
+            seed: of data and networks.
             preset: "demo", or "tiny" for tests.
 
         Raises:
@@ -122,7 +122,7 @@ class Demo:
         model = self._load("student_distilled", cfg)
         loader = build_person_search_test_loader(cfg, cfg.DATASETS.TEST[0])
         images = [batch[0]["image"] for batch, _ in zip(loader, range(4))]
-        # Nobody is in a flat picture; another size shows that none is baked in.
+        # A picture without people, and one of another size: the export must hold no fixed size.
         images += [torch.full_like(images[0], 114), images[0][:, :150, :250].contiguous()]
         report = export_torchscript(
             model, self.output / "student_distilled.ts", cfg=cfg, check_images=images
@@ -227,7 +227,7 @@ class Demo:
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:
-        """Add the time of this step to seconds.json, that of an interrupted attempt too."""
+        """Add the time of this step, also of an interrupted attempt, to seconds.json."""
         start = time.monotonic()
         try:
             yield

@@ -4,10 +4,10 @@
     python tools/search.py --config-file CONFIG --weights model_final.pth \\
         --query street.jpg --box 120 40 180 220 --gallery photos/ --output found.html
 
-Every picture of the gallery folder and of its subfolders is searched; of each, the most similar
-person counts. The result is a self-contained .html file, or a .png or .jpg, and beside it a .json
-with the same name. Without --box, the person that the detector is most sure of is searched for.
-Of a distillation config, the student is used.
+Every picture of the gallery folder and of its subfolders is searched; the most similar person of
+each counts. The result is a self-contained .html file, or a .png or .jpg, with a .json of the same
+name beside it. Without --box, the detection with the highest score is searched for. A distillation
+config stands for its student.
 
 Exit status: 0 searched, 2 the input cannot be used, 130 interrupted.
 """
@@ -44,7 +44,7 @@ from kd_search.visualization.tiles import Tile
 _PAGES = (".html", ".htm")
 _PICTURES = (".png", ".jpg", ".jpeg")
 _IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
-# So many unreadable files are named on the screen; the JSON file names all.
+# Number of unreadable files that are printed; the JSON file names all.
 _NAMED = 20
 
 
@@ -75,11 +75,11 @@ class Query:
 
 @dataclass
 class Outcome:
-    """What a search found, and what it could not look at."""
+    """Results of a search, and the pictures without results."""
 
     #: Best first.
     hits: list[Hit]
-    #: Pictures that were searched, and how many of them showed nobody.
+    #: Pictures that were searched, and how many of them had no detection.
     searched: int = 0
     empty: int = 0
     #: Messages, each naming its file.
@@ -121,7 +121,7 @@ def main(argv: Optional[list] = None) -> int:
 
 
 def _search(args: argparse.Namespace) -> None:
-    # First what costs nothing: nobody should wait for a model to hear of a typing error.
+    # Cheap checks first, before the model is loaded.
     if os.path.splitext(args.output)[1].lower() not in _PAGES + _PICTURES:
         raise ValueError(f"{args.output}: the name must end in {', '.join(_PAGES + _PICTURES)}")
     if args.top_k < 1:
@@ -152,7 +152,7 @@ class PersonSearcher:
             weights: checkpoint with all of its weights.
 
         Raises:
-            FileNotFoundError, ValueError: the weights are missing, torn, or of another network.
+            FileNotFoundError, ValueError: the weights are missing, corrupt, or of another network.
         """
         if not weights:
             raise ValueError("no weights: give --weights FILE or MODEL.WEIGHTS")
@@ -162,17 +162,17 @@ class PersonSearcher:
         self._score_thresh = cfg.TEST.PERSON_SEARCH.SCORE_THRESH
 
     def find_query(self, image: str, box: Optional[list[float]] = None) -> Query:
-        """Embed the wanted person: in ``box`` (XYXY, pixels), or the most certain detection.
+        """Embed the wanted person: in ``box`` (XYXY, pixels), or the detection of highest score.
 
         Raises:
             ImageError: the picture cannot be read.
-            ValueError: the box is empty or lies outside, or nobody was detected.
+            ValueError: the box is empty or lies outside, or no person was detected.
         """
         if box is None:
             boxes, scores, embeddings = self._detect({"file_name": image, "image_id": image})
             if not len(scores):
                 raise ValueError(
-                    f"{image}: nobody was found with a score of {self._score_thresh:g} or more: "
+                    f"{image}: no person was found with a score of {self._score_thresh:g} or more: "
                     "mark the person with --box"
                 )
             best = int(scores.argmax())
@@ -193,7 +193,7 @@ class PersonSearcher:
     def search(self, query: Query, images: list[str], top_k: int) -> Outcome:
         """Rank pictures by their person most similar to the wanted one; shows its progress.
 
-        A person is in a picture only once, so that one hit of each is enough.
+        A person is in a picture only once: one hit of each is enough.
         """
         best: list[Hit] = []
         outcome = Outcome([])
@@ -238,7 +238,7 @@ def find_images(folder: str) -> list[str]:
 def _is_same(image: str, other: str) -> bool:
     try:
         return os.path.samefile(image, other)
-    except OSError:  # a link to nowhere, which is told with what else cannot be read
+    except OSError:  # a broken link, reported with the unreadable files
         return False
 
 
@@ -268,9 +268,7 @@ def _report(args: argparse.Namespace, query: Query, outcome: Outcome) -> None:
         facts.append("The wanted person was marked with a box.")
     else:
         origin = [("detected", INK), (f"score {query.score:.2f}", FAINT_INK)]
-        facts.append(
-            "No box was given: the wanted person is the one that the detector was most sure of."
-        )
+        facts.append("No box was given: the wanted person is the detection with the highest score.")
     name = (os.path.basename(query.image), FAINT_INK)
     tile = Tile("wanted", _read(query.image), query.box, lines=[*origin, name], ground=PANEL)
     hits = [_tile(rank, hit, args.gallery) for rank, hit in enumerate(outcome.hits, 1)]

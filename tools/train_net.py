@@ -8,7 +8,7 @@
 
 ``--import MODULE`` imports a package that registers methods, networks or data sets of its own.
 Without a GPU, ``--num-gpus`` is the number of CPU processes. Ctrl-C stops after the running
-iteration, with a checkpoint; ``--resume`` then goes on as if nothing had happened.
+iteration, with a checkpoint; ``--resume`` continues exactly from there.
 """
 
 from kd_search.utils.threads import wait_passively

@@ -84,7 +84,7 @@ def _draw(args: argparse.Namespace) -> None:
     if name is None:
         raise ValueError("the results do not name their data set: use --dataset")
     dicts, _ = get_person_search_dicts(name)
-    # Python keeps the order of the labels: the last is the one that the others are compared with.
+    # The last model is the one that the others are compared with.
     chooser = list(documents)[-1]
     query_ids = args.query_ids or choose_queries(documents[chooser]["queries"], args.queries)
     pictures = {
@@ -94,7 +94,7 @@ def _draw(args: argparse.Namespace) -> None:
     if suffix in _PICTURES:
         write_picture(args.output, *pictures.values())
     else:
-        note = "These queries were asked for." if args.query_ids else CHOICE
+        note = "These queries were given." if args.query_ids else CHOICE
         if len(documents) > 1 and not args.query_ids:
             note += f" The average precision is that of {chooser!r}."
         write_results_page(args.output, f"Person search on {name}", pictures, documents, note)

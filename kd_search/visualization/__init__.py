@@ -1,17 +1,12 @@
-from .agreement import JudgedScene
-from .bars import draw_bars
 from .curves import draw_loss_curves, loss_terms, read_metrics
 from .drawing import write_picture
-from .prototype_page import write_prototype_page
 from .report import gap_statement, latency_statement, write_report
 from .results_page import write_results_page
 from .search_results import CHOICE, choose_queries, draw_search_results, load_search_results
 
 __all__ = [
     "CHOICE",
-    "JudgedScene",
     "choose_queries",
-    "draw_bars",
     "draw_loss_curves",
     "draw_search_results",
     "gap_statement",
@@ -20,7 +15,6 @@ __all__ = [
     "loss_terms",
     "read_metrics",
     "write_picture",
-    "write_prototype_page",
     "write_report",
     "write_results_page",
 ]

@@ -1,4 +1,4 @@
-"""Loss curves from the ``metrics.json`` files that Detectron2's JSONWriter leaves behind."""
+"""Loss curves from the ``metrics.json`` files of Detectron2's JSONWriter."""
 
 import json
 import math
@@ -14,19 +14,18 @@ from matplotlib.figure import Figure
 Metrics = dict[int, dict[str, float]]
 Run = Union[str, "os.PathLike[str]", Mapping[int, Mapping[str, float]]]
 
-#: Lines are told apart by colour (Okabe and Ito's, safe for colour-blind readers) and by dashes.
+#: Lines differ in colour (Okabe and Ito's, safe for colour-blind readers) and dashes.
 _LIGHT = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#7A6A00", "#555555")
 _DARK = ("#56B4E9", "#E69F00", "#2CC295", "#E58FC4", "#F0E442", "#BBBBBB")
 _DASHES = ("-", "--", "-.", ":")
 
 
 def read_metrics(path: Union[str, "os.PathLike[str]"]) -> Metrics:
-    """Read a file with one JSON object per line, as it is found after kills and resumes.
+    """Read a file with one JSON object per line, also after kills and resumes.
 
-    A line that was torn by a kill is left out, also where the next run went on in the middle of
-    it. Within a run a scalar is logged at ever later iterations; where one comes back, the run was
-    resumed from a checkpoint: what was logged from that iteration on belongs to steps that were
-    lost, and is replaced by what follows.
+    A truncated line is left out, also where the next run continued in the middle of it. Within a
+    run a scalar is logged at increasing iterations; where an iteration comes again, the run was
+    resumed from a checkpoint, and the scalars from that iteration on are replaced.
 
     Returns:
         the scalars of each logged iteration, ascending; other values than numbers are left out.
@@ -47,7 +46,7 @@ def read_metrics(path: Union[str, "os.PathLike[str]"]) -> Metrics:
             continue
         iteration = int(row.pop("iteration"))
         scalars = {name: float(value) for name, value in row.items() if _is_number(value)}
-        # The iteration alone says nothing: one write may hold rows in any order.
+        # Per scalar: one write may hold rows in any order.
         if any(iteration <= last.get(name, -1) for name in scalars):
             metrics = {i: kept for i, kept in metrics.items() if i < iteration}
             last = {name: min(i, iteration - 1) for name, i in last.items()}
@@ -152,7 +151,7 @@ def _draw_panel(panel, term: str, logs: Mapping[str, Metrics], smoothing: float,
         panel.plot(iterations, values, color=style["color"], alpha=0.25, linewidth=0.8)
         # A single point has no line.
         panel.plot(iterations, mean, dash, marker="o" if len(points) == 1 else "", **style)
-        # The first steps of a fresh network would squeeze the rest of the curve flat.
+        # The first steps of a fresh network would flatten the rest of the curve.
         top = max(top, float(np.quantile(values, 0.98)), float(np.nanmax(mean[len(mean) // 20 :])))
     if top > 0:
         panel.set_ylim(0, 1.08 * top)
@@ -163,7 +162,7 @@ def _metrics_of(run: Run) -> Mapping[int, Mapping[str, float]]:
 
 
 def _parse_line(line: str) -> Optional[dict]:
-    # A run that goes on after a kill writes its first object behind the torn one.
+    # A resumed run writes its first object behind the truncated one.
     for text in (line, line[max(line.rfind("{"), 0) :]):
         try:
             row = json.loads(text)

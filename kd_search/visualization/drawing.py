@@ -18,9 +18,9 @@ Box = tuple[float, float, float, float]
 #: A found box that is right, and one that is wrong. Never the only cue: ticks and crosses go along.
 RIGHT: Colour = (22, 163, 74)
 WRONG: Colour = (220, 38, 38)
-#: Where the person really is, drawn dashed.
+#: The true place of the person, drawn dashed.
 TRUTH: Colour = (250, 204, 21)
-#: The query, and found boxes of which nobody knows whether they are right.
+#: The query, and found boxes without ground truth.
 QUERY: Colour = (37, 99, 235)
 
 INK: Colour = (31, 41, 55)
@@ -56,7 +56,7 @@ def crop(image: np.ndarray, box: Box) -> Optional[np.ndarray]:
 def draw_box(
     draw: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int, dashed: bool = False
 ) -> None:
-    """Outline an XYXY box, in pixels of the picture, over a dark halo that any scene contrasts."""
+    """Outline an XYXY box, in pixels of the picture, over a dark halo for contrast."""
     x0, y0, x1, y1 = (round(v) for v in box)
     x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=_HALO, width=width + 2)
@@ -77,7 +77,7 @@ def draw_box(
 def draw_mark(draw: ImageDraw.ImageDraw, x: int, y: int, size: int, correct: bool) -> None:
     """A white tick on a green disc, or a white cross on a red square; (x, y) is the top left.
 
-    Tick and cross, disc and square: told apart without colour.
+    Tick and cross, disc and square: distinct without colour.
     """
     shape = draw.ellipse if correct else draw.rectangle
     shape((x, y, x + size, y + size), fill=RIGHT if correct else WRONG)

@@ -1,4 +1,4 @@
-"""The result of a search in somebody's own pictures, of which nobody knows what is right."""
+"""Pages and pictures of a search in the user's own pictures, which have no ground truth."""
 
 from collections.abc import Sequence
 from html import escape
@@ -21,9 +21,9 @@ def write_own_search_page(
         title: plain text, as all text here.
         query: the wanted person.
         hits: the people found, best first.
-        facts: what was done, a paragraph each.
+        facts: about the search, a paragraph each.
     """
-    found = "".join(_item(hit) for hit in hits) or "<li>Nobody was found.</li>\n"
+    found = "".join(_item(hit) for hit in hits) or "<li>No person was found.</li>\n"
     sections = [
         f"<header><h1>{escape(title)}</h1>"
         f"{''.join(page.paragraph(fact, 'faint') for fact in facts)}</header>\n",
@@ -32,8 +32,8 @@ def write_own_search_page(
             "Found, most similar first",
             page.paragraph(
                 "Similarity is the cosine between the embeddings of the wanted and the found "
-                "person, at most 1. The score says how sure the detector is that this is a person. "
-                "Whether it is the wanted one is for you to see.",
+                "person, at most 1. The score is the detector's confidence that this is a person. "
+                "Check by eye whether it is the wanted one.",
                 "faint",
             ),
             f'<ol class="hits">\n{found}</ol>\n',

@@ -1,4 +1,4 @@
-"""The report of a distillation experiment: one HTML file that needs nothing else."""
+"""The report of a distillation experiment: one self-contained HTML file."""
 
 import math
 import os
@@ -14,8 +14,8 @@ from .drawing import write_file
 from .results_page import MODELS, pictures_section
 from .search_results import CHOICE
 
-#: Where the middle half of the latencies spreads over more than this share of their median, they
-#: tell more of what else the machine did than of the model.
+#: Largest interquartile range of the latencies, as a share of their median. Beyond it they depend
+#: more on the load of the machine than on the model.
 STABLE_SPREAD = 0.25
 
 _COLUMNS = {
@@ -53,7 +53,7 @@ def write_report(
         result_pictures: model (or any label) to the (H, W, 3) uint8 RGB of
             :func:`draw_search_results`, of the same queries for all.
         intro: a paragraph under the title.
-        settings: more of what the numbers depend on: data set, schedule, hardware.
+        settings: further settings that the numbers depend on: data set, schedule, hardware.
         picture_note: how the queries of the pictures were chosen.
     """
     sections = [
@@ -68,7 +68,7 @@ def write_report(
 
 
 def gap_statement(metrics: Mapping[str, Any]) -> str:
-    """How much of the way from the student's mAP to the teacher's the distilled student went."""
+    """A sentence with the share of the gap in mAP to the teacher that distillation closes."""
     values = [metrics.get(model, {}).get("mAP") for model in MODELS]
     if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
         return "The gap cannot be stated: not all three models have an mAP."
@@ -94,7 +94,7 @@ def gap_statement(metrics: Mapping[str, Any]) -> str:
 
 
 def latency_statement(metrics: Mapping[str, Any]) -> str:
-    """Which latencies are not to be trusted, and why; empty if none, or nothing has quartiles."""
+    """A warning about unstable latencies; empty if there are none, or no quartiles."""
     spreads = {}
     for model, name in MODELS.items():
         row = metrics.get(model, {})

@@ -15,7 +15,7 @@ from kd_search.evaluation.search.plot_data import (
     Distances,
 )
 
-# Lines are told apart by colour (Okabe and Ito's, safe for colour-blind readers), dashes, markers.
+# Lines differ in colour (Okabe and Ito's, safe for colour-blind readers), dashes, markers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#7A6A00", "#555555")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")

@@ -22,22 +22,22 @@ from .tiles import Tile, render_tile, tile_size
 
 #: How :func:`choose_queries` chose, for the caption of a picture.
 CHOICE = (
-    "Nobody picked these queries: all queries that have a match in the gallery are sorted by "
-    "average precision, and these stand at equal distances from the worst to the best."
+    "These queries were chosen by a rule: all queries that have a match in the gallery are sorted "
+    "by average precision, and these stand at equal distances from the worst to the best."
 )
 
 #: How to read a picture of :func:`draw_search_results`.
 LEGEND = (
     "Each row is one query: the wanted person on the left (blue frame), then the people the model "
     "found most similar, best first. A green frame and a tick on a disc mean right; a red frame "
-    "and a cross on a square mean wrong. Where the model pointed at somebody else although the "
-    "wanted person is in that scene, a dashed yellow frame shows the true place. A person "
+    "and a cross on a square mean wrong. Where the model found another person although the wanted "
+    "person is in that scene, a dashed yellow frame shows the true place. A person "
     "who is in m gallery scenes can be found m times at most: all other ranks must be wrong."
 )
 
 
 def load_search_results(path: Union[str, "os.PathLike[str]"]) -> dict[str, Any]:
-    """Read what :class:`PersonSearchEvaluator` left behind.
+    """Read the results of :class:`PersonSearchEvaluator`.
 
     Args:
         path: the results file, its folder, or the folder above where that holds one data set.
@@ -52,7 +52,7 @@ def load_search_results(path: Union[str, "os.PathLike[str]"]) -> dict[str, Any]:
 
 
 def choose_queries(results: Sequence[Mapping[str, Any]], count: int) -> list[int]:
-    """Choose queries by a rule, so that nobody shows the good ones only.
+    """Choose queries by a rule that covers good and bad results.
 
     Args:
         results: the per-query results of one model; draw the same ids for the others.
@@ -121,7 +121,7 @@ def draw_search_results(
 
 def _results_file(folder: Union[str, "os.PathLike[str]"]) -> str:
     own = os.path.join(folder, RESULTS_FILE)
-    # Training writes to inference/<data set>; people name the folder that they know.
+    # Training writes to inference/<data set>; users often name the folder above.
     below = sorted(glob.glob(os.path.join(glob.escape(str(folder)), "*", RESULTS_FILE)))
     if os.path.exists(own) or not below:
         return own
@@ -175,14 +175,14 @@ def _true_box(record: Mapping[str, Any], person_id: int) -> Optional[Box]:
 
 
 def _is_on(box: Sequence[float], truth: Box) -> bool:
-    """By the protocol's rule: a second detection of the same person counts as wrong."""
+    """Whether a box matches the true one by the protocol; a second match counts as wrong."""
     boxes = np.asarray([box, truth], dtype=np.float64)
     overlap = iou_of_pairs(boxes[:1], boxes[1:])
     return bool(overlap[0] >= search_iou_threshold(boxes[1:])[0])
 
 
 class _Scenes:
-    """Finds dataset dicts and their pictures; keeps the last few decoded."""
+    """Dataset dicts and their pictures by id, with a cache of decoded pictures."""
 
     def __init__(self, dataset_dicts, read: Callable[[str], np.ndarray]) -> None:
         self._records = {record["image_id"]: record for record in dataset_dicts}

@@ -1,4 +1,4 @@
-"""One found (or wanted) person as a tile: the scene, the person cut out, and what is known."""
+"""A found (or wanted) person as a tile: the scene, the cropped person and lines of text."""
 
 from dataclasses import dataclass, field
 from typing import Optional
@@ -27,7 +27,7 @@ from .drawing import (
 
 @dataclass
 class Tile:
-    """What one tile shows."""
+    """Content of one tile."""
 
     #: First line, strong: "query 12", "rank 1".
     title: str
@@ -35,13 +35,13 @@ class Tile:
     scene: Optional[np.ndarray] = None
     #: XYXY in pixels of ``scene``.
     box: Optional[Box] = None
-    #: Right or wrong; ``None`` where nobody knows, and for queries.
+    #: Right or wrong; ``None`` without ground truth, and for queries.
     correct: Optional[bool] = None
     #: XYXY of the person's true place, drawn dashed.
     truth: Optional[Box] = None
     #: Lines under the title, each (text, colour).
     lines: list[tuple[str, Colour]] = field(default_factory=list)
-    #: Why there is no scene.
+    #: Text in place of a missing scene.
     missing: str = "no picture"
     #: Ground of the tile; queries stand out.
     ground: Colour = PAPER
@@ -92,7 +92,7 @@ def scene_with_boxes(tile: Tile, width: int, height: int) -> Image.Image:
 
 
 def framed_person(tile: Tile, width: int, height: int) -> Optional[Image.Image]:
-    """What lies in the box of a tile, fitted into that size, in a frame of the box's colour."""
+    """The content of a tile's box, fitted into that size, in a frame of the box's colour."""
     person = None
     if tile.scene is not None and tile.box is not None:
         person = crop(tile.scene, tile.box)
@@ -104,16 +104,16 @@ def framed_person(tile: Tile, width: int, height: int) -> Optional[Image.Image]:
 
 def _draw_text(draw, tile: Tile, x: int, y: int, width: int) -> None:
     size = max(9, width // 14)
-    room = width - x - 2
-    title_room = room
+    available = width - x - 2
+    title_width = available
     if tile.correct is not None:
         mark = round(1.25 * size)
         draw_mark(draw, width - mark - size // 3, y, mark, tile.correct)
-        title_room -= mark + size // 2
-    _draw_fitted(draw, (x, y), tile.title, title_room, round(1.1 * size), INK, bold=True)
+        title_width -= mark + size // 2
+    _draw_fitted(draw, (x, y), tile.title, title_width, round(1.1 * size), INK, bold=True)
     y += round(1.75 * size)
     for text, colour in tile.lines:
-        _draw_fitted(draw, (x, y), text, room, size, colour)
+        _draw_fitted(draw, (x, y), text, available, size, colour)
         y += round(1.35 * size)
 
 
@@ -121,18 +121,18 @@ def _draw_fitted(
     draw,
     place: tuple[int, int],
     text: str,
-    room: int,
+    width: int,
     size: int,
     colour: Colour = FAINT_INK,
     bold: bool = False,
 ) -> None:
-    """Write one line: smaller, then shortened, until it is at most ``room`` pixels wide."""
+    """Write one line: smaller, then shortened, until it is at most ``width`` pixels wide."""
     smallest = max(7, round(0.72 * size))
-    while size > smallest and draw.textlength(text, font(size, bold)) > room:
+    while size > smallest and draw.textlength(text, font(size, bold)) > width:
         size -= 1
     shown, kept = text, len(text)
-    while kept > 1 and draw.textlength(shown, font(size, bold)) > room:
-        # From the middle: of a path, both ends tell most.
+    while kept > 1 and draw.textlength(shown, font(size, bold)) > width:
+        # From the middle: both ends of a path matter most.
         kept -= 1
         shown = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
     draw.text(place, shown, fill=colour, font=font(size, bold))

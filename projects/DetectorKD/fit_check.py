@@ -1,13 +1,12 @@
 #!/usr/bin/env python
-"""Does a student with all terms come nearer to its teacher than one without? On training images.
+"""Compare a student with all terms and one without with their teacher, on training images.
 
     python projects/DetectorKD/fit_check.py --data COCO128 --output output/detector_kd/fit_check
 
 COCO128 holds ``annotations/instances_train2017.json`` and ``train2017/``; --json and --images name
 others. A teacher is trained (or loaded, --teacher-weights), then a student without and one with
-all terms, from the same initial weights and on the same batches. All of it, training and
-measuring, on the same images: a check of the mechanism, not a result. What is trained already is
-not trained again.
+all terms, from the same initial weights and on the same batches. Training and measurement use the
+same images: a check of the mechanism, not a result. Finished trainings are not repeated.
 
 Measured against the teacher, on regions that are the same for all:
 
@@ -15,7 +14,7 @@ Measured against the teacher, on regions that are the same for all:
   and of those that overlap an object;
 - distance of the box deltas (as weighted by the box transform) of the object's class, mean over
   the regions that overlap an object;
-- AP of the student's detections where the teacher's confident ones are taken for the truth.
+- AP of the student's detections with the teacher's confident ones as ground truth.
 
 The distance of the feature maps is left out: student and teacher have no common feature space, and
 only one of the two students has an adapter into the teacher's.
@@ -52,7 +51,7 @@ FILES = {
     "student": f"{CONFIGS}/student_r18w25_fpn64.yaml",
     "student_distilled": f"{CONFIGS}/student_r18w25_fpn64_distilled.yaml",
 }
-#: Column of the table by what is measured.
+#: Measure to column of the table.
 COLUMNS = {
     "kl": "KL, all regions",
     "kl_objects": "KL, objects",
@@ -87,7 +86,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 
 
 def train_networks(args: argparse.Namespace, output: Path) -> dict[str, dict[str, float]]:
-    """Train what is not trained yet; AP against the labels of the training images by network."""
+    """Train what is not trained yet; returns metrics on the training images by network."""
     metrics = {}
     for name in FILES:
         if name == "teacher" and args.teacher_weights:
@@ -131,7 +130,7 @@ def load_network(args: argparse.Namespace, name: str, output: Path):
 
 @torch.no_grad()
 def measure(args: argparse.Namespace, output: Path) -> dict[str, Any]:
-    """Numbers of every network against the teacher, and how much they rest on."""
+    """Measures of every network against the teacher, and the numbers of images and regions."""
     models = {}
     for name in FILES:
         models[name], cfg = load_network(args, name, output)
@@ -145,11 +144,11 @@ def measure(args: argparse.Namespace, output: Path) -> dict[str, Any]:
         objects = objects_of(records[inputs[0]["image_id"]], inputs[0]["image"])
         regions = Boxes.cat([objects.boxes, proposals[0].proposal_boxes[: args.regions]])
         classes = class_of_regions(regions, objects)
-        judged = {name: judge(model, inputs, regions) for name, model in models.items()}
-        for name, (logits, deltas) in judged.items():
-            kl = kl_divergence(judged["teacher"][0], logits)
+        predicted = {name: predict(model, inputs, regions) for name, model in models.items()}
+        for name, (logits, deltas) in predicted.items():
+            kl = kl_divergence(predicted["teacher"][0], logits)
             on = classes >= 0
-            distance = delta_distance(judged["teacher"][1][on], deltas[on], classes[on])
+            distance = delta_distance(predicted["teacher"][1][on], deltas[on], classes[on])
             for key, value in (("kl", kl), ("kl_objects", kl[on]), ("delta_distance", distance)):
                 values[name][key].append(value)
             found[name].append(models[name](inputs)[0]["instances"].to("cpu"))
@@ -169,7 +168,7 @@ def measure(args: argparse.Namespace, output: Path) -> dict[str, Any]:
 
 
 def objects_of(record: dict, image: torch.Tensor) -> Objects:
-    """Labelled objects of an image, crowds left out, in pixels of the network's input."""
+    """Labelled objects of an image without crowds, in pixels of the network's input."""
     kept = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     boxes = torch.tensor([a["bbox"] for a in kept]).reshape(-1, 4)
     # COCO's boxes are XYWH.
@@ -180,14 +179,14 @@ def objects_of(record: dict, image: torch.Tensor) -> Objects:
     return Objects(boxes, torch.tensor([a["category_id"] for a in kept], dtype=torch.int64))
 
 
-def judge(model, inputs: list[dict], regions: Boxes) -> tuple[torch.Tensor, torch.Tensor]:
+def predict(model, inputs: list[dict], regions: Boxes) -> tuple[torch.Tensor, torch.Tensor]:
     """Class logits and box deltas of given regions of one image."""
     features = model.backbone(model.preprocess_image(inputs).tensor)
     return model.roi_heads.predict_boxes(features, [regions])
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The table, headed by what it is not."""
+    """The table, with a note that it is no result."""
     lines = [
         f"**{TITLE}.** {report['images']} images of {report['size']} pixels, "
         f"{report['teacher_iterations']} iterations of the teacher and {report['iterations']} of "

@@ -1,4 +1,4 @@
-"""How near a detector comes to another one, on regions and detections of single images."""
+"""Distances between two detectors, on regions and detections of single images."""
 
 import contextlib
 import io
@@ -12,20 +12,20 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.nn import functional as F
 
-#: A region is one of an object from this IoU on, as in the training of region heads.
+#: Smallest IoU of a region with its object, as in the training of region heads.
 _OBJECT_IOU = 0.5
 
 
 @dataclass
 class Objects:
-    """Objects of one image as the network sees it: (G, 4) boxes and (G,) classes."""
+    """Objects of one image, in pixels of the network's input: (G, 4) boxes, (G,) classes."""
 
     boxes: Boxes
     classes: torch.Tensor
 
 
 def class_of_regions(regions: Boxes, objects: Objects) -> torch.Tensor:
-    """(R,) class of the object that each region overlaps most, -1 where none at IoU 0.5."""
+    """(R,) class of the object that each region overlaps most, -1 below an IoU of 0.5."""
     if not len(objects.boxes):
         return torch.full((len(regions),), -1)
     overlap, index = pairwise_iou(regions, objects.boxes).max(dim=1)
@@ -42,7 +42,7 @@ def kl_divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
 def delta_distance(
     teacher: torch.Tensor, student: torch.Tensor, classes: torch.Tensor
 ) -> torch.Tensor:
-    """(F,) length of the difference of (F, 4 K) deltas, of each region's class (F,)."""
+    """(F,) length of the difference of (F, 4 K) deltas, for the class (F,) of each region."""
     rows = torch.arange(len(classes))
     difference = (teacher.double() - student.double()).unflatten(1, (-1, 4))
     return difference[rows, classes].norm(dim=1)
@@ -51,11 +51,11 @@ def delta_distance(
 def ap_against(
     truth: Sequence[Instances], found: Sequence[Instances], num_classes: int
 ) -> dict[str, Optional[float]]:
-    """COCO's AP (percent) of detections where other detections are the truth.
+    """COCO's AP (percent) of detections with other detections as ground truth.
 
     Args:
-        truth: per image ``pred_boxes`` and ``pred_classes`` that are taken for right.
-        found: per image the detections to rate, with ``scores``.
+        truth: per image ``pred_boxes`` and ``pred_classes`` that serve as ground truth.
+        found: per image the evaluated detections, with ``scores``.
         num_classes: K.
 
     Returns:

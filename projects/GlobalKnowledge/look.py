@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Show the prototypes of a distilled training, and the annotated boxes that it weighs low.
+"""Show the prototypes of a distilled training, and the annotated boxes of low weight.
 
     python projects/GlobalKnowledge/look.py \\
         --config-file output/global_knowledge/ablation_objects/+soft/seed1/config.yaml \\
         --output output/look.html
 
 The page has the prototypes by class and feature map, and training images with every annotated box
-in the colour of r, how far student and teacher agree on it; the lowest come first. How r goes with
-the size of boxes, and with how much of a thing is visible, is printed. With an --output that ends
-in .png two pictures are written, <name>_prototypes.png and <name>_agreement.png.
+in the colour of r, the agreement of student and teacher on it; the lowest come first. The rank
+correlations of r with the size of boxes and with the visible share are printed. With an --output
+that ends in .png two pictures are written, <name>_prototypes.png and <name>_agreement.png.
 
 Exit status: 0 drawn, 2 the input cannot be used.
 """
@@ -20,22 +20,22 @@ from pathlib import Path
 from typing import Optional
 
 import numpy as np
+from agreement import draw_boxes_in_order, lowest_boxes, scale_start
+from contact_sheet import draw_sheet
 from look_measures import (
+    agreement_correlations,
     choose_positions,
     class_names,
-    judge_images,
     load_distiller,
+    measure_images,
     prototype_pictures,
     read_scene,
-    what_goes_with_agreement,
 )
+from prototype_page import first_scenes, write_prototype_page
 
 from kd_search.data.training_records import training_records
 from kd_search.engine import build_config
 from kd_search.visualization import write_picture
-from kd_search.visualization.agreement import draw_boxes_in_order, lowest_boxes, scale_start
-from kd_search.visualization.contact_sheet import draw_sheet
-from kd_search.visualization.prototype_page import first_scenes, write_prototype_page
 
 _PAGES = (".html", ".htm")
 _PICTURE = ".png"
@@ -46,10 +46,10 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", required=True, help="of the training; config.yaml of its folder will do")
+    add("--config-file", required=True, help="of the training, such as config.yaml of its folder")
     add("--checkpoint", help="default: model_final.pth of the config's OUTPUT_DIR")
     add("--output", required=True, metavar="FILE", help=".html or .png")
-    add("--measured", type=int, default=100, metavar="N", help="training images looked at")
+    add("--measured", type=int, default=100, metavar="N", help="training images that are measured")
     add("--images", type=int, default=12, metavar="N", help="of these shown, the lowest first")
     add("--boxes", type=int, default=40, metavar="N", help="boxes cut out, the lowest first")
     add("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
@@ -67,13 +67,10 @@ def main(argv: Optional[list[str]] = None) -> int:
 
 
 def look(args: argparse.Namespace) -> None:
-    """Write what the command line asks for.
-
-    Args:
-        args: of :func:`parse_args`.
+    """Write the page or the pictures.
 
     Raises:
-        FileNotFoundError, ValueError: what is wrong with the input, in one line.
+        FileNotFoundError, ValueError: wrong input, in one line.
     """
     suffix = os.path.splitext(args.output)[1].lower()
     if suffix not in (*_PAGES, _PICTURE):
@@ -88,13 +85,13 @@ def look(args: argparse.Namespace) -> None:
     names = class_names(cfg, bank.num_classes)
     prototypes = prototype_pictures(bank, records, names)
     positions = choose_positions(len(records), args.measured)
-    judged = judge_images(cfg, model, records, positions, names)
-    scenes = list(judged.values())
+    measured = measure_images(cfg, model, records, positions, names)
+    scenes = list(measured.values())
     shown = first_scenes(scenes, args.images) + [s for s, _ in lowest_boxes(scenes, args.boxes)]
-    for position, scene in judged.items():
+    for position, scene in measured.items():
         if any(scene is other for other in shown):
             scene.scene = read_scene(records[position])
-    correlations = what_goes_with_agreement(scenes)
+    correlations = agreement_correlations(scenes)
     for line in correlations:
         print(line)
     if suffix == _PICTURE:
@@ -122,10 +119,10 @@ def _facts(args, cfg, checkpoint: str, looked: int, total: int) -> list[str]:
     return [
         f"Student of {args.config_file}, weights and prototypes of {checkpoint}, teacher "
         f"{cfg.DISTILLATION.TEACHER.WEIGHTS}, data {', '.join(cfg.DATASETS.TRAIN)}.",
-        f"{looked} of {total} training images were looked at, at equal distances in the list of "
-        "them: nobody picked them. Images are resized as in testing, and both networks are in "
-        "evaluation mode. Prototypes are those that were picked last before the checkpoint; the "
-        "student may have learnt since.",
+        f"{looked} of {total} training images were measured, at equal distances in the list of "
+        "them and not chosen by hand. Images are resized as in testing, and both networks are in "
+        "evaluation mode. Prototypes are those selected last before the checkpoint; the student "
+        "may have been trained further since.",
     ]
 
 

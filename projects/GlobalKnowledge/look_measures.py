@@ -1,4 +1,4 @@
-"""What look.py shows: prototypes as pictures, and how far two networks agree on annotated boxes."""
+"""Measures of look.py: prototypes as pictures, agreement of two networks on annotated boxes."""
 
 import os
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
+from agreement import MeasuredScene
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from scipy.stats import spearmanr
@@ -24,7 +25,6 @@ from kd_search.distillation.methods.global_knowledge.candidates import annotated
 from kd_search.distillation.methods.global_knowledge.match import PROTOTYPE_BANK
 from kd_search.engine import PersonSearchTrainer
 from kd_search.outputs import ModelOutputs, Part
-from kd_search.visualization.agreement import JudgedScene
 from kd_search.visualization.drawing import crop
 
 Read = Callable[[dict[str, Any]], Optional[np.ndarray]]
@@ -39,7 +39,7 @@ def load_distiller(cfg, checkpoint: str) -> Distiller:
 
     Raises:
         FileNotFoundError: no such file, here or of the teacher.
-        ValueError: the config is of something else, or the checkpoint holds no prototypes.
+        ValueError: no distilled training, or a checkpoint without prototypes.
     """
     if cfg.MODEL.META_ARCHITECTURE != "Distiller":
         raise ValueError(
@@ -58,7 +58,7 @@ def load_distiller(cfg, checkpoint: str) -> Distiller:
             f"{checkpoint} holds no prototypes: it is the checkpoint of another training, or of "
             "one whose terms need none"
         )
-    # A training without weights has none to show; with prototypes they can be told all the same.
+    # Prototypes allow to compute the weights even where the training does not use them.
     bank.weighted = bank.in_use = True
     return model
 
@@ -90,12 +90,12 @@ def prototype_pictures(
     names: Sequence[str],
     read: Read = read_scene,
 ) -> dict[str, dict[str, list[Optional[np.ndarray]]]]:
-    """What lies in the boxes of the prototypes, by group and level.
+    """Content of the boxes of the prototypes, by group and level.
 
     Args:
         bank: with prototypes.
         records: of ``training_records``, of the same data.
-        names: of the classes; groups of people that look alike are "cluster 1" and so on.
+        names: of the classes; clusters of people are named "cluster 1" and so on.
         read: dataset dict to image.
 
     Raises:
@@ -109,7 +109,7 @@ def prototype_pictures(
     if bank.by_identity:
         names = [f"cluster {i + 1}" for i in range(bank.num_groups)]
     rows = {name: {level: [] for level in bank.names} for name in names}
-    # Image by image: a large set fits into no memory, and one image has several prototypes.
+    # A large set does not fit into memory, and one image has several prototypes.
     scenes: dict[int, Optional[np.ndarray]] = {}
     for level, group, place in bank.filled.nonzero().tolist():
         position = int(bank.images[level, group, place])
@@ -124,32 +124,32 @@ def prototype_pictures(
 
 
 def choose_positions(total: int, count: int) -> list[int]:
-    """Images at equal distances in the list of the training images, so that nobody picks them."""
+    """Positions of images at equal distances in the list of the training images."""
     return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total)).round()})
 
 
 @torch.no_grad()
-def judge_images(
+def measure_images(
     cfg,
     model: Distiller,
     records: Sequence[dict[str, Any]],
     positions: Sequence[int],
     names: Sequence[str],
-) -> dict[int, JudgedScene]:
+) -> dict[int, MeasuredScene]:
     """Agreement on the annotated boxes of training images, without their pictures, by position.
 
     Images are resized as in testing and not augmented, and both networks are in evaluation mode:
-    the numbers are near those of training, not the same.
+    the numbers are close to those of training, not equal.
 
     Args:
         cfg: of the training.
         model: of :func:`load_distiller`.
         records: of ``training_records``.
-        positions: images to look at.
+        positions: of the images to measure.
         names: of the classes.
 
     Returns:
-        without those that cannot be read, where ``INPUT.ON_IMAGE_ERROR`` is "skip".
+        except for those that cannot be read, where ``INPUT.ON_IMAGE_ERROR`` is "skip".
     """
     scenes, bank = {}, model.companions[PROTOTYPE_BANK]
     loader = build_record_loader(cfg, list(records), list(positions))
@@ -160,7 +160,7 @@ def judge_images(
         visible = [
             a.get("visible") for a in records[position]["annotations"] if not a.get("iscrowd", 0)
         ]
-        scenes[position] = JudgedScene(
+        scenes[position] = MeasuredScene(
             name=os.path.basename(records[position]["file_name"]),
             boxes=found.boxes.numpy(),
             classes=[names[i] for i in found.classes.tolist()],
@@ -171,8 +171,8 @@ def judge_images(
     return scenes
 
 
-def what_goes_with_agreement(scenes: Sequence[JudgedScene]) -> list[str]:
-    """Whether r is low on small and on covered boxes, a sentence each; none for too few boxes.
+def agreement_correlations(scenes: Sequence[MeasuredScene]) -> list[str]:
+    """Sentences with the correlation of r and size or visible share; none for too few boxes.
 
     Spearman's rank correlation of r with the side of a square as large as the box and, where it is
     annotated, with the share of the thing that is visible.
@@ -185,7 +185,7 @@ def what_goes_with_agreement(scenes: Sequence[JudgedScene]) -> list[str]:
     sentences = []
     for name, parts in measures.items():
         values = np.concatenate([np.zeros(0), *parts])
-        # Of less than three boxes, or of equal ones, there is no correlation.
+        # The correlation of fewer than three boxes, or of equal values, is undefined.
         if len(values) < 3 or min(len(np.unique(values)), len(np.unique(agreement))) < 2:
             continue
         correlation = spearmanr(agreement, values).statistic

@@ -1,9 +1,9 @@
 """Pre-train the backbone of a person search config as a re-ID classifier on person crops.
 
-For machines and data where no ImageNet weights are to be had. The crops lie in one folder in
+For use without ImageNet weights. The crops lie in one folder with
 Market-1501's naming (``0002_c1s1_000451_03.jpg``: identity 2, camera 1). ``--exclude-camera 6``
-leaves out every identity that was ever seen by camera 6: PRW and Market-1501 show the same people,
-and test people must not be seen in training.
+leaves out every identity with a crop of camera 6: PRW and Market-1501 show the same people, and
+test people must not be used for training.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def main() -> None:
     )
     parser.add_argument("--config-file", required=True, help="the person search network's config")
     parser.add_argument("--crops", required=True, type=Path, help="folder of crops")
-    parser.add_argument("--exclude-camera", type=int, default=0, help="0 leaves nobody out")
+    parser.add_argument("--exclude-camera", type=int, default=0, help="0 for none")
     parser.add_argument("--output", required=True, help="weights file to write (.pth)")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=64)

@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""How well a linear classifier reads the camera from the embeddings of trained networks.
+"""Measure how well a linear classifier predicts the camera from embeddings of trained networks.
 
     python projects/VKD/camera_bias.py --rows teacher all --seeds 1 2 3
     python projects/VKD/camera_bias.py --config teacher.yaml student.yaml --weights t.pth s.pth
 
 Takes the options of ablate.py, which has trained the runs, or pairs of config and weights, and
-trains no network. A frame's embedding, of unit length where the metric is the cosine, should tell
-who it is; the camera that took it is what views of several cameras shall teach to leave out. The
+trains no network. A frame's embedding, of unit length where the metric is the cosine, should depend
+on the person and not on the camera: views of several cameras are meant to remove that bias. The
 classifier (linear_probe.py) is fitted to frames of the training identities
-and scored on those of the test identities, all of whose cameras it knows. Beside its accuracy
-stand the share of the most frequent camera among the test frames ("chance") and the accuracy on
-the frames it was fitted to. Writes camera_bias_STUDY.md, .json and .png under --to; what stands in
-the .json for the same weights is not computed again.
+and evaluated on those of the test identities in the same cameras. The table has its accuracy, the
+share of the most frequent camera among the test frames ("chance") and the accuracy on the frames it
+was fitted to. Writes camera_bias_STUDY.md, .json and .png under --to; results in the .json for the
+same weights are reused.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
+from bars import draw_bars
 from linear_probe import REGULARISER, fit_linear_probe, largest_share
 from tqdm import tqdm
 from vkd_networks import (
@@ -40,7 +41,7 @@ from kd_search.data.reid import CropMapper, get_reid_samples
 from kd_search.data.reid.views import chunk_frames
 from kd_search.experiments import TableLayout, markdown, summarise, write_text
 from kd_search.utils.files import write_json
-from kd_search.visualization import draw_bars, write_picture
+from kd_search.visualization import write_picture
 
 STEM = "camera_bias"
 #: Columns of the table, in percent.
@@ -83,7 +84,7 @@ def frames_of(samples: Sequence[dict[str, Any]], count: int) -> list[Frame]:
 
 @torch.no_grad()
 def embed_frames(model: torch.nn.Module, cfg, frames: Sequence[Frame], name: str) -> np.ndarray:
-    """(N, D) test embeddings of single frames, of unit length where they are compared by cosine."""
+    """(N, D) test embeddings of single frames, of unit length where the metric is the cosine."""
     mapper = CropMapper(cfg, False)
     parts = []
     for start in tqdm(range(0, len(frames), _BATCH), desc=name, leave=False, disable=None):
@@ -98,14 +99,14 @@ def embed_frames(model: torch.nn.Module, cfg, frames: Sequence[Frame], name: str
 
 
 def measure(network: Network, frames: int, regulariser: float) -> dict[str, Any]:
-    """What the classifier of one network finds; shares in percent.
+    """Accuracies of the classifier of one network, in percent.
 
     Raises:
         ValueError: the sets have no known camera, or none in common.
     """
     model, cfg = network.load()
     train_set, test_set = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
-    # Of one set: several number their cameras apart.
+    # One set only: camera numbers of several sets are unrelated.
     train = frames_of(get_reid_samples(train_set)[0], frames)
     known = {frame.camera_id for frame in train}
     tested = [s for s in get_reid_samples(test_set)[0] if s["role"] != "train"]
@@ -113,7 +114,7 @@ def measure(network: Network, frames: int, regulariser: float) -> dict[str, Any]
     if len(known) < 2 or not test:
         raise ValueError(
             f"{train_set} has {len(known)} known cameras, {test_set} {len(test)} frames of them: "
-            "there is nothing to tell apart"
+            "at least 2 cameras are needed"
         )
     cameras, truth = (np.array([f.camera_id for f in part]) for part in (train, test))
     features = embed_frames(model, cfg, train, f"{network.name}: {train_set}")
@@ -134,7 +135,7 @@ def measure(network: Network, frames: int, regulariser: float) -> dict[str, Any]
 
 
 def measure_all(chosen: Networks, path: Path, frames: int, regulariser: float) -> list[dict]:
-    """:func:`measure` of every network, kept in a JSON file; what it holds is not done again.
+    """:func:`measure` of every network, stored in a JSON file; stored results are reused.
 
     Raises:
         ValueError: as :func:`measure`, or the networks are of several data sets.
@@ -147,12 +148,12 @@ def measure_all(chosen: Networks, path: Path, frames: int, regulariser: float) -
         found = {"row": network.row, "seed": network.seed, **key}
         found.update(measure(network, frames, regulariser) if entry is None else {})
         done.append({**(entry or {}), **found})
-        # Others stay: networks that are not asked for now may be asked for again.
+        # Results of other networks stay, for later calls.
         kept = [e for e in known if all(e["weights"] != d["weights"] for d in done)]
         write_json(path, {"networks": [*done, *kept]})
         sets = {(e["train_set"], e["test_set"]) for e in done}
         if len(sets) > 1:
-            raise ValueError(f"{network.name} is of other data sets than the first: {sets}")
+            raise ValueError(f"{network.name} has other data sets than the first: {sets}")
     return done
 
 

@@ -1,16 +1,15 @@
 #!/usr/bin/env python
-"""Where teacher and students look, side by side: heat maps over pictures of the test set.
+"""Draw saliency maps of teacher and students, side by side, over pictures of the test set.
 
     python projects/VKD/saliency.py --rows teacher task all --seeds 1
     python projects/VKD/saliency.py --config teacher.yaml student.yaml --weights t.pth s.pth
 
 Takes the options of ablate.py, which has trained the runs, or pairs of config and weights. A row
 for each person: people with pictures in several cameras, at equal distances in the order of the
-set, so that nobody picks them. The picture is the first frame of a query; the heat is the share of
-each place in how much more it is like the person's pictures in other cameras than like other people
-("margin"), or in its greatest logit ("logit", as in the authors' code); see
-kd_search/visualization/saliency.py. Writes saliency_STUDY_seedN.png under --to, or saliency.png for
-pairs.
+set, so that the choice is not by hand. The picture is the first frame of a query; the heat is the
+share of each place in the margin, the similarity to the person's pictures in other cameras less
+that to other people's ("margin"), or in the greatest logit ("logit", as in the authors' code); see
+saliency_maps.py. Writes saliency_STUDY_seedN.png under --to, or saliency.png for pairs.
 """
 
 import argparse
@@ -21,6 +20,8 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
+from saliency_grid import HeatTile, SaliencyRow, draw_saliency
+from saliency_maps import heat, logit_maps, margin_maps
 from torch.nn.functional import normalize
 from tqdm import tqdm
 from vkd_networks import (
@@ -35,8 +36,6 @@ from vkd_study import REPO
 from kd_search.data.io.image import ImageError
 from kd_search.data.reid import CropMapper, get_reid_samples
 from kd_search.visualization import write_picture
-from kd_search.visualization.saliency import heat, logit_maps, margin_maps
-from kd_search.visualization.saliency_grid import HeatTile, SaliencyRow, draw_saliency
 
 STEM = "saliency"
 NOTES = {
@@ -68,7 +67,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 
 
 class Person(NamedTuple):
-    """A picture, and what it is compared with: samples of a data set."""
+    """A picture and those that it is compared with: samples of a data set."""
 
     picture: dict[str, Any]
     own: Sequence[dict[str, Any]]
@@ -87,7 +86,7 @@ def choose_people(samples: Sequence[dict[str, Any]], count: int) -> list[Person]
         count: of people; fewer if there are fewer.
 
     Raises:
-        ValueError: nobody has a picture to compare a query with.
+        ValueError: no person has a picture to compare a query with.
     """
     tested = [s for s in samples if s["role"] != "train" and s["person_id"] >= 0]
     by_id: dict[int, list[dict]] = {}
@@ -106,13 +105,13 @@ def choose_people(samples: Sequence[dict[str, Any]], count: int) -> list[Person]
             people.append(Person(query, own, _evenly(others, NUM_OTHERS)))
     if not people:
         raise ValueError(
-            "nobody in the test set has a query, a picture in another camera, and others"
+            "no person of the test set has a query, a picture in another camera, and others"
         )
     return _evenly(people, count)
 
 
 def _evenly(items: Sequence, count: int) -> list:
-    """So many of the items, or all, at equal distances from the first to the last."""
+    """Up to ``count`` of the items, at equal distances from the first to the last."""
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in places]
 
@@ -123,7 +122,7 @@ class _Loaded(NamedTuple):
     mapper: CropMapper
 
     def crops(self, samples: Sequence[dict]) -> torch.Tensor:
-        """(P, 3, H, W) first frames, as this network takes them."""
+        """(P, 3, H, W) first frames, preprocessed for this network."""
         boxes = [None if s["boxes"] is None else tuple(s["boxes"][0]) for s in samples]
         crops = [self.mapper(s["file_names"][0], box) for s, box in zip(samples, boxes)]
         return torch.stack(crops).to(self.model.device)
@@ -142,7 +141,7 @@ def _load(network: Network) -> _Loaded:
 
 
 def tiles_of(network: _Loaded, people: Sequence[Person], of: str) -> list[HeatTile]:
-    """What a network says of each picture."""
+    """Heat of one network for each picture."""
     crops = network.crops([person.picture for person in people])
     if of == "logit":
         maps, scores = logit_maps(network.model, crops)
@@ -158,7 +157,7 @@ def draw(networks: Sequence[Network], names: Sequence[str], num_people: int, of:
     """The picture of some networks, a column each; see :func:`draw_saliency`.
 
     Raises:
-        ValueError: the networks are of several test sets, or nobody can be drawn.
+        ValueError: the networks are of several test sets, or no person can be drawn.
     """
     loaded = [_load(network) for network in tqdm(networks, desc="networks", disable=None)]
     sets = list(dict.fromkeys(one.cfg.DATASETS.TEST[0] for one in loaded))
@@ -181,8 +180,8 @@ def draw(networks: Sequence[Network], names: Sequence[str], num_people: int, of:
 
 
 def pictures_of(chosen: Networks) -> dict[str, tuple[list[Network], list[str]]]:
-    """By file stem the networks of a picture and the heads of their columns: those of a study by
-    seed, others all together."""
+    """File stem of each picture to its networks and the heads of their columns: a picture for each
+    seed of a study, one for all other networks."""
     if not chosen.suffix:
         alike = len({n.row for n in chosen.networks}) < len(chosen.networks)
         names = [n.name if alike else n.row for n in chosen.networks]

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from agreement import MeasuredScene
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from look_measures import (
+    agreement_correlations,
     choose_positions,
     class_names,
-    judge_images,
     load_distiller,
+    measure_images,
     prototype_pictures,
-    what_goes_with_agreement,
 )
 from PIL import Image
 from tiny import REPO
@@ -29,7 +30,6 @@ from kd_search.synthetic import (
     OBJECTS_PRESETS,
     generate_objects,
 )
-from kd_search.visualization.agreement import JudgedScene
 from tests.projects.project_files import load_script, merged
 
 look = load_script("GlobalKnowledge", "look")
@@ -96,7 +96,7 @@ def test_page_of_a_checkpoint(run, tmp_path, capsys):
     assert look.main(words(run, "--output", str(output), "--measured", "5", "--images", "2")) == 0
     assert str(output) in capsys.readouterr().out
     html = output.read_text(encoding="utf-8")
-    assert "5 of 16 training images were looked at" in html
+    assert "5 of 16 training images were measured" in html
     # A scene of each of the two images; one picture a class, the boxes and the scale.
     assert html.count(" with its boxes") == 2
     known = [name for name in OBJECT_CLASSES if f"prototypes of {name}" in html]
@@ -105,7 +105,7 @@ def test_page_of_a_checkpoint(run, tmp_path, capsys):
 
 def scene(agreement, sizes, visible=None):
     boxes = [[3.0, 4.0, 3.0 + 2 * s, 4.0 + s / 2] for s in sizes]
-    return JudgedScene(
+    return MeasuredScene(
         name="scene",
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         classes=["fish"] * len(sizes),
@@ -118,12 +118,12 @@ def scene(agreement, sizes, visible=None):
 def test_agreement_beside_size_and_visibility_is_a_rank_correlation():
     # Ranks 1 2 4 3 against 1 2 3 4: 1 - 6 * 2 / (4 * 15); and in reverse.
     scenes = [scene([0.1, 0.2], [10, 20], [1.0, 0.9]), scene([0.9, 0.8], [30, 90], [0.1, 0.2])]
-    size, visible = what_goes_with_agreement(scenes)
+    size, visible = agreement_correlations(scenes)
     assert "size of the box, over 4 boxes: 0.80" in size
     assert "visible, over 4 boxes: -1.00" in visible
     scenes.append(scene([], []))
-    assert [line[:45] for line in what_goes_with_agreement(scenes)] == [size[:45]]
-    assert what_goes_with_agreement([]) == [] == what_goes_with_agreement(scenes[:1])
+    assert [line[:45] for line in agreement_correlations(scenes)] == [size[:45]]
+    assert agreement_correlations([]) == [] == agreement_correlations(scenes[:1])
 
 
 def test_visibility_is_read_where_the_set_has_it(run, capsys, tmp_path):
@@ -150,9 +150,9 @@ def test_numbers_are_those_of_the_bank(run):
     positions = [0, 3, 15]
     names = class_names(cfg, 8)
     assert names == list(OBJECT_CLASSES)
-    judged = judge_images(cfg, model, records, positions, names)
-    assert list(judged) == positions
-    for position, scene in judged.items():
+    measured = measure_images(cfg, model, records, positions, names)
+    assert list(measured) == positions
+    for position, scene in measured.items():
         record = records[position]
         # By hand: the picture twice as large, boxes with it.
         image = np.asarray(
@@ -179,7 +179,7 @@ def test_numbers_are_those_of_the_bank(run):
         # Not those of the network's input.
         np.testing.assert_allclose(scene.boxes, boxes.numpy(), atol=1e-4)
         assert scene.name in record["file_name"] and scene.scene is None
-    everything = np.concatenate([s.agreement for s in judged.values()])
+    everything = np.concatenate([s.agreement for s in measured.values()])
     assert everything.min() < 0.999 and everything.max() <= 1
 
 

@@ -236,7 +236,7 @@ def test_people_of_a_picture_are_chosen_by_a_rule():
     assert all(s["person_id"] not in (0, -1) for s in people[0].others)
     assert len(people[0].others) == 16 - 3
     assert len(saliency.choose_people(samples, 99)) == 5
-    with pytest.raises(ValueError, match="nobody in the test set"):
+    with pytest.raises(ValueError, match="no person of the test set"):
         saliency.choose_people(samples[1:3], 3)
 
 

@@ -166,11 +166,11 @@ def test_unreadable_scene_becomes_a_tile_without_picture(tmp_path):
 
 
 def test_results_of_another_data_set_are_refused():
-    with pytest.raises(ValueError, match="image 'zebra' is not in this data set"):
+    with pytest.raises(ValueError, match="image 'zebra'"):
         draw([match("zebra", BOX, True)])
-    with pytest.raises(ValueError, match="query 7 is not in this data set"):
+    with pytest.raises(ValueError, match="query 7"):
         draw([match("b", BOX, True)], query_id=7)
-    with pytest.raises(ValueError, match="query 5 is in none of the 1 results"):
+    with pytest.raises(ValueError, match="query 5"):
         draw_search_results([result(0, [])], SCENES, [5])
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_search_results([result(0, [])], SCENES, [])

@@ -42,7 +42,7 @@ def gallery(tmp_path):
         save_picture(folder / ("sub" if i == 5 else "") / f"{i}.png", seed=i)
     (folder / "notes.txt").write_text("no picture")
     (folder / ".hidden.png").write_text("no picture")
-    (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:400])
+    (folder / "truncated.png").write_bytes((folder / "0.png").read_bytes()[:400])
     return folder
 
 
@@ -71,16 +71,16 @@ def test_search_ranks_the_folder_and_writes_page_and_json(network, gallery, tmp_
     similarities = [entry["similarity"] for entry in found]
     assert similarities == sorted(similarities, reverse=True) and max(similarities) <= 1 + 1e-5
     assert document["query"]["box"] == [20, 10, 60, 90] and document["query"]["score"] is None
-    # The query's own picture is not searched; the torn one cannot be.
+    # The query's own picture is not searched; the truncated one cannot be.
     assert document["images_searched"] == 5
     assert [message.split(":")[0] for message in document["unreadable"]] == [
-        str(gallery / "torn.png")
+        str(gallery / "truncated.png")
     ]
     printed = capsys.readouterr()
     assert [line.split()[0] for line in printed.out.splitlines() if " similarity " in line] == [
         *("1", "2", "3")
     ]
-    assert "skipped" in printed.err and "torn.png" in printed.err
+    assert "skipped" in printed.err and "truncated.png" in printed.err
     html = output.read_text(encoding="utf-8")
     # A scene and a person for the query and each of the hits.
     assert html.count("<img ") == 2 * 4
@@ -136,15 +136,15 @@ def test_search_writes_a_picture(network, gallery, tmp_path):
     assert output.with_suffix(".json").exists()
 
 
-def test_search_takes_overrides_and_says_when_nobody_is_found(network, gallery, tmp_path, capsys):
+def test_search_takes_overrides_and_reports_an_empty_result(network, gallery, tmp_path, capsys):
     strict = ("TEST.PERSON_SEARCH.SCORE_THRESH", "1.1")
     assert search.main(arguments(network, gallery, tmp_path / "a.html", *strict)) == 2
-    assert "nobody was found" in capsys.readouterr().err
+    assert "no person was found" in capsys.readouterr().err
     box = ("--box", 20, 10, 60, 90)
     assert search.main(arguments(network, gallery, tmp_path / "a.html", *box, *strict)) == 0
     document = json.loads((tmp_path / "a.json").read_text())
     assert document["results"] == [] and document["images_without_people"] == 5
-    assert "Nobody was found." in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "No person was found." in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
 def test_search_uses_the_student_of_a_distillation_config(network, gallery, tmp_path):
@@ -196,7 +196,7 @@ def test_search_of_a_folder_without_readable_pictures_is_an_error(
     argv = arguments(network, empty, tmp_path / "a.html", query=gallery / "0.png")
     assert search.main(argv) == 2
     assert "holds no image to search" in capsys.readouterr().err
-    (empty / "torn.png").write_bytes(b"\x89PNG")
+    (empty / "truncated.png").write_bytes(b"\x89PNG")
     assert search.main(argv) == 2
     assert "no image could be read" in capsys.readouterr().err
 
@@ -267,7 +267,7 @@ def test_visualize_takes_given_queries(evaluation, tmp_path, capsys):
     argv = [str(folder), "--output", str(tmp_path / "out.html"), "--query-ids", "1"]
     assert visualize_search.main(argv) == 0
     assert "1 queries (1)" in capsys.readouterr().out
-    assert "These queries were asked for." in (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "These queries were given." in (tmp_path / "out.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_visualize_takes_given_queries(evaluation, tmp_path, capsys):
         (["absent", "--output", "out.png"], "absent: no such file"),
         (["{0}", "{1}", "--output", "out.png"], "several models need an .html file"),
         (["a={0}", "a={1}", "--output", "out.html"], "the label 'a' is given twice"),
-        (["{0}", "--output", "out.html", "--dataset", "nobody"], "'nobody' is not registered"),
+        (["{0}", "--output", "out.html", "--dataset", "no_set"], "'no_set'"),
         (["{0}", "--output", "out.html", "--query-ids", "77"], "query 77 is in none of"),
         (["{0}", "--output", "out.html", "--top-k", "0"], "must be 1 or more"),
     ],

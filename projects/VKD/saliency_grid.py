@@ -1,4 +1,4 @@
-"""Heat laid over crops, in a grid: a row for each person, a column for each network."""
+"""Grid of heat maps over crops: a row for each person, a column for each network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from .drawing import FAINT_INK, INK, PAPER, fit, font
+from kd_search.visualization.drawing import FAINT_INK, INK, PAPER, fit, font
 
 #: Even steps of heat look even, in grey and to colour-blind readers too.
 _COLOURS = colormaps["inferno"]
@@ -17,7 +17,7 @@ _STRENGTH = 0.7
 
 @dataclass(frozen=True)
 class HeatTile:
-    """What one network says of a crop."""
+    """Heat of one network for a crop."""
 
     heat: np.ndarray  # (H, W) in 0..1
     #: Below the tile, such as "cosine 0.71".
@@ -26,7 +26,7 @@ class HeatTile:
 
 @dataclass(frozen=True)
 class SaliencyRow:
-    """A person, and what every network says."""
+    """A person, and the heat of every network."""
 
     crop: np.ndarray  # (H, W, 3) uint8 RGB
     #: Below the crop.
@@ -35,14 +35,14 @@ class SaliencyRow:
 
 
 def overlay(crop: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB crop in grey, coloured by (H, W) heat in 0..1; where there is none, it is
-    as it was.
+    """(H, W, 3) uint8 RGB crop in grey, coloured by (H, W) heat in 0..1; unchanged grey where
+    the heat is 0.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not match.
     """
     if crop.ndim != 3 or crop.shape[:2] != heat.shape:
-        raise ValueError(f"heat of shape {heat.shape} does not fit a crop of {crop.shape}")
+        raise ValueError(f"heat of shape {heat.shape} does not match a crop of {crop.shape}")
     grey = np.asarray(Image.fromarray(crop).convert("L"), dtype=np.float64)[:, :, None]
     share = _STRENGTH * np.clip(heat, 0, 1)[:, :, None]
     coloured = 255 * _COLOURS(heat)[:, :, :3]
@@ -70,7 +70,7 @@ def draw_saliency(
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: no rows, or tiles that do not fit the columns.
+        ValueError: no rows, or not one tile for each column.
     """
     if not rows or any(len(row.tiles) != len(columns) for row in rows):
         raise ValueError("there is nothing to draw, or a row lacks the tile of a network")
@@ -83,8 +83,8 @@ def draw_saliency(
     tiles = [[fit(picture, 10**6, tile_height) for picture in row] for row in pictures]
     captions = [[row.caption, *(tile.caption for tile in row.tiles)] for row in rows]
     heads = ["picture", *columns]
-    room = max(_width(text, size) for text in [*heads, *sum(captions, [])])
-    column = max(room, max(tile.width for row in tiles for tile in row)) + 2 * gap
+    widest = max(_width(text, size) for text in [*heads, *sum(captions, [])])
+    column = max(widest, max(tile.width for row in tiles for tile in row)) + 2 * gap
     width = max(column * len(heads), round(_width(title, size, bold=True)) + 2 * gap)
     lines = _wrapped(note, width - 2 * gap, size) if note else []
     row_height = tile_height + line + gap

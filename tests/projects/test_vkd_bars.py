@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from kd_search.visualization.bars import _BAR, _REFERENCE, draw_bars
+from bars import _BAR, _REFERENCE, draw_bars
 
 
 def painted(picture, colour):

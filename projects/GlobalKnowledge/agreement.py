@@ -1,26 +1,26 @@
-"""Annotated boxes in the colour of how far student and teacher agree that they are typical."""
+"""Draws annotated boxes in the colour of the agreement of student and teacher."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
+from contact_sheet import Cell, draw_cells
 from PIL import Image, ImageDraw
 
-from .contact_sheet import Cell, draw_cells
-from .drawing import INK, PAPER, Colour, crop, draw_box, fit, font
+from kd_search.visualization.drawing import INK, PAPER, Colour, crop, draw_box, fit, font
 
-#: From the lowest to the highest agreement; told apart by colour-blind readers (Okabe and Ito's),
+#: From the lowest to the highest agreement; distinct for colour-blind readers (Okabe and Ito's),
 #: and never the only cue: the number is printed.
 _COLOURS = ((213, 94, 0), (240, 228, 66), (0, 158, 215))
 _LABEL_GROUND: Colour = (17, 24, 39)
 
 
 @dataclass
-class JudgedScene:
-    """An image with its annotated boxes and what two networks think of them; R boxes."""
+class MeasuredScene:
+    """An image with R annotated boxes and the agreement of two networks on them."""
 
-    #: What to call it.
+    #: Name of the image.
     name: str
     #: (R, 4) XYXY, pixels of the image.
     boxes: np.ndarray
@@ -32,7 +32,7 @@ class JudgedScene:
     agreement: np.ndarray
     #: (H, W, 3) uint8 RGB; ``None`` where it is not loaded or cannot be read.
     scene: Optional[np.ndarray] = None
-    #: (R,) share of each that nothing covers, 0 to 1; ``None`` where nobody noted it.
+    #: (R,) visible share of each, 0 to 1; ``None`` where it is not annotated.
     visible: Optional[np.ndarray] = None
 
     @property
@@ -69,45 +69,49 @@ def draw_scale(start: float, width: int = 420) -> np.ndarray:
     bar, text, margin = 16, 13, 16
     canvas = Image.new("RGB", (width, bar + 2 * text), PAPER)
     draw = ImageDraw.Draw(canvas)
-    room = width - 2 * margin
-    for x in range(room):
-        colour = agreement_colour(start + (1 - start) * x / (room - 1), start)
+    length = width - 2 * margin
+    for x in range(length):
+        colour = agreement_colour(start + (1 - start) * x / (length - 1), start)
         draw.line((margin + x, 0, margin + x, bar), fill=colour)
     for share in (0.0, 0.5, 1.0):
         number = f"{start + (1 - start) * share:.2f}"
-        x = margin + share * room - draw.textlength(number, font(text)) / 2
+        x = margin + share * length - draw.textlength(number, font(text)) / 2
         draw.text((x, bar + 4), number, fill=INK, font=font(text))
     return np.asarray(canvas)
 
 
-def draw_scene(judged: JudgedScene, start: float, width: int = 560) -> np.ndarray:
+def draw_scene(measured: MeasuredScene, start: float, width: int = 560) -> np.ndarray:
     """A scene with its boxes and a label on each; where boxes overlap, the lower agreement is on
     top.
 
     Args:
-        judged: with its ``scene``.
+        measured: with its ``scene``.
         start: of the colour scale.
         width: pixels of the picture, which is not higher than wide; small scenes are scaled up.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    picture = fit(judged.scene, width, width)
+    picture = fit(measured.scene, width, width)
     draw = ImageDraw.Draw(picture)
-    zoom = (picture.width / judged.scene.shape[1], picture.height / judged.scene.shape[0]) * 2
-    for box in reversed(judged.order()):
-        colour = agreement_colour(float(judged.agreement[box]), start)
-        place = [v * z for v, z in zip(judged.boxes[box], zoom)]
+    zoom = (picture.width / measured.scene.shape[1], picture.height / measured.scene.shape[0]) * 2
+    for box in reversed(measured.order()):
+        colour = agreement_colour(float(measured.agreement[box]), start)
+        place = [v * z for v, z in zip(measured.boxes[box], zoom)]
         draw_box(draw, place, colour, max(2, width // 200))
-    for box in reversed(judged.order()):
-        colour = agreement_colour(float(judged.agreement[box]), start)
-        x, y = (v * z for v, z in zip(judged.boxes[box][:2], zoom))
-        _draw_label(draw, judged.label(box), (x, y), colour, picture.size, max(10, width // 42))
+    for box in reversed(measured.order()):
+        colour = agreement_colour(float(measured.agreement[box]), start)
+        x, y = (v * z for v, z in zip(measured.boxes[box][:2], zoom))
+        _draw_label(draw, measured.label(box), (x, y), colour, picture.size, max(10, width // 42))
     return np.asarray(picture)
 
 
 def draw_boxes_in_order(
-    scenes: Sequence[JudgedScene], start: float, count: int = 40, columns: int = 10, size: int = 104
+    scenes: Sequence[MeasuredScene],
+    start: float,
+    count: int = 40,
+    columns: int = 10,
+    size: int = 104,
 ) -> np.ndarray:
     """The boxes of the lowest agreement, cut out, as a contact sheet.
 
@@ -131,7 +135,7 @@ def draw_boxes_in_order(
     return draw_cells(cells, columns, size)
 
 
-def lowest_boxes(scenes: Sequence[JudgedScene], count: int) -> list[tuple[JudgedScene, int]]:
+def lowest_boxes(scenes: Sequence[MeasuredScene], count: int) -> list[tuple[MeasuredScene, int]]:
     """The boxes of the lowest agreement in any scene, lowest first; equal ones in the order of the
     scenes."""
     every = [(scene, box) for scene in scenes for box in scene.order()]
@@ -142,7 +146,7 @@ def _draw_label(draw, text: str, place: tuple[float, float], colour: Colour, siz
     length = draw.textlength(text, font(height, bold=True))
     x = min(max(0.0, place[0]), max(0.0, size[0] - length - 6))
     y = place[1] - 1.5 * height
-    # Above the box, or in it where there is no room.
+    # Above the box, or in it at the top of the picture.
     y = y if y >= 0 else max(0.0, place[1])
     draw.rectangle((x, y, x + length + 6, y + 1.4 * height), fill=_LABEL_GROUND)
     draw.text((x + 3, y + 0.1 * height), text, fill=colour, font=font(height, bold=True))

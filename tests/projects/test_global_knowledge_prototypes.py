@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-
-from kd_search.visualization.agreement import (
-    JudgedScene,
+from agreement import (
+    MeasuredScene,
     agreement_colour,
     draw_boxes_in_order,
     draw_scale,
@@ -12,9 +11,10 @@ from kd_search.visualization.agreement import (
     lowest_boxes,
     scale_start,
 )
-from kd_search.visualization.contact_sheet import Cell, draw_cells, draw_sheet
+from contact_sheet import Cell, draw_cells, draw_sheet
+from prototype_page import first_scenes, write_prototype_page
+
 from kd_search.visualization.drawing import PANEL
-from kd_search.visualization.prototype_page import first_scenes, write_prototype_page
 
 RED, GREEN, BLUE = (200, 10, 10), (10, 200, 10), (10, 10, 200)
 
@@ -28,9 +28,9 @@ def count(picture, colour, tolerance=0):
     return int(near.all(axis=2).sum())
 
 
-def judged(name, agreement, scene=True, classes=None):
+def measured(name, agreement, scene=True, classes=None):
     boxes = [[5 + 30 * i, 10, 25 + 30 * i, 60] for i in range(len(agreement))]
-    return JudgedScene(
+    return MeasuredScene(
         name=name,
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         classes=list(classes or ["fish"] * len(agreement)),
@@ -62,7 +62,7 @@ def test_captions_stay_in_their_cell():
     cells = [Cell(flat(RED), "a very long caption indeed"), Cell(flat(RED), "b")]
     sheet = draw_cells(cells, columns=2, size=60)
     assert sheet.shape[0] > 66 and (sheet[66:, 63:66] == 255).all()
-    with pytest.raises(ValueError, match="a picture at least"):
+    with pytest.raises(ValueError, match="one picture"):
         draw_cells([], 3)
 
 
@@ -75,7 +75,7 @@ def test_sheet_has_classes_down_and_levels_across():
     )
     assert abs(red_y - green_y) < 1 and red_x < green_x
     assert count(sheet, RED) == 400 and count(sheet, GREEN) == 800
-    with pytest.raises(ValueError, match="a row and a column"):
+    with pytest.raises(ValueError, match="one row and one column"):
         draw_sheet({}, ["p2"])
 
 
@@ -107,7 +107,7 @@ def test_start_of_the_scale(values, start):
 
 
 def test_boxes_of_a_scene_have_the_colour_of_their_agreement():
-    scene = judged("a.jpg", [0.5, 1.0])
+    scene = measured("a.jpg", [0.5, 1.0])
     picture = draw_scene(scene, 0.5, width=240)
     assert picture.shape == (160, 240, 3)
     low, high = agreement_colour(0.5, 0.5), agreement_colour(1.0, 0.5)
@@ -119,7 +119,7 @@ def test_boxes_of_a_scene_have_the_colour_of_their_agreement():
 
 
 def test_lowest_agreement_comes_first():
-    scenes = [judged("a", [0.9, 0.4, 0.8]), judged("b", []), judged("c", [0.2])]
+    scenes = [measured("a", [0.9, 0.4, 0.8]), measured("b", []), measured("c", [0.2])]
     assert scenes[0].order() == [1, 2, 0] and scenes[1].lowest == 1.0
     assert scenes[0].label(1) == "0.40 p3 fish"
     assert [s.name for s in first_scenes(scenes, None)] == ["c", "a"]
@@ -129,9 +129,9 @@ def test_lowest_agreement_comes_first():
 
 
 def test_lowest_boxes_are_cut_out_of_their_scenes():
-    scene = judged("a", [0.9, 0.4])
+    scene = measured("a", [0.9, 0.4])
     scene.scene[10:60, 35:55] = RED
-    sheet = draw_boxes_in_order([scene, judged("b", [0.5], scene=False)], 0.4, 2, size=80)
+    sheet = draw_boxes_in_order([scene, measured("b", [0.5], scene=False)], 0.4, 2, size=80)
     # The box at 0.4 is red, the one at 0.5 has no picture, the one at 0.9 is not shown.
     assert count(sheet, RED, 2) > 1500 and count(sheet, (128, 128, 128)) == 0
     assert count(sheet, agreement_colour(0.4, 0.4)) > 200
@@ -140,7 +140,7 @@ def test_lowest_boxes_are_cut_out_of_their_scenes():
 def test_page_is_one_file_that_shows_everything(tmp_path):
     path = tmp_path / "new" / "page.html"
     prototypes = {"fish & chips": {"p3": [flat(RED)]}, "pot": {"p3": []}}
-    scenes = [judged("a<b>.jpg", [0.9, 0.4]), judged("c.jpg", [0.95], classes=["leaf"])]
+    scenes = [measured("a<b>.jpg", [0.9, 0.4]), measured("c.jpg", [0.95], classes=["leaf"])]
     write_prototype_page(str(path), "T & U", prototypes, ["p3"], scenes, ["A fact."], shown=1)
     html = path.read_text(encoding="utf-8")
     assert "T &amp; U" in html and "A fact." in html and "fish &amp; chips" in html
@@ -158,16 +158,16 @@ def test_page_is_one_file_that_shows_everything(tmp_path):
 
 def test_page_without_boxes(tmp_path):
     path = tmp_path / "page.html"
-    write_prototype_page(str(path), "T", {"pot": {}}, ["p3"], [judged("a", [])], [])
+    write_prototype_page(str(path), "T", {"pot": {}}, ["p3"], [measured("a", [])], [])
     html = path.read_text(encoding="utf-8")
-    assert "No box was looked at." in html and "Without any prototype: pot." in html
+    assert "No box was measured." in html and "Without any prototype: pot." in html
 
 
-def test_columns_of_sheets_with_room_for_the_same_names_begin_at_one_place():
+def test_columns_of_sheets_with_align_with_the_same_names_begin_at_one_place():
     def first_column(name, **options):
         sheet = draw_sheet({name: {"p2": [flat(RED)]}}, ["p2"], **options)
         return int((sheet == RED).all(axis=2).any(axis=0).argmax())
 
     names = ["cup", "a much longer name"]
     assert first_column(names[0]) < first_column(names[1])
-    assert first_column(names[0], room_for=names) == first_column(names[1], room_for=names)
+    assert first_column(names[0], align_with=names) == first_column(names[1], align_with=names)

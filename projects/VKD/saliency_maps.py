@@ -1,4 +1,4 @@
-"""Where a re-ID network looks: the share of each place of a picture in what is said of it.
+"""Saliency maps of re-ID networks: the share of each place of a picture in a score.
 
 A ``ReIDNetwork`` averages its last feature map A over places p to the feature f of a crop, and a
 score s of f therefore has a first-order part for each place, with the weights of Grad-CAM
@@ -8,15 +8,14 @@ score s of f therefore has a first-order part for each place, with the weights o
 
 The mean of m over places is w . f: of a score that is linear in f, the score itself.
 
-Grad-CAM asks for a class, and people of a test set are none of the classifier's. Two scores do
-without theirs:
+Grad-CAM needs a class, and the classifier has none for people of a test set. Two scores do not need
+it:
 
 - *margin*: the mean cosine to other pictures of the same person less that to pictures of other
-  people, by which people are found. Embeddings before a neck share a large common part that ranks
-  nobody: all cosines are near 1, and the map of a cosine alone shows that part, the map of the
-  difference what tells the person apart. The length of the embedding is held fixed. It must be: a
-  cosine does not depend on it, so its full gradient is orthogonal to the embedding, and its map
-  would sum to nothing.
+  people, which determines the ranking. Embeddings before a neck share a large common part: all
+  cosines are near 1, and the map of a cosine alone shows that part, while the map of the difference
+  shows what distinguishes the person. The length of the embedding is held fixed: a cosine does not
+  depend on it, so its full gradient is orthogonal to the embedding, and its map would sum to 0.
 - *logit*: the greatest logit, of whichever training identity the crop resembles most. The authors'
   code of VKD (Porrello et al., ECCV 2020) weighs its maps so.
 """
@@ -33,7 +32,7 @@ Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def margin_maps(
     network: torch.nn.Module, crops: torch.Tensor, own: torch.Tensor, others: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Share of each place in how much more a crop is like its person than like others.
+    """Share of each place in the margin of a crop.
 
     Args:
         network: a ``ReIDNetwork`` in evaluation mode.

@@ -1,4 +1,4 @@
-"""Contact sheets: many small pictures side by side, in rows that belong together."""
+"""Contact sheets: small pictures side by side, in named rows and columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Optional
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .drawing import FAINT_INK, INK, PANEL, PAPER, Colour, fit, font
+from kd_search.visualization.drawing import FAINT_INK, INK, PANEL, PAPER, Colour, fit, font
 
 _GAP = 3
 
@@ -39,7 +39,7 @@ def draw_cells(cells: Sequence[Cell], columns: int, size: int = 72) -> np.ndarra
         ValueError: no cells.
     """
     if not cells:
-        raise ValueError("a contact sheet needs a picture at least")
+        raise ValueError("a contact sheet needs at least one picture")
     columns = min(columns, len(cells))
     text = max(9, size // 8) if any(cell.caption for cell in cells) else 0
     step = (size + _GAP, size + _GAP + round(1.5 * text))
@@ -69,16 +69,16 @@ def draw_sheet(
     columns: Sequence[str],
     *,
     size: int = 56,
-    room_for: Iterable[str] = (),
+    align_with: Iterable[str] = (),
 ) -> np.ndarray:
     """Pictures by row and column; each place of this table holds several.
 
     Args:
         rows: name of a row to name of a column to its pictures, (H, W, 3) uint8 RGB or ``None``.
-            Where there are none the place says so.
+            "none" is written where there are none.
         columns: their names, in order.
         size: pixels of the square that each picture is fitted into.
-        room_for: names of rows of other sheets, whose columns are to begin at the same place.
+        align_with: names of rows of other sheets whose columns start at the same place.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -87,11 +87,11 @@ def draw_sheet(
         ValueError: no rows or no columns.
     """
     if not rows or not columns:
-        raise ValueError("a contact sheet needs a row and a column at least")
+        raise ValueError("a contact sheet needs at least one row and one column")
     most = max(len(row.get(column, ())) for row in rows.values() for column in columns)
     across = _pictures_across(most)
     text = max(10, size // 4)
-    names = _name_width([*rows, *room_for], text)
+    names = _name_width([*rows, *align_with], text)
     width = max(across * (size + _GAP) + _GAP, round(4 * text))
     blocks = {
         name: [_block(row.get(column, ()), across, size, text) for column in columns]
@@ -136,10 +136,10 @@ def _block(pictures: Sequence[Optional[np.ndarray]], across: int, size: int, tex
     return block
 
 
-def _shortened(draw: ImageDraw.ImageDraw, text: str, room: int, size: int) -> str:
-    """The text, cut off at its end where it is longer than ``room`` pixels."""
-    if draw.textlength(text, font(size)) <= room:
+def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
+    """The text, cut off at its end where it is longer than ``width`` pixels."""
+    if draw.textlength(text, font(size)) <= width:
         return text
-    while text and draw.textlength(f"{text}…", font(size)) > room:
+    while text and draw.textlength(f"{text}…", font(size)) > width:
         text = text[:-1]
     return f"{text}…"

@@ -1,26 +1,26 @@
-"""A page that shows the prototypes of a distilled training, and what it weighed low."""
+"""A page with the prototypes of a distilled training and the boxes of low agreement."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Optional
 
 import numpy as np
+from agreement import MeasuredScene, draw_boxes_in_order, draw_scale, draw_scene, scale_start
+from contact_sheet import draw_sheet
 
-from . import page
-from .agreement import JudgedScene, draw_boxes_in_order, draw_scale, draw_scene, scale_start
-from .contact_sheet import draw_sheet
-from .drawing import write_file
+from kd_search.visualization import page
+from kd_search.visualization.drawing import write_file
 
 _PROTOTYPES = (
-    "Annotated (or detected) boxes of the training set that teacher and student can both express "
-    "the others of their class with, by class and feature map, in the order in which they were "
-    "picked. Each picture is what lies in the box."
+    "Annotated (or detected) boxes of the training set whose features can express those of the "
+    "others of their class, for teacher and student, by class and feature map, in the order of "
+    "their selection. Each picture is the content of the box."
 )
 _AGREEMENT = (
-    "The number r says how far student and teacher agree that a box is typical of its class: 1 "
-    "where both find it as near to their nearest prototype, less where only one of them does. In "
-    "training, what the student learns from a box is multiplied by it. Low numbers are what the "
-    "method takes for noise; whether it is noise is for you to see."
+    "The number r is the agreement of student and teacher that a box is typical of its class: 1 "
+    "where it is equally near to the nearest prototype of both, less where it is near to one of "
+    "them only. In training, the loss of a box is multiplied by it. The method takes low numbers "
+    "for noise; the pictures show whether they are."
 )
 
 
@@ -29,7 +29,7 @@ def write_prototype_page(
     title: str,
     prototypes: Mapping[str, Mapping[str, Sequence[Optional[np.ndarray]]]],
     levels: Sequence[str],
-    scenes: Sequence[JudgedScene],
+    scenes: Sequence[MeasuredScene],
     facts: Sequence[str],
     *,
     findings: Sequence[str] = (),
@@ -44,11 +44,11 @@ def write_prototype_page(
         prototypes: class to level to the pictures of its prototypes, as :func:`draw_sheet` takes
             them.
         levels: their names, finest first.
-        scenes: every image that was looked at; ``scene`` is needed of those shown alone.
-        facts: what was done, a paragraph each.
-        findings: what the agreement goes with, a paragraph each.
-        shown: so many scenes are shown, those of the lowest agreement first; ``None`` for all.
-        boxes: so many boxes are cut out, those of the lowest agreement first.
+        scenes: all measured images; ``scene`` is needed only for those shown.
+        facts: how the page was made, a paragraph each.
+        findings: correlations of the agreement, a paragraph each.
+        shown: number of scenes, those of the lowest agreement first; ``None`` for all.
+        boxes: number of boxes that are cut out, those of the lowest agreement first.
     """
     every = np.concatenate([s.agreement for s in scenes]) if scenes else np.zeros(0)
     start = scale_start(every)
@@ -62,7 +62,7 @@ def write_prototype_page(
     write_file(path, page.page(title, sections).encode("utf-8"))
 
 
-def first_scenes(scenes: Sequence[JudgedScene], count: Optional[int]) -> list[JudgedScene]:
+def first_scenes(scenes: Sequence[MeasuredScene], count: Optional[int]) -> list[MeasuredScene]:
     """Scenes with a box, those of the lowest agreement first; ``count`` of them, or all."""
     return sorted((s for s in scenes if len(s.boxes)), key=lambda s: s.lowest)[:count]
 
@@ -74,7 +74,7 @@ def _prototypes_section(prototypes, levels: Sequence[str]) -> str:
         if not count:
             continue
         picture = page.photo(
-            draw_sheet({name: row}, levels, room_for=prototypes), f"{count} prototypes of {name}"
+            draw_sheet({name: row}, levels, align_with=prototypes), f"{count} prototypes of {name}"
         )
         parts.append(
             f'<figure class="card"><div class="scroll" tabindex="0">{picture}</div></figure>\n'
@@ -86,7 +86,7 @@ def _prototypes_section(prototypes, levels: Sequence[str]) -> str:
 
 
 def _agreement_section(
-    scenes: Sequence[JudgedScene],
+    scenes: Sequence[MeasuredScene],
     levels: Sequence[str],
     start: float,
     boxes: int,
@@ -94,7 +94,7 @@ def _agreement_section(
 ) -> str:
     parts = [page.paragraph(_AGREEMENT)]
     if not any(len(s.boxes) for s in scenes):
-        return page.section("Agreement", *parts, page.paragraph("No box was looked at.", "faint"))
+        return page.section("Agreement", *parts, page.paragraph("No box was measured.", "faint"))
     heads = ("", "boxes", "mean r", "10th percentile", "lowest")
     by_level = {level: _values(scenes, "levels", level) for level in levels}
     by_class = {
@@ -111,7 +111,7 @@ def _agreement_section(
     return page.section("Agreement", *parts)
 
 
-def _scenes_section(scenes: Sequence[JudgedScene], start: float) -> str:
+def _scenes_section(scenes: Sequence[MeasuredScene], start: float) -> str:
     scale = page.drawing(draw_scale(start), f"Colours from r = {start:.2f} to 1")
     parts = [
         page.paragraph("The image with the lowest number of all comes first.", "faint"),
@@ -121,15 +121,15 @@ def _scenes_section(scenes: Sequence[JudgedScene], start: float) -> str:
     return page.section("Images", *parts)
 
 
-def _item(judged: JudgedScene, start: float) -> str:
+def _item(measured: MeasuredScene, start: float) -> str:
     picture = ""
-    if judged.scene is not None:
-        picture = page.photo(draw_scene(judged, start), f"{judged.name} with its boxes")
-    lines = "".join(f"<span>{escape(judged.label(box))}</span>" for box in judged.order())
-    return f"<li>{picture}<div><b>{escape(judged.name)}</b>{lines}</div></li>\n"
+    if measured.scene is not None:
+        picture = page.photo(draw_scene(measured, start), f"{measured.name} with its boxes")
+    lines = "".join(f"<span>{escape(measured.label(box))}</span>" for box in measured.order())
+    return f"<li>{picture}<div><b>{escape(measured.name)}</b>{lines}</div></li>\n"
 
 
-def _values(scenes: Sequence[JudgedScene], key: str, name: str) -> np.ndarray:
+def _values(scenes: Sequence[MeasuredScene], key: str, name: str) -> np.ndarray:
     return np.array(
         [r for s in scenes for r, own in zip(s.agreement, getattr(s, key)) if own == name],
         dtype=np.float64,

@@ -5,13 +5,13 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
+from saliency_grid import HeatTile, SaliencyRow, draw_saliency, overlay
+from saliency_maps import heat, logit_maps, margin_maps, score_maps
 from tiny_reid import reid_cfg
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from kd_search.modeling.meta_arch import ReIDNetwork
-from kd_search.visualization.saliency import heat, logit_maps, margin_maps, score_maps
-from kd_search.visualization.saliency_grid import HeatTile, SaliencyRow, draw_saliency, overlay
 
 SIZE = (64, 32)
 CELL = 8
@@ -174,7 +174,7 @@ def test_heat_colours_grey_crops():
     (grey,) = np.unique(shown[1:].reshape(-1, 3), axis=0)
     assert len(set(grey)) == 1
     assert shown[0, 0, 0] > shown[0, 0, 2] and (shown[0, 0] != grey).any()
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="crop"):
         overlay(crop, warm[:3])
 
 

@@ -70,13 +70,13 @@ def loss_terms(runs: Mapping[str, Run]) -> list[str]:
 def smooth(values: Sequence[float], window: int) -> np.ndarray:
     """Centred running mean over ``window`` points, over fewer at the ends; non-finite points do
     not count, and stay NaN where the window holds nothing else."""
-    values = np.asarray(values, dtype=np.float64)
-    finite = np.isfinite(values)
+    points = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(points)
     half = max(0, window // 2)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, points, 0.0))])
     counts = np.concatenate([[0], np.cumsum(finite)])
-    low = np.maximum(np.arange(len(values)) - half, 0)
-    high = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    low = np.maximum(np.arange(len(points)) - half, 0)
+    high = np.minimum(np.arange(len(points)) + half + 1, len(points))
     number = counts[high] - counts[low]
     mean = (sums[high] - sums[low]) / np.maximum(number, 1)
     return np.where(number > 0, mean, np.nan)
@@ -138,7 +138,13 @@ def draw_loss_curves(
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
-def _draw_panel(panel, term: str, logs: Mapping[str, Metrics], smoothing: float, colours) -> None:
+def _draw_panel(
+    panel,
+    term: str,
+    logs: Mapping[str, Mapping[int, Mapping[str, float]]],
+    smoothing: float,
+    colours,
+) -> None:
     top = 0.0
     for index, (label, log) in enumerate(logs.items()):
         points = [(i, s[term]) for i, s in log.items() if math.isfinite(s.get(term, math.nan))]

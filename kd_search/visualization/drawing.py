@@ -4,6 +4,7 @@ import base64
 import functools
 import io
 import os
+from collections.abc import Sequence
 from typing import Optional
 
 import matplotlib
@@ -31,7 +32,7 @@ _HALO: Colour = (17, 24, 39)
 
 
 @functools.lru_cache(maxsize=32)
-def font(size: int, bold: bool = False) -> ImageFont.ImageFont:
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The font that ships with matplotlib, so that pictures look the same on every machine."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", name), size)
@@ -42,7 +43,7 @@ def fit(image: np.ndarray, width: int, height: int) -> Image.Image:
     picture = Image.fromarray(image)
     scale = min(width / picture.width, height / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.LANCZOS if scale < 1 else Image.BICUBIC)
+    return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
 
 
 def crop(image: np.ndarray, box: Box) -> Optional[np.ndarray]:
@@ -54,7 +55,11 @@ def crop(image: np.ndarray, box: Box) -> Optional[np.ndarray]:
 
 
 def draw_box(
-    draw: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int, dashed: bool = False
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    colour: Colour,
+    width: int,
+    dashed: bool = False,
 ) -> None:
     """Outline an XYXY box, in pixels of the picture, over a dark halo for contrast."""
     x0, y0, x1, y1 = (round(v) for v in box)

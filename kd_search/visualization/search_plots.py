@@ -53,7 +53,7 @@ def draw_gallery_sizes(curves: Mapping[str, Sequence[Mapping[str, Any]]], title:
     if not sizes:
         raise ValueError("no gallery has a query with a match: there is nothing to draw")
     axes.set_xscale("log")
-    ticks = []
+    ticks: list[int] = []
     for size in sorted(sizes):
         if not ticks or size >= _LABEL_RATIO * ticks[-1]:
             ticks.append(size)

@@ -80,6 +80,8 @@ def render_tile(tile: Tile, width: int) -> Image.Image:
 
 def scene_with_boxes(tile: Tile, width: int, height: int) -> Image.Image:
     """The scene of a tile, fitted into that size, with the found box and the true one."""
+    if tile.scene is None:
+        raise ValueError(f"{tile.title}: there is no scene to draw")
     scaled = fit(tile.scene, width, height)
     draw = ImageDraw.Draw(scaled)
     line = max(2, width // 90)

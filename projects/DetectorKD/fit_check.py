@@ -29,7 +29,7 @@ from typing import Any, Optional
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 from fit_measures import Objects, ap_against, class_of_regions, delta_distance, kl_divergence
 from tqdm import tqdm
 
@@ -136,8 +136,10 @@ def measure(args: argparse.Namespace, output: Path) -> dict[str, Any]:
         models[name], cfg = load_network(args, name, output)
     teacher = models["teacher"]
     records = {record["image_id"]: record for record in DatasetCatalog.get(DATASET)}
-    values = {name: {"kl": [], "kl_objects": [], "delta_distance": []} for name in models}
-    found = {name: [] for name in models}
+    values: dict[str, dict[str, list[torch.Tensor]]] = {
+        name: {"kl": [], "kl_objects": [], "delta_distance": []} for name in models
+    }
+    found: dict[str, list[Instances]] = {name: [] for name in models}
     for inputs in tqdm(PersonSearchTrainer.build_test_loader(cfg, DATASET), disable=None):
         images = teacher.preprocess_image(inputs)
         proposals, _ = teacher.proposal_generator(images, teacher.backbone(images.tensor), None)

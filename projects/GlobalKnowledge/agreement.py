@@ -75,8 +75,8 @@ def draw_scale(start: float, width: int = 420) -> np.ndarray:
         draw.line((margin + x, 0, margin + x, bar), fill=colour)
     for share in (0.0, 0.5, 1.0):
         number = f"{start + (1 - start) * share:.2f}"
-        x = margin + share * length - draw.textlength(number, font(text)) / 2
-        draw.text((x, bar + 4), number, fill=INK, font=font(text))
+        left = margin + share * length - draw.textlength(number, font(text)) / 2
+        draw.text((left, bar + 4), number, fill=INK, font=font(text))
     return np.asarray(canvas)
 
 
@@ -92,6 +92,8 @@ def draw_scene(measured: MeasuredScene, start: float, width: int = 560) -> np.nd
     Returns:
         (H, W, 3) uint8 RGB.
     """
+    if measured.scene is None:
+        raise ValueError(f"{measured.name}: there is no scene to draw")
     picture = fit(measured.scene, width, width)
     draw = ImageDraw.Draw(picture)
     zoom = (picture.width / measured.scene.shape[1], picture.height / measured.scene.shape[0]) * 2

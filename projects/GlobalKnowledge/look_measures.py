@@ -108,7 +108,9 @@ def prototype_pictures(
         )
     if bank.by_identity:
         names = [f"cluster {i + 1}" for i in range(bank.num_groups)]
-    rows = {name: {level: [] for level in bank.names} for name in names}
+    rows: dict[str, dict[str, list[Optional[np.ndarray]]]] = {
+        name: {level: [] for level in bank.names} for name in names
+    }
     # A large set does not fit into memory, and one image has several prototypes.
     scenes: dict[int, Optional[np.ndarray]] = {}
     for level, group, place in bank.filled.nonzero().tolist():

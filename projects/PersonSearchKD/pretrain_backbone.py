@@ -32,12 +32,12 @@ PAD = 8
 
 def load_crops(folder: Path, exclude_camera: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, 3, 128, 64) uint8 BGR crops and their (N,) contiguous identities."""
-    names = sorted(p for p in folder.glob("*.jpg") if CROP_NAME.match(p.name))
-    if not names:
+    found = {p: CROP_NAME.match(p.name) for p in sorted(folder.glob("*.jpg"))}
+    keys = {p: (int(match[1]), int(match[2])) for p, match in found.items() if match}
+    if not keys:
         raise ValueError(f"{folder} holds no crops named as in Market-1501 (0002_c1s1_...jpg)")
-    keys = [tuple(map(int, CROP_NAME.match(p.name).groups())) for p in names]
-    excluded = {person for person, camera in keys if camera == exclude_camera}
-    kept = [(p, person) for p, (person, _) in zip(names, keys) if person not in excluded]
+    excluded = {person for person, camera in keys.values() if camera == exclude_camera}
+    kept = [(p, person) for p, (person, _) in keys.items() if person not in excluded]
     rows = {person: row for row, person in enumerate(sorted({person for _, person in kept}))}
     crops = np.stack([read_image(str(p)) for p, _ in tqdm(kept, desc="crops")])
     print(f"{len(kept)} crops of {len(rows)} identities; {len(excluded)} identities left out")

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import torch
 from bars import draw_bars
+from detectron2.config import CfgNode
 from linear_probe import REGULARISER, fit_linear_probe, largest_share
 from tqdm import tqdm
 from vkd_networks import (
@@ -40,6 +41,7 @@ from kd_search.data.io.image import ImageError
 from kd_search.data.reid import CropMapper, get_reid_samples
 from kd_search.data.reid.views import chunk_frames
 from kd_search.experiments import TableLayout, markdown, summarise, write_text
+from kd_search.modeling.meta_arch import ReIDNetwork
 from kd_search.utils.files import write_json
 from kd_search.visualization import write_picture
 
@@ -83,7 +85,9 @@ def frames_of(samples: Sequence[dict[str, Any]], count: int) -> list[Frame]:
 
 
 @torch.no_grad()
-def embed_frames(model: torch.nn.Module, cfg, frames: Sequence[Frame], name: str) -> np.ndarray:
+def embed_frames(
+    model: ReIDNetwork, cfg: CfgNode, frames: Sequence[Frame], name: str
+) -> np.ndarray:
     """(N, D) test embeddings of single frames, of unit length where the metric is the cosine."""
     mapper = CropMapper(cfg, False)
     parts = []

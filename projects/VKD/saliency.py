@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from saliency_grid import HeatTile, SaliencyRow, draw_saliency
 from saliency_maps import heat, logit_maps, margin_maps
 from torch.nn.functional import normalize
@@ -35,6 +36,7 @@ from vkd_study import REPO
 
 from kd_search.data.io.image import ImageError
 from kd_search.data.reid import CropMapper, get_reid_samples
+from kd_search.modeling.meta_arch import ReIDNetwork
 from kd_search.visualization import write_picture
 
 STEM = "saliency"
@@ -117,8 +119,8 @@ def _evenly(items: Sequence, count: int) -> list:
 
 
 class _Loaded(NamedTuple):
-    model: torch.nn.Module
-    cfg: Any
+    model: ReIDNetwork
+    cfg: CfgNode
     mapper: CropMapper
 
     def crops(self, samples: Sequence[dict]) -> torch.Tensor:
@@ -149,7 +151,7 @@ def tiles_of(network: _Loaded, people: Sequence[Person], of: str) -> list[HeatTi
         own = torch.stack([network.mean_embedding(person.own) for person in people])
         others = torch.stack([network.mean_embedding(person.others) for person in people])
         maps, scores = margin_maps(network.model, crops, own, others)
-    heats = heat(maps, crops.shape[2:]).cpu().numpy()
+    heats = heat(maps, (crops.shape[2], crops.shape[3])).cpu().numpy()
     return [HeatTile(h, f"{of} {score:.3f}") for h, score in zip(heats, scores.tolist())]
 
 

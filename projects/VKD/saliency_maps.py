@@ -25,12 +25,14 @@ from typing import Callable
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from kd_search.modeling.meta_arch import ReIDNetwork
+
 #: Per-crop scores (P,) of embeddings (P, D) and identity logits (P, L).
 Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def margin_maps(
-    network: torch.nn.Module, crops: torch.Tensor, own: torch.Tensor, others: torch.Tensor
+    network: ReIDNetwork, crops: torch.Tensor, own: torch.Tensor, others: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Share of each place in the margin of a crop.
 
@@ -54,7 +56,7 @@ def margin_maps(
     return score_maps(network, crops, margin)
 
 
-def logit_maps(network: torch.nn.Module, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def logit_maps(network: ReIDNetwork, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Share of each place in the greatest identity logit.
 
     Args:
@@ -67,7 +69,7 @@ def logit_maps(network: torch.nn.Module, crops: torch.Tensor) -> tuple[torch.Ten
 
 
 def score_maps(
-    network: torch.nn.Module, crops: torch.Tensor, score: Score
+    network: ReIDNetwork, crops: torch.Tensor, score: Score
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The maps m of this module's docstring for any score.
 
@@ -90,7 +92,7 @@ def score_maps(
 
 
 def heat(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """What speaks for the score, as it is laid over a crop.
+    """Positive shares of the score, scaled to the size of a crop.
 
     As in Grad-CAM negative shares are left out; then the map is scaled up (bilinear) and divided by
     its greatest value, each for itself: heat compares places of a picture, not pictures.

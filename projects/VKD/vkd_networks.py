@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-import torch
 from detectron2.config import CfgNode
 from vkd_study import make_study, study_parser
 
 from kd_search.checkpoint import load_trained
 from kd_search.engine import PersonSearchTrainer
 from kd_search.experiments import TEACHER, StudyParser, build_run_config
+from kd_search.modeling.meta_arch import ReIDNetwork
 
 COMPARED = Path("output/vkd/compared")
 
@@ -38,7 +38,7 @@ class Network:
         modified = self.weights.stat().st_mtime_ns
         return {"weights": str(self.weights.absolute()), "weights_modified": modified}
 
-    def load(self) -> tuple[torch.nn.Module, CfgNode]:
+    def load(self) -> tuple[ReIDNetwork, CfgNode]:
         """The network in evaluation mode, and its config.
 
         Raises:
@@ -111,7 +111,10 @@ def choose_networks(args: argparse.Namespace) -> Networks:
     runs = {key: study.runs[key] for key in study.finished()}
     if not runs:
         raise ValueError(f"{study.output} has no finished run: start ablate.py first")
-    networks = [Network(*key, run.config_file, run.opts, run.weights) for key, run in runs.items()]
+    networks = [
+        Network(row, seed, run.config_file, run.opts, run.weights)
+        for (row, seed), run in runs.items()
+    ]
     return Networks(networks, TEACHER, folder, f"_{args.study}")
 
 

@@ -120,7 +120,7 @@ def run_all(
     failed: list[str] = []
     working: list[_Process] = []
     progress = _Progress(len(runs), waiting)
-    with _sigterm_as_interrupt(), _stopped_at_exit(working):
+    with _stopped_by_signals(working):
         while waiting or working:
             while waiting and len(working) < jobs:
                 working.append(_start(waiting.pop(0), on_train, cores.pop(0)))
@@ -166,27 +166,17 @@ def _start(run: Run, on_train: bool, core: Optional[int]) -> _Process:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGINT raise KeyboardInterrupt inside."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _stopped_by_signals(working: list[_Process]) -> Iterator[None]:
+    """SIGTERM and SIGINT raise KeyboardInterrupt inside. Any exception stops all processes, which
+    write a checkpoint on SIGTERM."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
     # SIGINT too: a process started in the background ignores it by default.
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _stopped_at_exit(working: list[_Process]) -> Iterator[None]:
-    """Stop all processes on an exception; SIGTERM makes them write a checkpoint."""
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     except BaseException:
@@ -201,6 +191,9 @@ def _stopped_at_exit(working: list[_Process]) -> Iterator[None]:
             for w in working:
                 w.process.kill()
         raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Progress:

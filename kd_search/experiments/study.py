@@ -115,11 +115,16 @@ def choose_rows(rows: Sequence[AnyRow], names: Sequence[str]) -> list[AnyRow]:
     return [row for row in rows if row.name in chosen]
 
 
+_RUNS = """\
+Every run has a folder of its own under --output, with its log. Ctrl-C stops all runs with a
+checkpoint; the same command resumes them and trains nothing twice. More rows and seeds can be added
+later. The table is written as .md, .json and .png, and again after each run."""
+
+
 class StudyParser(argparse.ArgumentParser):
     """Command-line options that all studies share; a script adds its own.
 
-    Parsed options are checked, and those that ``--set`` stands for are filled in: student_config,
-    teacher_config and output, which defaults to ``FOLDER/ablation_SET``.
+    Parsed options are checked, and the defaults that ``--set`` stands for are filled in.
 
     Args:
         description: docstring of the script.
@@ -131,9 +136,8 @@ class StudyParser(argparse.ArgumentParser):
     def __init__(
         self, description: str, sets: Mapping[str, Networks], rows: Sequence[str], folder: str
     ) -> None:
-        super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, epilog=_RUNS, formatter_class=raw)
         self.sets, self.folder = sets, folder
         add = self.add_argument
         add("--set", choices=sorted(sets), default=next(iter(sets)), help="default networks")
@@ -190,15 +194,8 @@ def teacher_run(
     folder: str = TEACHER,
     opts: Sequence[Any] = (),
 ) -> Run:
-    """The training of a teacher.
-
-    Args:
-        args: of :class:`StudyParser`.
-        seed: of this training.
-        name: in the table and in messages.
-        folder: below ``--output``.
-        opts: KEY VALUE overrides that precede ``--teacher-opts``.
-    """
+    """The training of a teacher in a folder below ``--output``; ``opts`` are KEY VALUE overrides
+    that precede ``--teacher-opts``."""
     output, own = args.output.absolute() / folder, [*opts, *args.teacher_opts]
     cfg = build_run_config(args.teacher_config, own, output)
     opts = [*schedule(cfg, args.teacher_iterations), "SEED", seed, *own]
@@ -219,9 +216,8 @@ def student_runs(
     Args:
         args: of :class:`StudyParser`.
         cfg: config of the student, for the schedule.
-        rows: trained with each seed.
+        rows: trained with each seed, in the folder ``folder_of`` below ``--output``.
         opts_of: (row, seed) to KEY VALUE overrides that precede ``--opts``.
-        folder_of: row to its folder below ``--output``.
         iterations: instead of ``--iterations``.
     """
     begin = schedule(cfg, iterations or args.iterations)

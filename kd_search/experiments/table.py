@@ -128,11 +128,16 @@ def markdown_cell(value: Optional[Mapping[str, Any]], sign: bool = False) -> str
 
 
 def draw(
-    table: Sequence[Mapping[str, Any]], path: Path, layout: TableLayout, title: str = ""
+    table: Sequence[Mapping[str, Any]],
+    path: Path,
+    layout: TableLayout,
+    title: str = "",
+    reference: Optional[tuple[str, float]] = None,
 ) -> None:
     """Write a picture of the first metric of the rows: a dot for each seed, a stroke for the mean.
 
-    No bars: the axis does not start at 0, where the differences could not be seen.
+    No bars: the axis does not start at 0, where the differences could not be seen. ``reference`` is
+    the name and the value of a dotted line.
     """
     name = next(iter(layout.shown(table)), None)
     if name is None:
@@ -154,6 +159,10 @@ def draw(
             axes.plot(seeds, [y] * len(seeds), "o", color="#222222", markersize=4)
             if is_base:
                 axes.axvline(mean, color="#8a8a8a", linewidth=0.8, linestyle="--")
+        if reference is not None:
+            label, value = reference
+            axes.axvline(value, color="#d55e00", linestyle=":", label=f"{label}: {value:.1f}")
+            axes.legend(fontsize=9)
         axes.set_yticks(range(len(entries)), [entry["row"] for entry in entries])
         axes.invert_yaxis()
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)

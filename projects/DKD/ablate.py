@@ -10,11 +10,6 @@ trained first, with and without moved boxes (ISA). A student without a teacher i
 augmentations do not apply to it. --sensitivity trains the student of all terms with several values
 of one key, and with the key's default; the key is one of DISTILLATION.DKD or DISTILLATION.SIA, or a
 full name.
-
-Every run has a folder of its own under --output, with its log. Ctrl-C stops all runs with a
-checkpoint; the same command resumes them and trains nothing twice. More rows and seeds can be added
-later. After each run ablation.md, .json and .png are rewritten; with --sensitivity KEY,
-sensitivity_KEY.md, .json and .png.
 """
 
 import argparse

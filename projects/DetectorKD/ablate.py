@@ -4,10 +4,7 @@
     python projects/DetectorKD/ablate.py --seeds 1 2 3 --jobs 2
     python projects/DetectorKD/ablate.py --set objects --rows base L2 L2-B all --iterations 400
 
-The teacher is trained first, unless --teacher-weights names one. Every run has a folder of its own
-under --output, with its log. Ctrl-C stops all runs with a checkpoint; the same command resumes them
-and trains nothing twice. More rows and seeds can be added later. After each run ablation.md,
-ablation.json and ablation.png are rewritten.
+The teacher is trained first, unless --teacher-weights names one.
 """
 
 import argparse

@@ -9,10 +9,6 @@ Rows: the student alone; feature distillation where all boxes weigh the same; we
 with projections on the prototypes; with soft labels. The teacher is trained first, unless
 --teacher-weights names one. With --start-iterations the student is first trained alone for that
 long, for each seed, and every row continues from there, as in the paper; the row "start" shows it.
-
-Every run has a folder of its own under --output, with its log. Ctrl-C stops all runs with a
-checkpoint; the same command resumes them and trains nothing twice. More rows and seeds can be added
-later. After each run ablation.md, ablation.json and ablation.png are rewritten.
 """
 
 import argparse

@@ -11,10 +11,6 @@ the student are initialised from the teacher. The students of a seed start from 
 learn from it, and are compared with it. All studies share one --output, so that a teacher or
 student that several of them have is trained once. views.py measures how accuracy depends on the
 views at test.
-
-Every run has a folder of its own under --output, with its log. Ctrl-C stops all runs with a
-checkpoint; the same command resumes them and trains nothing twice. More rows and seeds can be added
-later. After each run STUDY.md, STUDY.json and STUDY.png are rewritten.
 """
 
 import argparse

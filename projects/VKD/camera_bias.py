@@ -24,7 +24,6 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
-from bars import draw_bars
 from detectron2.config import CfgNode
 from linear_probe import REGULARISER, fit_linear_probe, largest_share
 from tqdm import tqdm
@@ -40,10 +39,9 @@ from vkd_study import REPO
 from kd_search.data.io.image import ImageError
 from kd_search.data.reid import CropMapper, get_reid_samples
 from kd_search.data.reid.views import chunk_frames
-from kd_search.experiments import TableLayout, markdown, summarise, write_text
+from kd_search.experiments import TableLayout, draw, markdown, summarise, write_text
 from kd_search.modeling.meta_arch import ReIDNetwork
 from kd_search.utils.files import write_json
-from kd_search.visualization import write_picture
 
 STEM = "camera_bias"
 #: Columns of the table, in percent.
@@ -188,13 +186,13 @@ def write(entries: Sequence[dict], chosen: Networks) -> str:
     )
     text = markdown(table, layout, title)
     write_text(chosen.folder / f"{stem}.md", text)
-    picture = draw_bars(
-        {e["row"]: list(e["metrics"][ACCURACY]["seeds"].values()) for e in table},
-        "accuracy of a linear camera classifier (%)",
-        f"Cameras in embeddings, {first['test_set']}",
+    draw(
+        table,
+        chosen.folder / f"{stem}.png",
+        layout,
+        f"Accuracy of a linear camera classifier, {first['test_set']}",
         reference=("most frequent camera", first["metrics"][CHANCE]),
     )
-    write_picture(str(chosen.folder / f"{stem}.png"), picture)
     return text
 
 

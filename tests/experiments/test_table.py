@@ -2,7 +2,9 @@
 
 import math
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kd_search.experiments import (
     METRICS,
@@ -75,6 +77,17 @@ def test_nothing_finished_is_no_error(tmp_path):
     assert summarise(ROWS, {}, {}, LAYOUT) == []
     draw([], tmp_path / "none.png", LAYOUT)
     assert "no run" in markdown([], LAYOUT) and not list(tmp_path.iterdir())
+
+
+def test_picture_has_a_reference_line_if_there_is_one(tmp_path):
+    table = summarise(ROWS, RESULTS, TEACHERS, LAYOUT)
+    draw(table, tmp_path / "plain.png", LAYOUT, "title")
+    draw(table, tmp_path / "line.png", LAYOUT, "title", reference=("chance", 45.0))
+    has_line = [
+        (np.asarray(Image.open(tmp_path / name).convert("RGB")) == (213, 94, 0)).all(axis=2).any()
+        for name in ("plain.png", "line.png")
+    ]
+    assert has_line == [False, True]
 
 
 def test_layout_chooses_base_and_metrics():

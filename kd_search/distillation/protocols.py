@@ -155,10 +155,12 @@ def check_protocol(part: object, protocol: type, what: str, key: str) -> None:
 
 
 def _check_parts(parts: Any, where: str) -> None:
-    wrong = [part for part in parts if not isinstance(part, Part)]
+    is_set = isinstance(parts, (set, frozenset))
+    wrong = [part for part in parts if not isinstance(part, Part)] if is_set else [parts]
     if wrong:
         known = ", ".join(part.name for part in Part)
-        raise ValueError(f"{where} holds {wrong[0]!r}: it must hold members of Part ({known})")
+        found = f"holds {wrong[0]!r}" if is_set else f"is {parts!r}"
+        raise ValueError(f"{where} {found}: it must be a set of members of Part ({known})")
 
 
 def _members(protocol: type) -> dict[str, Any]:

@@ -169,9 +169,10 @@ def test_a_term_without_a_member_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["student_parts", "teacher_parts", "joint_parts"])
-def test_parts_must_be_of_the_enumeration(name):
-    with pytest.raises(ValueError, match=rf"TERMS.*Mine\.{name}.*'features'.*FEATURES"):
-        build(term=changed(ForeignTerm, **{name: {"features"}}))
+@pytest.mark.parametrize("parts", [{"features"}, "features", Part.FEATURES, [Part.FEATURES]])
+def test_parts_must_be_a_set_of_the_enumeration(name, parts):
+    with pytest.raises(ValueError, match=rf"TERMS.*Mine\.{name} .*(?i:features).*FEATURES"):
+        build(term=changed(ForeignTerm, **{name: parts}))
 
 
 def short(self, student):

@@ -33,6 +33,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 import kd_search.data  # noqa: F401  registers the data sets
 from kd_search.evaluation import Protocol, load_detections
 from kd_search.evaluation.search.compare_runs import load_results
+from kd_search.evaluation.search.galleries import headline_gallery
 from kd_search.evaluation.search.plot_data import (
     camera_pairs,
     cmc_curve,
@@ -40,7 +41,6 @@ from kd_search.evaluation.search.plot_data import (
     precision_recall_curve,
 )
 from kd_search.evaluation.search.predictions import DETECTIONS_FILE
-from kd_search.evaluation.search.protocol import headline_gallery
 from kd_search.evaluation.search.protocol_table import read_table_rows
 from kd_search.evaluation.search.test_set import PreparedSet
 from kd_search.visualization import write_picture

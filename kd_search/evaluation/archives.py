@@ -20,7 +20,7 @@ def save_archive(path: AnyPath, arrays: Mapping[str, np.ndarray], /, **metadata:
     """Write an archive; the file is replaced atomically."""
     text = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
     with atomic_write(path) as file:
-        np.savez(file, **arrays, metadata=text)
+        np.savez(file, **dict(arrays, metadata=text))  # type: ignore[arg-type]  # allow_pickle
 
 
 def load_archive(

@@ -1,11 +1,11 @@
-"""Inputs and per-query results of the metrics: flat arrays over all images.
+"""Inputs of the metrics: flat arrays over all images.
 
 Images are numbered 0, 1, 2, ... by the caller, in the same way in all inputs. Boxes are absolute
 pixels of the original image, XYXY with real-valued edges (width = x1 - x0).
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
@@ -88,68 +88,9 @@ class Contexts:
     embeddings: np.ndarray  # (C, D), unit length
 
 
-@dataclass
-class QueryResults:
-    """Per-query results, in the order of the queries. Rates are fractions in 0..1.
-
-    A query without a match in its gallery (``num_gt`` 0) is left out of every mean and counted by
-    ``num_without_match``.
-    """
-
-    ap: np.ndarray  # (Q,) float64; 0 where num_gt is 0
-    num_gt: np.ndarray  # (Q,) int64, gallery images (search) or entries (re-ID) of the person
-    first_hit_rank: np.ndarray  # (Q,) int64, 1 is best; 0 where nothing was found
-    match_index: np.ndarray  # (Q, K) int64, best entries as rows of the gallery; -1 padding
-    match_similarity: np.ndarray  # (Q, K) float64; NaN padding
-    match_correct: np.ndarray  # (Q, K) bool
-
-    @staticmethod
-    def empty(num_queries: int, num_matches: int) -> dict[str, np.ndarray]:
-        """Initial values of the fields, for Q queries and K matches each."""
-        matches = (num_queries, num_matches)
-        return {
-            "ap": np.zeros(num_queries),
-            "num_gt": np.zeros(num_queries, np.int64),
-            "first_hit_rank": np.zeros(num_queries, np.int64),
-            "match_index": np.full(matches, -1, dtype=np.int64),
-            "match_similarity": np.full(matches, np.nan),
-            "match_correct": np.zeros(matches, dtype=bool),
-        }
-
-    @property
-    def num_queries(self) -> int:
-        """Number of queries that the means are over."""
-        return int((self.num_gt > 0).sum())
-
-    @property
-    def num_without_match(self) -> int:
-        """Number of queries whose person is not in the gallery."""
-        return int((self.num_gt == 0).sum())
-
-    def mean_ap(self) -> float:
-        """Mean of ``ap`` over the queries with a match; NaN if there is none."""
-        return self._mean(self.ap)
-
-    def top_k_accuracy(self, k: int) -> float:
-        """Share of the same queries with a right entry among the ``k`` best."""
-        return self._mean((self.first_hit_rank >= 1) & (self.first_hit_rank <= k))
-
-    def metrics(self, top_k: Sequence[int]) -> dict[str, float]:
-        """``mAP``, ``top1``, ... in percent; ``queries`` and ``queries_without_match``."""
-        metrics = {"mAP": 100 * self.mean_ap()}
-        metrics.update({f"top{k}": 100 * self.top_k_accuracy(k) for k in top_k})
-        metrics["queries"] = self.num_queries
-        metrics["queries_without_match"] = self.num_without_match
-        return metrics
-
-    def _mean(self, values: np.ndarray) -> float:
-        answerable = self.num_gt > 0
-        return float(values[answerable].mean()) if answerable.any() else float("nan")
-
-
-def check_floats(name: str, array: Any, shape: Shape) -> np.ndarray:
-    """Return ``array`` if it is real-valued, finite and of this shape."""
-    array = _check_shape(name, array, shape)
+def check_floats(name: str, values: Any, shape: Shape) -> np.ndarray:
+    """Return an array if it is real-valued, finite and of this shape."""
+    array = _check_shape(name, values, shape)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} has type {array.dtype}; expected real numbers")
     bad = array.size - int(np.isfinite(array).sum())
@@ -158,22 +99,22 @@ def check_floats(name: str, array: Any, shape: Shape) -> np.ndarray:
     return array
 
 
-def check_integers(name: str, array: Any, shape: Shape) -> np.ndarray:
-    """Return ``array`` as int64 if it holds integers in this shape."""
-    array = np.asarray(array)
+def check_integers(name: str, values: Any, shape: Shape) -> np.ndarray:
+    """Return an array as int64 if it holds integers in this shape."""
+    array = np.asarray(values)
     # numpy makes a float array of an empty list.
     if array.dtype.kind not in "iu" and array.size:
         raise ValueError(f"{name} has type {array.dtype}; expected integers")
     return _check_shape(name, array, shape).astype(np.int64, copy=False)
 
 
-def check_unit_rows(name: str, array: Any, count: Optional[int]) -> np.ndarray:
-    """Return ``array`` (count, D) if each row has unit length or is zero.
+def check_unit_rows(name: str, values: Any, count: Optional[int]) -> np.ndarray:
+    """Return an array (count, D) if each row has unit length or is zero.
 
     The metric takes the dot product as the cosine. A zero row (similarity 0 to everything) is what
     L2 normalisation makes of a zero vector.
     """
-    array = check_floats(name, array, (count, None))
+    array = check_floats(name, values, (count, None))
     length = np.sqrt(np.einsum("nd,nd->n", array, array, dtype=np.float64))
     bad = int(((np.abs(length - 1) > UNIT_LENGTH_TOLERANCE) & (length != 0)).sum())
     if bad:
@@ -191,15 +132,15 @@ def check_top_k(top_k: Iterable[int]) -> list[int]:
     return ranks
 
 
-def _check_image_index(array: Any, count: int) -> np.ndarray:
-    array = check_integers("image_index", array, (count,))
+def _check_image_index(values: Any, count: int) -> np.ndarray:
+    array = check_integers("image_index", values, (count,))
     if count and array.min() < 0:
         raise ValueError(f"image_index has a negative entry, {array.min()}")
     return array
 
 
-def _check_shape(name: str, array: Any, shape: Shape) -> np.ndarray:
-    array = np.asarray(array)
+def _check_shape(name: str, values: Any, shape: Shape) -> np.ndarray:
+    array = np.asarray(values)
     fits = array.ndim == len(shape) and all(
         want is None or have == want for have, want in zip(array.shape, shape)
     )

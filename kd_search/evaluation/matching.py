@@ -39,7 +39,8 @@ def search_iou_threshold(boxes: np.ndarray, iou_thresh: float = 0.5) -> np.ndarr
     """
     boxes = np.asarray(boxes, dtype=np.float64)
     width, height = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).T
-    return np.minimum(iou_thresh, width * height / ((width + 10) * (height + 10)))
+    thresholds: np.ndarray = np.minimum(iou_thresh, width * height / ((width + 10) * (height + 10)))
+    return thresholds
 
 
 def overlapping_pairs(

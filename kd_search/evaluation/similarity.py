@@ -14,6 +14,8 @@ _BLOCK_BYTES = 48 << 20
 _MIN_QUERIES = 16
 # Above this size the embeddings are not kept in float64, but converted in parts for each block.
 _FLOAT64_BYTES = 128 << 20
+#: Lower bound of all similarities, which the padding -inf does not reach.
+LOWEST = np.finfo(np.float64).min
 # Entries per maximum in the search for the best of a row.
 CHUNK = 128
 
@@ -130,9 +132,5 @@ def candidates_of_best(row: np.ndarray, count: int) -> np.ndarray:
     maxima = row.reshape(-1, CHUNK).max(axis=1)
     # The count-th highest maximum is not above the count-th highest entry. With fewer chunks,
     # every searched column is a candidate.
-    return above(row, np.partition(maxima, -count)[-count] if count <= len(maxima) else -np.inf)
-
-
-def above(row: np.ndarray, bound: float) -> np.ndarray:
-    """Ascending columns of the entries that are ``bound`` or higher, but not -inf."""
-    return np.flatnonzero(row >= bound if bound > -np.inf else row > -np.inf)
+    bound = np.partition(maxima, -count)[-count] if count <= len(maxima) else LOWEST
+    return np.flatnonzero(row >= max(bound, LOWEST))

@@ -44,7 +44,7 @@ class ReIDEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 is un
     :mod:`.embeddings`).
     """
 
-    @configurable
+    @configurable  # type: ignore[untyped-decorator]  # Detectron2 is untyped
     def __init__(
         self,
         *,
@@ -145,7 +145,7 @@ def entries_of(sample: dict[str, Any], output: dict[str, torch.Tensor]) -> list[
             f"sample {sample['sample_id']}: the output of the network has no embedding"
         )
     views, names = sample.get("views"), sample.get("file_names")
-    parts = [(views, names, output["embedding"])]
+    parts: list[tuple[Any, Any, torch.Tensor]] = [(views, names, output["embedding"])]
     if views is None:
         single = len(sample["frames"]) == 1
         parts = [(("image", "video") if single else ("video",), names, output["embedding"])]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from kd_search.evaluation.flat_arrays import QueryResults, check_floats, check_integers
+from kd_search.evaluation.flat_arrays import check_floats, check_integers
 from kd_search.evaluation.matching import expand_ranges
+from kd_search.evaluation.query_results import QueryResults
 from kd_search.evaluation.similarity import Similarity, best_columns
 
 #: Comparison of two embeddings.

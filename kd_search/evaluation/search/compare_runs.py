@@ -8,8 +8,8 @@ from typing import Annotated, Any, Optional, get_type_hints
 import numpy as np
 from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
 
-from kd_search.evaluation.confidence import PairedComparison, compare_paired
 from kd_search.evaluation.flat_arrays import AnyPath
+from kd_search.evaluation.query_results import PairedComparison, compare_paired
 from kd_search.evaluation.search.evaluate import RESULTS_FILE
 from kd_search.evaluation.search.protocol import Protocol
 from kd_search.utils.files import read_json

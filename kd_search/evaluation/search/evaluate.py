@@ -1,28 +1,28 @@
 """The evaluation of a test set: detections and annotations in, metrics and rankings out."""
 
+import copy
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
 import numpy as np
 
-from kd_search.evaluation.confidence import bootstrap_intervals
 from kd_search.evaluation.flat_arrays import AnyPath, Detections
+from kd_search.evaluation.query_results import bootstrap_intervals
 from kd_search.evaluation.search.detection_metric import evaluate_detection
-from kd_search.evaluation.search.galleries import GalleryProtocol
-from kd_search.evaluation.search.predictions import DetectionSet, load_detections
-from kd_search.evaluation.search.protocol import (
-    Protocol,
-    TableOptions,
+from kd_search.evaluation.search.galleries import (
+    GalleryProtocol,
     headline_gallery,
     listed_names,
     table_protocols,
 )
+from kd_search.evaluation.search.predictions import DetectionSet, load_detections
+from kd_search.evaluation.search.protocol import Protocol, TableOptions
 from kd_search.evaluation.search.protocol_table import ProtocolTable, rate_names, table_rows
-from kd_search.evaluation.search.ranking import RankingResult, RankingSettings
+from kd_search.evaluation.search.ranking import RankingResult
 from kd_search.evaluation.search.test_set import Annotations, DatasetDicts, PreparedSet
 from kd_search.utils.files import write_json
 
@@ -82,30 +82,51 @@ def evaluate_detection_set(
     names = [] if table is None else listed_names(list(lists), table.gallery_sizes)
     data = PreparedSet(detection_set, dataset_dicts, lists, {name, *names} & set(lists))
     headline = GalleryProtocol(data.gallery(name), "all", protocol.mode)
+    subsets = {g.name: g.queries for g in data.galleries if g.queries is not None}
     protocols: list[GalleryProtocol] = []
     notes: list[str] = []
     if table is not None:
         listed = [gallery for gallery in data.galleries if gallery.name in names]
-        protocols, notes = table_protocols(listed, table, data.annotations.image_cameras)
+        protocols, notes = table_protocols(
+            listed,
+            data.annotations.image_cameras,
+            sizes=table.gallery_sizes,
+            cameras=table.cameras,
+            modes=table.modes,
+            reranked=(False, True) if table.cbgm else (False,),
+        )
     num_matches = max(NUM_MATCHES, protocol.top_k[-1])
-    boxes = "ground_truth" if protocol.use_gt_boxes else "detected"
     settings = protocol.ranking_settings(num_matches, table.cbgm_k1 if table else 1)
-    detections, (search, *ranked) = _rank(
-        data, detection_set, boxes, [headline, *protocols], settings, table, notes
-    )
+    boxes = "ground_truth" if protocol.use_gt_boxes else "detected"
+    passes = [(boxes, detection_set, [headline, *protocols])]
+    if table is not None and detection_set.has_gt_boxes and not protocol.use_gt_boxes:
+        passes.append(("ground_truth", detection_set.on_gt_boxes(), protocols))
+    ranked: list[RankingResult] = []
     rows: list[dict[str, Any]] = []
-    if table is not None:
-        subsets = {g.name: g.queries for g in data.galleries if g.queries is not None}
-        rows = table_rows(ranked, boxes, table, protocol, subsets)
-        if detection_set.has_gt_boxes and not protocol.use_gt_boxes:
-            given, boxes = detection_set.on_gt_boxes(), "ground_truth"
-            settings = replace(settings, num_matches=0)
-            _, ranked = _rank(data, given, boxes, protocols, settings, table, notes)
-            rows += table_rows(ranked, boxes, table, protocol, subsets)
+    for boxes, found, chosen in passes:
+        contexts = None
+        if table is not None and table.cbgm:
+            try:
+                contexts = data.contexts(
+                    found,
+                    table.cbgm_k2,
+                    protocol.score_thresh,
+                    given_boxes=boxes == "ground_truth",
+                )
+            except ValueError as error:
+                notes.append(f"{boxes} boxes are not re-ranked: {error}")
+                chosen = [p for p in chosen if not p.reranked]
+        first = len(ranked)
+        ranked += data.rank(found, chosen, settings, contexts=contexts)
+        if table is not None:
+            # The headline comes first and has no row.
+            rows += table_rows(ranked[max(first, 1) :], boxes, table, protocol, subsets)
+        settings = replace(settings, num_matches=0)
+    search = ranked[0]
     results = OrderedDict(person_search=search.metrics(protocol.top_k))
     if not protocol.use_gt_boxes:
         rated = evaluate_detection(
-            detections.select(data.annotations.in_gallery[detections.image_index]),
+            data.flatten(detection_set, gallery_only=True),
             data.annotations.ground_truth,
             score_thresh=protocol.det_score_thresh,
             iou_thresh=protocol.iou_thresh,
@@ -117,6 +138,8 @@ def evaluate_detection_set(
             search.num_without_match,
             len(data.annotations.query_ids),
         )
+    resolved = copy.copy(protocol)
+    resolved.gallery = name
     options = table or TableOptions()
     rates = search.rates(protocol.top_k)[search.num_gt > 0]
     intervals = {}
@@ -127,36 +150,10 @@ def evaluate_detection_set(
     return Evaluation(
         results,
         intervals,
-        rank_lists(search, detections, data.annotations),
+        rank_lists(search, data.flatten(detection_set), data.annotations),
         ProtocolTable(protocol.top_k, rows, notes) if table is not None else None,
-        replace(protocol, gallery=headline.gallery.name),
+        resolved,
     )
-
-
-def _rank(
-    data: PreparedSet,
-    detection_set: DetectionSet,
-    boxes: str,
-    protocols: Sequence[GalleryProtocol],
-    settings: RankingSettings,
-    table: Optional[TableOptions],
-    notes: list[str],
-) -> tuple[Detections, list[RankingResult]]:
-    """Rank detected or ground-truth boxes; without contexts, not re-ranked and with a note."""
-    contexts = None
-    if table is not None and any(p.reranked for p in protocols):
-        try:
-            contexts = data.contexts(
-                detection_set,
-                table.cbgm_k2,
-                settings.score_thresh,
-                given_boxes=boxes == "ground_truth",
-            )
-        except ValueError as error:
-            notes.append(f"{boxes} boxes are not re-ranked: {error}")
-            protocols = [p for p in protocols if not p.reranked]
-    detections = data.flatten(detection_set)
-    return detections, data.rank(detections, protocols, settings, contexts=contexts)
 
 
 def rank_lists(

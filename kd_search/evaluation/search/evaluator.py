@@ -45,7 +45,7 @@ class PersonSearchEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectro
     ``save_features`` ``person_search_detections.npz`` (see :mod:`.predictions`).
     """
 
-    @configurable
+    @configurable  # type: ignore[untyped-decorator]  # Detectron2 is untyped
     def __init__(
         self,
         *,

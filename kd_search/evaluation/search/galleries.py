@@ -22,6 +22,7 @@ equal similarities in the ranking      the first as given leads      the last in
 ``docs/evaluation.md`` has the source of each case and its effect on the numbers.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
@@ -38,10 +39,12 @@ CAMERAS = ("all", "cross_camera", "junk_same_camera")
 MODES = ("corrected", "compat")
 #: Name of the gallery of all gallery images.
 WHOLE = "all"
+# The gallery that papers report for CUHK-SYSU.
+_USUAL_GALLERY = "G100"
+_WHOLE_SIZE = -1
 
 
-def _no_lists() -> np.ndarray:
-    return np.zeros(0, np.int64)
+_NO_LISTS = functools.partial(np.zeros, 0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +58,10 @@ class Gallery:
     """
 
     name: str = WHOLE
-    offsets: np.ndarray = field(default_factory=_no_lists)  # (Q + 1,) int64; empty: no lists
-    images: np.ndarray = field(default_factory=_no_lists)  # (E,) int; may hold an image twice
-    filled: np.ndarray = field(default_factory=_no_lists)  # (F,) ascending entries with the person
-    boxes: np.ndarray = field(default_factory=_no_lists)  # (F, 4) XYXY, absolute pixels
+    offsets: np.ndarray = field(default_factory=_NO_LISTS)  # (Q + 1,) int64; empty: no lists
+    images: np.ndarray = field(default_factory=_NO_LISTS)  # (E,) int; may hold an image twice
+    filled: np.ndarray = field(default_factory=_NO_LISTS)  # (F,) ascending entries with the person
+    boxes: np.ndarray = field(default_factory=_NO_LISTS)  # (F, 4) XYXY, absolute pixels
     complete: bool = True
     queries: Optional[np.ndarray] = None  # (Q,) bool, the queries that search it; None is all
 
@@ -121,10 +124,6 @@ class Gallery:
     @property
     def has_lists(self) -> bool:
         return len(self.offsets) > 0
-
-    def searched_by(self, num_queries: int) -> np.ndarray:
-        """(Q,) bool, the queries that search this gallery."""
-        return np.ones(num_queries, bool) if self.queries is None else self.queries
 
 
 @dataclass(frozen=True)
@@ -189,6 +188,96 @@ def galleries_from_metadata(
         rows = np.array([row_of[int(i)] for i in ids], dtype=np.int64)
         galleries.append(_reorder(listed, rows, len(query_ids)))
     return galleries
+
+
+def headline_gallery(name: str, listed: Sequence[str]) -> str:
+    """Resolve ``Protocol.gallery`` for a set with these lists.
+
+    Raises:
+        ValueError: the set has no such gallery.
+    """
+    if name == "auto":
+        if len(listed) == 1:
+            return listed[0]
+        return _USUAL_GALLERY if _USUAL_GALLERY in listed else WHOLE
+    if name != WHOLE and name not in listed:
+        raise ValueError(f"gallery {name!r} is not one of the set's: {', '.join([WHOLE, *listed])}")
+    return name
+
+
+def listed_names(names: Sequence[str], sizes: Sequence[int]) -> list[str]:
+    """Select the lists that a table of these sizes needs, of all that a protocol has.
+
+    Raises:
+        ValueError: a size is not among them.
+    """
+    sized = names_by_size(names)
+    if not len(sizes) or not sized:
+        return list(names)
+    missing = [size for size in sizes if size != _WHOLE_SIZE and size not in sized]
+    if missing:
+        have = ", ".join(map(str, sized))
+        raise ValueError(
+            f"gallery size {missing[0]}: the protocol lists {have}; -1 is the whole pool"
+        )
+    wanted = {sized[size] for size in sizes if size != _WHOLE_SIZE}
+    if _WHOLE_SIZE in sizes:
+        # Compat mode takes the positives of the whole pool from the smallest list.
+        wanted.add(next(iter(sized.values())))
+    return [name for name in names if name in wanted or gallery_size(name) is None]
+
+
+def table_protocols(
+    galleries: Sequence[Gallery],
+    image_cameras: np.ndarray,
+    *,
+    sizes: Sequence[int],
+    cameras: Sequence[str],
+    modes: Sequence[str],
+    reranked: Sequence[bool],
+) -> tuple[list[GalleryProtocol], list[str]]:
+    """Make the gallery protocols of a table, and notes about rows that the set cannot give.
+
+    Args:
+        galleries: the lists of the protocol, if any.
+        image_cameras: (G,) camera of each image, -1 unknown.
+        sizes, cameras, modes, reranked: the values to combine; see :class:`TableOptions`.
+    """
+    notes = []
+    wanted = list(cameras)
+    unknown = int((image_cameras < 0).sum())
+    known = np.unique(image_cameras[image_cameras >= 0])
+    if len(known) < 2 and wanted != ["all"]:
+        notes.append(
+            f"the images are of {len(known)} known cameras: no rows for "
+            f"{', '.join(c for c in wanted if c != 'all')}"
+        )
+        wanted = ["all"]
+    elif wanted != ["all"] and unknown:
+        notes.append(f"{unknown} images of unknown camera are in no cross-camera gallery")
+    protocols = [
+        GalleryProtocol(gallery, camera, mode, again)
+        for mode in modes
+        for gallery in _table_galleries(galleries, sizes, mode)
+        for camera in wanted
+        for again in reranked
+    ]
+    return protocols, notes
+
+
+def _table_galleries(
+    galleries: Sequence[Gallery], sizes: Sequence[int], mode: str
+) -> list[Gallery]:
+    """Sizes ascending, other lists of all queries, the whole pool, the lists of subsets."""
+    full = {g.name: g for g in galleries if g.queries is None}
+    sized = [(size, full[name]) for size, name in names_by_size(full).items()]
+    other = [g for name, g in full.items() if gallery_size(name) is None]
+    whole = [complete_gallery(sized[0][1]) if mode == "compat" and sized else Gallery()]
+    if len(sizes) and sized:
+        whole = whole if _WHOLE_SIZE in sizes else []
+        sized = [(size, gallery) for size, gallery in sized if size in sizes]
+    subsets = [g for g in galleries if g.queries is not None]
+    return [*(gallery for _, gallery in sized), *other, *whole, *subsets]
 
 
 def complete_gallery(listed: Gallery, name: str = WHOLE) -> Gallery:

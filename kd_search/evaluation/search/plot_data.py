@@ -145,8 +145,8 @@ def _rank(
     """Search the protocol's gallery, or only some images."""
     name = WHOLE if searchable is not None or protocol.gallery == "auto" else protocol.gallery
     protocols = [GalleryProtocol(data.gallery(name), "all", protocol.mode)]
-    flat = data.flatten(detections)
-    return data.rank(flat, protocols, protocol.ranking_settings(), searchable=searchable)[0]
+    settings = protocol.ranking_settings()
+    return data.rank(detections, protocols, settings, searchable=searchable)[0]
 
 
 def _person_of(flat: Detections, data: PreparedSet, iou_thresh: float) -> np.ndarray:

@@ -203,15 +203,13 @@ def load_detections(path: AnyPath) -> tuple[DetectionSet, dict[str, Any]]:
         ValueError: it is truncated, of another format, or an entry is missing or does not fit; the
             message names the file and the entry.
     """
-    arrays: dict[str, Any]
     arrays, metadata = load_archive(path, "detections", (FORMAT, VERSIONS), _ARRAYS, _GT_ARRAYS)
     check_schema(metadata, _Metadata, f"{path}: metadata")
-    image_ids = arrays["image_ids"]
+    image_ids = arrays.pop("image_ids")
     if image_ids.ndim != 1 or image_ids.dtype.kind not in "iU":
         raise ValueError(f"{path}: image_ids must be a vector of integers or of text")
-    arrays["image_ids"] = image_ids.tolist()
     try:
-        return DetectionSet(**arrays), metadata
+        return DetectionSet(image_ids.tolist(), **arrays), metadata
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -1,29 +1,14 @@
-"""Settings of an evaluation, and the gallery protocols that they select."""
+"""Settings of an evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from kd_search.evaluation.flat_arrays import check_top_k
-from kd_search.evaluation.search.galleries import (
-    CAMERAS,
-    MODES,
-    WHOLE,
-    Gallery,
-    GalleryProtocol,
-    check_choice,
-    complete_gallery,
-    gallery_size,
-    names_by_size,
-)
+from kd_search.evaluation.search.galleries import CAMERAS, MODES, check_choice
 from kd_search.evaluation.search.ranking import RankingSettings
 
 #: Cosine, or cosine times the score of the detection (NAE, SeqNet).
 SIMILARITIES = ("cosine", "score_weighted")
-# The gallery that papers report for CUHK-SYSU.
-_USUAL_GALLERY = "G100"
-_WHOLE_SIZE = -1
 
 
 @dataclass
@@ -100,86 +85,3 @@ class TableOptions:
             raise ValueError(f"cbgm_k1 {self.cbgm_k1} and cbgm_k2 {self.cbgm_k2} must be 1 or more")
         if self.bootstrap < 0:
             raise ValueError(f"bootstrap {self.bootstrap} must be 0 or more")
-
-
-def headline_gallery(name: str, listed: Sequence[str]) -> str:
-    """Resolve ``Protocol.gallery`` for a set with these lists.
-
-    Raises:
-        ValueError: the set has no such gallery.
-    """
-    if name == "auto":
-        if len(listed) == 1:
-            return listed[0]
-        return _USUAL_GALLERY if _USUAL_GALLERY in listed else WHOLE
-    if name != WHOLE and name not in listed:
-        raise ValueError(f"gallery {name!r} is not one of the set's: {', '.join([WHOLE, *listed])}")
-    return name
-
-
-def listed_names(names: Sequence[str], sizes: Sequence[int]) -> list[str]:
-    """Select the lists that a table of these sizes needs, of all that a protocol has.
-
-    Raises:
-        ValueError: a size is not among them.
-    """
-    sized = names_by_size(names)
-    if not len(sizes) or not sized:
-        return list(names)
-    missing = [size for size in sizes if size != _WHOLE_SIZE and size not in sized]
-    if missing:
-        have = ", ".join(map(str, sized))
-        raise ValueError(
-            f"gallery size {missing[0]}: the protocol lists {have}; -1 is the whole pool"
-        )
-    wanted = {sized[size] for size in sizes if size != _WHOLE_SIZE}
-    if _WHOLE_SIZE in sizes:
-        wanted.add(next(iter(sized.values())))  # compat mode takes the positives from the smallest
-    return [name for name in names if name in wanted or gallery_size(name) is None]
-
-
-def table_protocols(
-    galleries: Sequence[Gallery], options: TableOptions, cameras: np.ndarray
-) -> tuple[list[GalleryProtocol], list[str]]:
-    """Make the gallery protocols of a table, and notes about rows that the set cannot give.
-
-    Args:
-        galleries: the lists of the protocol, if any.
-        cameras: (G,) camera of each image, -1 unknown.
-    """
-    notes = []
-    wanted = list(options.cameras)
-    known = np.unique(cameras[cameras >= 0])
-    if len(known) < 2 and wanted != ["all"]:
-        notes.append(
-            f"the images are of {len(known)} known cameras: no rows for "
-            f"{', '.join(c for c in wanted if c != 'all')}"
-        )
-        wanted = ["all"]
-    elif wanted != ["all"] and (cameras < 0).any():
-        notes.append(
-            f"{int((cameras < 0).sum())} images of unknown camera are in no cross-camera gallery"
-        )
-    protocols = [
-        GalleryProtocol(gallery, camera, mode, reranked)
-        for mode in options.modes
-        for gallery in _table_galleries(galleries, options.gallery_sizes, mode)
-        for camera in wanted
-        for reranked in ((False, True) if options.cbgm else (False,))
-    ]
-    return protocols, notes
-
-
-def _table_galleries(
-    galleries: Sequence[Gallery], sizes: Sequence[int], mode: str
-) -> list[Gallery]:
-    """Sizes ascending, other lists of all queries, the whole pool, the lists of subsets."""
-    full = {g.name: g for g in galleries if g.queries is None}
-    sized = [(size, full[name]) for size, name in names_by_size(full).items()]
-    other = [g for name, g in full.items() if gallery_size(name) is None]
-    whole = [complete_gallery(sized[0][1]) if mode == "compat" and sized else Gallery()]
-    if len(sizes) and sized:
-        whole = whole if _WHOLE_SIZE in sizes else []
-        sized = [(size, gallery) for size, gallery in sized if size in sizes]
-    subsets = [g for g in galleries if g.queries is not None]
-    return [*(gallery for _, gallery in sized), *other, *whole, *subsets]

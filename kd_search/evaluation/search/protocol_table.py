@@ -3,15 +3,15 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Optional
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from kd_search.evaluation.confidence import bootstrap_intervals, resampling_weights
 from kd_search.evaluation.flat_arrays import AnyPath
+from kd_search.evaluation.query_results import shared_intervals
 from kd_search.evaluation.search.galleries import WHOLE
 from kd_search.evaluation.search.protocol import Protocol, TableOptions
 from kd_search.evaluation.search.ranking import RankingResult
@@ -156,9 +156,16 @@ def table_rows(
         for subset, chosen in {WHOLE: everybody, **subsets}.items():
             if ranked.gallery.queries is not None and subset != ranked.gallery.name:
                 continue
-            asked = result.searched_by & chosen
+            asked = chosen if ranked.gallery.queries is None else chosen & ranked.gallery.queries
             counted = asked & (result.num_gt > 0)
             images = result.num_images[asked]
+            note = None
+            if not len(asked):
+                note = "the set has no query"
+            elif not asked.any():
+                note = "no query of the set is asked here"
+            elif not counted.any():
+                note = "the person of no query is in its gallery"
             row: dict[str, Any] = {
                 "boxes": boxes,
                 "gallery": ranked.gallery.name,
@@ -180,46 +187,17 @@ def table_rows(
                 similarity=protocol.similarity,
                 cbgm_k1=int(options.cbgm_k1) if ranked.reranked else None,
                 cbgm_k2=int(options.cbgm_k2) if ranked.reranked else None,
-                note=_why_empty(asked, counted),
+                note=note,
             )
             rows.append(row)
-            samples.append((row, counted, rates))
+            samples.append((rates, counted))
     if options.bootstrap:
-        _add_intervals(samples, names, options)
+        for row, interval in zip(rows, shared_intervals(samples, options.bootstrap, options.seed)):
+            for name, low, high in zip(names, *interval):
+                row[f"{name}_low"], row[f"{name}_high"] = float(low), float(high)
     return rows
 
 
 def rate_names(top_k: Sequence[int]) -> list[str]:
     """Names of the columns of :meth:`RankingResult.rates`."""
     return ["mAP", *(f"top{k}" for k in top_k)]
-
-
-def _why_empty(asked: np.ndarray, counted: np.ndarray) -> Optional[str]:
-    if counted.any():
-        return None
-    if not len(asked):
-        return "the set has no query"
-    if not asked.any():
-        return "no query of the set is asked here"
-    return "the person of no query is in its gallery"
-
-
-def _add_intervals(
-    samples: Iterable[tuple[dict[str, Any], np.ndarray, np.ndarray]],
-    names: Sequence[str],
-    options: TableOptions,
-) -> None:
-    """Rows over the same queries share resamples, so that their intervals can be compared."""
-    groups: dict[bytes, list[tuple[dict[str, Any], np.ndarray, np.ndarray]]] = {}
-    for sample in samples:
-        groups.setdefault(np.packbits(sample[1]).tobytes(), []).append(sample)
-    for group in groups.values():
-        counted = group[0][1]
-        if not counted.any():
-            continue
-        weights = resampling_weights(int(counted.sum()), options.bootstrap, options.seed)
-        values = np.concatenate([rates[counted] for _, _, rates in group], axis=1)
-        low, high = bootstrap_intervals(values, options.bootstrap, options.seed, weights)
-        columns = ((row, name) for row, _, _ in group for name in names)
-        for (row, name), one, other in zip(columns, low, high):
-            row[f"{name}_low"], row[f"{name}_high"] = float(one), float(other)

@@ -7,7 +7,7 @@ from typing import Any, Optional
 import numpy as np
 
 from kd_search.evaluation.flat_arrays import Contexts, Detections, GroundTruth, Queries
-from kd_search.evaluation.search.cbgm import contexts_of_detections, contexts_of_given_boxes
+from kd_search.evaluation.matching import iou_of_pairs
 from kd_search.evaluation.search.galleries import (
     WHOLE,
     Gallery,
@@ -20,6 +20,11 @@ from kd_search.evaluation.search.ranking import RankingResult, RankingSettings, 
 DatasetDicts = Sequence[Mapping[str, Any]]
 # Values of detectron2.structures.BoxMode: this module must not import Detectron2.
 _XYXY_ABS, _XYWH_ABS = 0, 1
+#: IoU above which non-maximum suppression drops a detection of a query's image, where SeqNet joins
+#: the query's box and the detections (the authors' code).
+CONTEXT_NMS_IOU = 0.5
+# Pixels by which a query's box may differ from its annotated box: files round.
+_SAME_BOX = 1.0
 
 
 @dataclass
@@ -116,12 +121,12 @@ class PreparedSet:
             return Gallery()
         return next(gallery for gallery in self.galleries if gallery.name == name)
 
-    def flatten(self, detections: DetectionSet) -> Detections:
+    def flatten(self, detections: DetectionSet, *, gallery_only: bool = False) -> Detections:
         """Sort detections by the images of the test set, so that ties do not depend on ranks."""
         image_index = np.argsort(self._position)[detections.image_index]
         order = np.argsort(image_index, kind="stable")
-        if not self.galleries:
-            # No query searches the other images.
+        if gallery_only or not self.galleries:
+            # Only lists name other images.
             order = order[self.annotations.in_gallery[image_index[order]]]
         return Detections(
             boxes=detections.boxes[order],
@@ -132,16 +137,16 @@ class PreparedSet:
 
     def rank(
         self,
-        detections: Detections,
+        detections: DetectionSet,
         protocols: Sequence[GalleryProtocol],
         settings: RankingSettings,
         *,
         searchable: Optional[np.ndarray] = None,
         contexts: Optional[Contexts] = None,
     ) -> list[RankingResult]:
-        """Rank flat detections; ``searchable`` (G,) bool restricts the images."""
+        """Rank the gallery for all queries; ``searchable`` (G,) bool restricts the images."""
         return rank_gallery(
-            detections,
+            self.flatten(detections),
             self.annotations.ground_truth,
             self.queries,
             protocols,
@@ -154,11 +159,86 @@ class PreparedSet:
     def contexts(
         self, detections: DetectionSet, k2: int, score_thresh: float, *, given_boxes: bool
     ) -> Contexts:
-        """Choose the contexts of the queries for re-ranking, see :mod:`.cbgm`."""
+        """Choose the contexts of the queries for re-ranking."""
         where = self.annotations.query_boxes, self._position[self.queries.image_index]
         if given_boxes:
             return contexts_of_given_boxes(detections, *where, self.annotations.query_ids, k2=k2)
         return contexts_of_detections(detections, *where, k2=k2, score_thresh=score_thresh)
+
+
+def contexts_of_detections(
+    detections: DetectionSet,
+    query_boxes: np.ndarray,
+    query_images: np.ndarray,
+    *,
+    k2: int,
+    score_thresh: float,
+) -> Contexts:
+    """Choose the highest-scoring detections around each query.
+
+    SeqNet joins the query's box (score 1) and the detections of its image by non-maximum
+    suppression: the query comes first and suppresses what overlaps it. Boxes that the detector's
+    own suppression dropped before are not restored.
+
+    Args:
+        detections: of the query images.
+        query_boxes: (Q, 4) XYXY, absolute pixels.
+        query_images: (Q,) position of the query's image in ``detections.image_ids``.
+        k2: size of the context, the query included.
+        score_thresh: detections with a lower score are no context.
+    """
+    rows = []
+    for box, image in zip(query_boxes, query_images):
+        start, stop = detections.offsets[image], detections.offsets[image + 1]
+        candidates = np.arange(start, stop)[detections.scores[start:stop] >= score_thresh]
+        candidates = candidates[np.argsort(-detections.scores[candidates], kind="stable")]
+        chosen: list[int] = []
+        while len(chosen) < k2 - 1:
+            # The box that was kept last suppresses what overlaps it.
+            overlap = iou_of_pairs(
+                np.broadcast_to(box, (len(candidates), 4)), detections.boxes[candidates]
+            )
+            candidates = candidates[overlap <= CONTEXT_NMS_IOU]
+            if not len(candidates):
+                break
+            chosen.append(candidates[0])
+            box, candidates = detections.boxes[candidates[0]], candidates[1:]
+        rows.append(np.array(chosen, np.int64))
+    return _gather(rows, detections.embeddings)
+
+
+def contexts_of_given_boxes(
+    detections: DetectionSet,
+    query_boxes: np.ndarray,
+    query_images: np.ndarray,
+    query_ids: np.ndarray,
+    *,
+    k2: int,
+) -> Contexts:
+    """Take the first annotated people around each query, where the boxes are annotated ones.
+
+    Raises:
+        ValueError: a query's box is not among the boxes of its image, so that it would count as its
+            own neighbour; the message names the query.
+    """
+    rows = []
+    for box, image, query in zip(query_boxes, query_images, query_ids):
+        candidates = np.arange(detections.offsets[image], detections.offsets[image + 1])
+        difference = np.abs(detections.boxes[candidates] - box).max(axis=1, initial=0)
+        own = int(difference.argmin()) if len(candidates) else -1
+        if own < 0 or difference[own] > _SAME_BOX:
+            raise ValueError(
+                f"query {query}: its box {np.round(box, 2).tolist()} is not among the "
+                f"{len(candidates)} given boxes of image {detections.image_ids[image]!r}; "
+                "context matching (CBGM) needs the query's own box there"
+            )
+        rows.append(np.delete(candidates, own)[: max(0, k2 - 1)])
+    return _gather(rows, detections.embeddings)
+
+
+def _gather(rows: Sequence[np.ndarray], embeddings: np.ndarray) -> Contexts:
+    offsets = np.cumsum([0, *map(len, rows)])
+    return Contexts(offsets, embeddings[np.concatenate([np.zeros(0, np.int64), *rows])])
 
 
 def _match_ids(what: str, have: Sequence[ImageId], want: Sequence[ImageId]) -> np.ndarray:

@@ -18,7 +18,7 @@ from kd_search.evaluation import (
     rank_gallery,
     similarity,
 )
-from kd_search.evaluation.search.ranking import _true_positives
+from kd_search.evaluation.search.ranking import _block
 from tests.evaluation.search import search_scenes
 
 REPO = Path(__file__).resolve().parents[3]
@@ -76,7 +76,7 @@ def test_thresholds_are_used_as_the_definition_says(scene):
 @pytest.mark.parametrize("sort_cost", [0, 1e9], ids=["sorting", "comparing"])
 def test_either_way_of_counting_equals_the_per_pair_definition(monkeypatch, sort_cost):
     """A thousand float32 detections of 32-d, several blocks of queries, many chunks."""
-    monkeypatch.setattr(_true_positives, "_SORT_COST", sort_cost)
+    monkeypatch.setattr(_block, "_SORT_COST", sort_cost)
     monkeypatch.setattr(similarity, "_BLOCK_BYTES", 1 << 16)
     monkeypatch.setattr(similarity, "_MIN_QUERIES", 1)
     monkeypatch.setattr(similarity, "CHUNK", 16)

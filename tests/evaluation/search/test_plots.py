@@ -72,8 +72,7 @@ def test_precision_and_recall_of_each_query_by_loop(prepared):
 
 
 def all_matches(data, detections, query):
-    flat = data.flatten(detections)
-    (result,) = data.rank(flat, [GalleryProtocol()], RankingSettings(num_matches=500))
+    (result,) = data.rank(detections, [GalleryProtocol()], RankingSettings(num_matches=500))
     return [
         {"correct": c}
         for c, i in zip(result.match_correct[query], result.match_index[query])

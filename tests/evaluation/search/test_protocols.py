@@ -12,7 +12,7 @@ from kd_search.evaluation import (
     GalleryProtocol,
     similarity,
 )
-from kd_search.evaluation.search.ranking import _gallery_mask, _true_positives
+from kd_search.evaluation.search.ranking import _block
 from tests.evaluation.search import protocol_scenes
 
 
@@ -79,10 +79,10 @@ def test_small_blocks_and_small_looks_equal_the_text(test_set):
         patch.setattr(similarity, "_MIN_QUERIES", 2)
         patch.setattr(similarity, "CHUNK", 2)
         patch.setattr(similarity, "_FLOAT64_BYTES", 100)
-        patch.setattr(_gallery_mask, "_LOOK_AT", 1)
-        patch.setattr(_true_positives, "_SORT_COST", 0)
-        patch.setattr(_true_positives, "_BITS", 2)
-        patch.setattr(_true_positives, "_BIT_TABLE", np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
+        patch.setattr(_block, "_LOOK_AT", 1)
+        patch.setattr(_block, "_SORT_COST", 0)
+        patch.setattr(_block, "_BITS", 2)
+        patch.setattr(_block, "_BIT_TABLE", np.array([[0, 0], [1, 0], [0, 1], [1, 1]]))
         assert_equal_to_the_text(test_set, all_views(test_set, [True]), k1=2)
 
 

@@ -1,6 +1,6 @@
 """Person-search ranking under many gallery protocols: each similarity is computed only once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -11,14 +11,14 @@ from kd_search.evaluation.flat_arrays import (
     Detections,
     GroundTruth,
     Queries,
-    QueryResults,
 )
+from kd_search.evaluation.query_results import QueryResults
 from kd_search.evaluation.search.galleries import GalleryProtocol
 from kd_search.evaluation.similarity import Similarity
 
-from ._gallery_mask import GalleryMask
-from ._reranking import Reranker
-from ._true_positives import TargetTables, TruePositives, count_ranks
+from ._block import GalleryMask, RerankedScores, TruePositives, count_ranks
+from ._index import GalleryIndex
+from ._reranking import rerank
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,11 @@ class RankingResult(QueryResults):
     """Per-query results of one gallery protocol; K is 0 but in the first protocol."""
 
     protocol: GalleryProtocol
-    searched_by: np.ndarray  # (Q,) bool; the other queries are not in this gallery
     num_found: np.ndarray  # (Q,) int64, of num_gt, images with a right detection
     num_images: np.ndarray  # (Q,) int64, images searched
     num_detections: int  # of enough score, in all images
     hit_query: np.ndarray  # (H,) query of each right detection, ascending
     hit_count: np.ndarray  # (H,) searched detections that are at least as similar, itself included
-
-    def rates(self, top_k: Sequence[int]) -> np.ndarray:
-        """(Q, 1 + len(top_k)) percent: average precision, and whether a top-k match is right."""
-        ranks = self.first_hit_rank
-        hits = [(ranks >= 1) & (ranks <= k) for k in top_k]
-        rates: np.ndarray = 100 * np.stack([self.ap, *hits], axis=1)
-        return rates
 
 
 def rank_gallery(
@@ -112,9 +104,11 @@ def rank_gallery(
     have, want = detections.embeddings.shape[1], queries.embeddings.shape[1]
     if have != want and len(detections) and len(queries):
         raise ValueError(f"detections have embeddings of length {have}, the queries of {want}")
-    cameras = [p.cameras for p in protocols if p.cameras != "all"]
-    if image_cameras is None and cameras:
-        raise ValueError(f"cameras {cameras[0]!r} needs the camera of each image")
+    restricted = [p.cameras for p in protocols if p.cameras != "all"]
+    if image_cameras is None and restricted:
+        raise ValueError(f"cameras {restricted[0]!r} needs the camera of each image")
+    if contexts is None and any(p.reranked for p in protocols):
+        raise ValueError("re-ranking by context (CBGM) needs the contexts of the queries")
     kept = np.flatnonzero(detections.scores >= settings.score_thresh)
     found = Detections(
         detections.boxes[kept], detections.scores[kept], detections.image_index[kept]
@@ -132,25 +126,24 @@ def rank_gallery(
     )
     image_cameras = np.zeros(0, int) if image_cameras is None else np.asarray(image_cameras)
     num_images = max(num_images, len(image_cameras), 0 if searchable is None else len(searchable))
-    mask = GalleryMask(
+    missing = num_images - len(image_cameras)
+    cameras = np.concatenate([image_cameras, np.full(missing, -1, image_cameras.dtype)])
+    if searchable is None:
+        searchable = np.ones(num_images, bool)
+    missing = num_images - len(searchable)
+    index = GalleryIndex(
         protocols,
-        found.image_index,
-        queries.image_index,
-        np.ones(num_images, bool) if searchable is None else _pad(searchable, num_images, False),
-        _pad(image_cameras, num_images, -1),
+        found,
+        ground_truth,
+        queries,
+        settings.iou_thresh,
+        np.concatenate([searchable, np.zeros(missing, bool)]),
+        cameras,
     )
-    tables = TargetTables(protocols, found, ground_truth, queries, settings.iou_thresh, mask)
-    reranker = None
-    reranked_sets = sorted({k for k, p in zip(mask.set_of, protocols) if p.reranked})
-    if reranked_sets:
-        if contexts is None:
-            raise ValueError("re-ranking by context (CBGM) needs the contexts of the queries")
-        reranker = Reranker(contexts, settings.k1, reranked_sets, mask, similarity)
     results = [
         RankingResult(
             **QueryResults.empty(len(queries), 0 if number else settings.num_matches),
             protocol=protocol,
-            searched_by=protocol.gallery.searched_by(len(queries)),
             num_found=np.zeros(len(queries), np.int64),
             num_images=np.zeros(len(queries), np.int64),
             num_detections=len(kept),
@@ -159,57 +152,77 @@ def rank_gallery(
         )
         for number, protocol in enumerate(protocols)
     ]
-    hits: list[list[np.ndarray]] = [[] for _ in protocols]
-    for start, rows in similarity.blocks(queries.embeddings):
-        stop = start + len(rows)
-        mask.start_block(start, stop)
-        targets = tables.of_block(start, stop)
-        reranked = {} if reranker is None else reranker.rerank(start, rows)
-        positives = [
-            target.true_positives(rows, p.mode, reranked.get(k) if p.reranked else None)
-            for target, p, k in zip(targets, protocols, mask.set_of)
-        ]
-        num_images_of = {k: mask.count_images(k) for k in set(mask.set_of)}
-        ranks = count_ranks(rows, positives, mask)
-        for number, (result, k) in enumerate(zip(results, mask.set_of)):
-            result.num_images[start:stop] = num_images_of[k]
-            count = _rate(result, start, rows, mask, k, positives[number], *ranks[number])
-            hits[number].append(np.stack([start + positives[number].query, count]))
-        if settings.num_matches:
-            _keep_matches(results[0], start, rows, mask, positives[0], kept)
-    for result, parts in zip(results, hits):
-        if parts:
-            result.hit_query, result.hit_count = np.concatenate(parts, axis=1)
+    hits = [
+        _rank_block(results, start, rows, index, similarity, contexts, settings.k1, kept)
+        for start, rows in similarity.blocks(queries.embeddings)
+    ]
+    for result, parts in zip(results, zip(*hits)):
+        result.hit_query, result.hit_count = np.concatenate(parts, axis=1)
     return results
 
 
-def _rate(
-    result: RankingResult,
+def _rank_block(
+    results: Sequence[RankingResult],
     start: int,
     rows: np.ndarray,
-    mask: GalleryMask,
-    k: int,
-    found: TruePositives,
-    count: np.ndarray,
-    ties: np.ndarray,
-) -> np.ndarray:
-    """Fill a block of a result, given the counts of :func:`count_ranks`; return them re-ranked."""
-    if found.change is not None:
-        count = count + found.count_change(found.change, np.greater_equal)
-        ties = ties + found.count_change(found.change, np.equal)
-    block, targets = slice(start, start + len(rows)), found.targets
-    result.num_gt[block] = np.bincount(targets.query, targets.weight, minlength=len(rows))
-    result.num_found[block] = np.bincount(found.query, minlength=len(rows))
-    result.ap[block] = found.average_precision(count, result.num_gt[block])
-    leading = np.flatnonzero(found.leads)
-    result.first_hit_rank[start + found.query[leading]] = count[leading]
-    for q in np.unique(found.query[leading[ties[leading] > 1]]):
-        own = leading[found.query[leading] == q]
-        score = found.score[own[0]]
-        ranked = _order_equals(rows[q], int(q), k, result.protocol, mask, found, score)
-        first = int(np.flatnonzero(np.isin(ranked, found.column[own]))[0])
-        result.first_hit_rank[start + q] = count[own[0]] - len(ranked) + first + 1
-    return count
+    index: GalleryIndex,
+    similarity: Similarity,
+    contexts: Optional[Contexts],
+    k1: int,
+    kept: np.ndarray,
+) -> list[np.ndarray]:
+    """Fill a block of the results.
+
+    Args:
+        start: first query of the block.
+        rows: (B, columns) similarities of the block; they are changed.
+        kept: (N,) rows of the searched detections among the given ones.
+
+    Returns:
+        for each protocol (2, H), ``hit_query`` and ``hit_count``.
+    """
+    set_of, hits, block = index.set_of, [], slice(start, start + len(rows))
+    mask = GalleryMask(index, start, start + len(rows))
+    reranked: Mapping[int, RerankedScores] = {}
+    if contexts is not None and index.reranked_sets:
+        reranked = rerank(rows, mask, similarity, contexts, k1)
+    positives = [
+        targets.true_positives(rows, p.mode, reranked.get(k) if p.reranked else None)
+        for targets, p, k in zip(mask.targets, index.protocols, set_of)
+    ]
+    num_images = {k: mask.count_images(k) for k in set(set_of)}
+    ranks = count_ranks(rows, positives, mask)
+    for result, k, found, (count, ties) in zip(results, set_of, positives, ranks):
+        if found.change is not None:
+            count = count + found.count_change(found.change, np.greater_equal)
+            ties = ties + found.count_change(found.change, np.equal)
+        num_gt = np.bincount(found.targets.query, found.targets.weight, minlength=len(rows))
+        result.num_gt[block] = num_gt
+        result.num_found[block] = np.bincount(found.query, minlength=len(rows))
+        result.num_images[block] = num_images[k]
+        result.ap[block] = found.average_precision(count, result.num_gt[block])
+        leading = np.flatnonzero(found.leads)
+        result.first_hit_rank[start + found.query[leading]] = count[leading]
+        for q in np.unique(found.query[leading[ties[leading] > 1]]):
+            own = leading[found.query[leading] == q]
+            score = found.score[own[0]]
+            ranked = _order_equals(rows[q], int(q), k, result.protocol, mask, found, score)
+            first = int(np.flatnonzero(np.isin(ranked, found.column[own]))[0])
+            result.first_hit_rank[start + q] = count[own[0]] - len(ranked) + first + 1
+        hits.append(np.stack([start + found.query, count]))
+    result, found, num_matches = results[0], positives[0], results[0].match_index.shape[1]
+    bounds = np.searchsorted(found.query, np.arange(len(rows) + 1))
+    for q, row in enumerate(rows if num_matches else ()):
+        if found.change is not None:
+            moved = found.change.column[q] >= 0
+            row[found.change.column[q][moved]] = found.change.new[q][moved]
+        best = mask.most_similar(q, row, set_of[:1], num_matches)[set_of[0]]
+        own = found.column[bounds[q] : bounds[q + 1]]
+        place = start + q, slice(0, len(best))
+        result.match_index[place] = kept[best]
+        result.match_similarity[place] = row[best]
+        result.match_correct[place] = (best[:, None] == own).any(axis=1)
+    return hits
 
 
 def _order_equals(
@@ -229,39 +242,13 @@ def _order_equals(
         raised = column[(new == score) & (column >= 0)]
         equal = np.union1d(equal[~np.isin(equal, moved)], raised)
     equal = equal[(mask.bits(q, equal) >> k) & 1 != 0]
-    if protocol.mode == "corrected":
-        return equal
-    # A stable ascending sort, read backwards: the last of the list leads. In an image that holds
-    # the person, the list has equal detections backwards already.
-    images, targets = mask.image_index[equal], found.targets
-    holding = np.isin(images, targets.image[(targets.query == q) & targets.can_match])
-    position = mask.list_position(protocol.gallery, q, images)
-    within = np.where(holding, equal, -equal)
-    return equal[np.lexsort((within, -position))]
-
-
-def _keep_matches(
-    result: RankingResult,
-    start: int,
-    rows: np.ndarray,
-    mask: GalleryMask,
-    found: TruePositives,
-    kept: np.ndarray,
-) -> None:
-    """Fill the best matches of a block of the first protocol. ``rows`` are changed on the way."""
-    k, num_matches = mask.set_of[0], result.match_index.shape[1]
-    bounds = np.searchsorted(found.query, np.arange(len(rows) + 1))
-    for q, row in enumerate(rows):
-        if found.change is not None:
-            moved = found.change.column[q] >= 0
-            row[found.change.column[q][moved]] = found.change.new[q][moved]
-        best = mask.most_similar(q, row, [k], num_matches)[k]
-        own = found.column[bounds[q] : bounds[q + 1]]
-        place = slice(0, len(best))
-        result.match_index[start + q, place] = kept[best]
-        result.match_similarity[start + q, place] = row[best]
-        result.match_correct[start + q, place] = (best[:, None] == own).any(axis=1)
-
-
-def _pad(values: np.ndarray, count: int, fill: int) -> np.ndarray:
-    return np.concatenate([values, np.full(count - len(values), fill, dtype=values.dtype)])
+    order = np.arange(len(equal))
+    if protocol.mode == "compat":
+        # A stable ascending sort, read backwards: the last of the list leads. In an image that
+        # holds the person, the list has equal detections backwards already.
+        images, targets = mask.index.image_index[equal], found.targets
+        holding = np.isin(images, targets.image[(targets.query == q) & targets.can_match])
+        position = mask.list_position(protocol.gallery, q, images)
+        order = np.lexsort((np.where(holding, equal, -equal), -position))
+    ranked: np.ndarray = equal[order]
+    return ranked

@@ -20,110 +20,74 @@ Contexts of more than 4, and images with fewer detections than people, go to sci
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from kd_search.evaluation.flat_arrays import Contexts
 from kd_search.evaluation.similarity import Similarity
 
-from ._gallery_mask import GalleryMask
+from ._block import GalleryMask, RerankedScores
 
 # Largest context of which all 4^4 choices are tried; scipy is faster above it.
 _TRY_ALL = 4
 
 
-@dataclass
-class RerankedScores:
-    """New similarities of some detections of a block of queries, in one searched set."""
-
-    column: np.ndarray  # (B, K) -1 padding
-    old: np.ndarray  # (B, K) -inf padding
-    new: np.ndarray  # (B, K) -inf padding
-
-
-class Reranker:
-    """Re-ranks blocks of queries by their contexts.
+def rerank(
+    rows: np.ndarray, mask: GalleryMask, similarity: Similarity, contexts: Contexts, k1: int
+) -> dict[int, RerankedScores]:
+    """Compute new similarities of a block of queries, for each set of a re-ranked protocol.
 
     Args:
+        rows: (B, columns) similarities of the block.
         contexts: of all queries.
         k1: number of detections whose images are matched again.
-        sets: the searched sets of re-ranked protocols, ascending.
     """
-
-    def __init__(
-        self,
-        contexts: Contexts,
-        k1: int,
-        sets: Sequence[int],
-        mask: GalleryMask,
-        similarity: Similarity,
-    ):
-        self._contexts, self._k1, self._sets = contexts, k1, sets
-        self._mask, self._similarity = mask, similarity
-
-    def rerank(self, start: int, rows: np.ndarray) -> dict[int, RerankedScores]:
-        """Compute new similarities by context, for each set.
-
-        Args:
-            start: first query of the block.
-            rows: (B, columns) similarities of the block.
-        """
-        size, offsets = len(rows), self._contexts.offsets[start : start + len(rows) + 1]
-        # A query without neighbours gets its most similar detection, which keeps its similarity.
-        accompanied = np.flatnonzero(np.diff(offsets))
-        sets, count = self._sets, self._mask.num_images
-        tops = [self._mask.most_similar(int(q), rows[q], sets, self._k1) for q in accompanied]
-        # One row for each image to match again: set, query, image; sorted.
-        lengths = [len(top[k]) for top in tops for k in sets]
-        columns = np.concatenate([top[k] for top in tops for k in sets] or [np.zeros(0, np.int64)])
-        number = np.repeat(np.tile(np.arange(len(sets)), len(accompanied)), lengths)
-        query = np.repeat(np.repeat(accompanied, len(sets)), lengths)
-        keys = np.unique((number * size + query) * count + self._mask.image_index[columns])
-        number, pair = np.divmod(keys, size * count)
-        # Several sets share a pair of query and image.
-        pairs, pair = np.unique(pair, return_inverse=True)
-        column, new = self._match(rows, *np.divmod(pairs, count), offsets)
-        reranked = {}
-        for n, k in enumerate(sets):
-            own = pair[number == n]
-            own = own[column[own] >= 0]
-            own = own[~self._mask.is_junk(k, pairs[own] // count, column[own])]
-            query = pairs[own] // count
-            slot = np.arange(len(own)) - np.searchsorted(query, query, side="left")
-            shape = (size, self._k1)
-            change = reranked[k] = RerankedScores(
-                np.full(shape, -1, np.int64), np.full(shape, -np.inf), np.full(shape, -np.inf)
-            )
-            change.column[query, slot] = column[own]
-            change.old[query, slot] = rows[query, column[own]]
-            change.new[query, slot] = new[own]
-        return reranked
-
-    def _match(
-        self, rows: np.ndarray, query: np.ndarray, images: np.ndarray, offsets: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(I,) matched column, -1 for none, and (I,) new similarity, by query and image."""
-        columns, counts = self._mask.columns_of_images(images)
-        start = np.cumsum(counts) - counts
-        image = np.repeat(np.arange(len(images)), counts)
-        place = np.arange(len(columns)) - start[image]
-        people = 1 + int(np.diff(offsets).max(initial=0))
-        similarity = np.full((people, len(images), counts.max(initial=1)), -np.inf)
-        similarity[0, image, place] = rows[query[image], columns]
-        bounds = np.searchsorted(query[image], np.arange(len(rows) + 1))
-        for q in np.unique(query):
-            part = slice(bounds[q], bounds[q + 1])
-            context = self._contexts.embeddings[offsets[q] : offsets[q + 1]]
-            similarity[1 : 1 + len(context), image[part], place[part]] = (
-                self._similarity.of_columns(context, columns[part])
-            )
-        matched, new = _match_context(similarity, counts, 1 + np.diff(offsets)[query])
-        there = matched >= 0
-        column = np.full(len(images), -1, np.int64)
-        column[there] = columns[start[there] + matched[there]]
-        return column, new
+    size, count, sets = len(rows), mask.index.num_images, mask.index.reranked_sets
+    offsets = contexts.offsets[mask.start : mask.start + size + 1]
+    # A query without neighbours gets its most similar detection, which keeps its similarity.
+    accompanied = np.flatnonzero(np.diff(offsets))
+    tops = [mask.most_similar(int(q), rows[q], sets, k1) for q in accompanied]
+    # One row for each image to match again: set, query, image; sorted.
+    lengths = [len(top[k]) for top in tops for k in sets]
+    columns = np.concatenate([top[k] for top in tops for k in sets] or [np.zeros(0, np.int64)])
+    number = np.repeat(np.tile(np.arange(len(sets)), len(accompanied)), lengths)
+    query = np.repeat(np.repeat(accompanied, len(sets)), lengths)
+    keys = np.unique((number * size + query) * count + mask.index.image_index[columns])
+    number, pair = np.divmod(keys, size * count)
+    # Several sets share a pair of query and image.
+    pairs, pair = np.unique(pair, return_inverse=True)
+    query, images = np.divmod(pairs, count)
+    columns, counts = mask.columns_of_images(images)
+    start = np.cumsum(counts) - counts
+    image = np.repeat(np.arange(len(images)), counts)
+    place = np.arange(len(columns)) - start[image]
+    people = 1 + int(np.diff(offsets).max(initial=0))
+    blocks = np.full((people, len(images), counts.max(initial=1)), -np.inf)
+    blocks[0, image, place] = rows[query[image], columns]
+    bounds = np.searchsorted(query[image], np.arange(size + 1))
+    for q in np.unique(query):
+        part = slice(bounds[q], bounds[q + 1])
+        around = similarity.of_columns(
+            contexts.embeddings[offsets[q] : offsets[q + 1]], columns[part]
+        )
+        blocks[1 : 1 + len(around), image[part], place[part]] = around
+    matched, new = _match_context(blocks, counts, 1 + np.diff(offsets)[query])
+    column = np.full(len(images), -1, np.int64)
+    column[matched >= 0] = columns[(start + matched)[matched >= 0]]
+    reranked = {}
+    for n, k in enumerate(sets):
+        own = pair[number == n]
+        own = own[column[own] >= 0]
+        own = own[~mask.is_junk(k, query[own], column[own])]
+        slot = np.arange(len(own)) - np.searchsorted(query[own], query[own], side="left")
+        place = query[own], slot
+        change = reranked[k] = RerankedScores(
+            np.full((size, k1), -1), np.full((size, k1), -np.inf), np.full((size, k1), -np.inf)
+        )
+        change.column[place] = column[own]
+        change.old[place] = rows[query[own], column[own]]
+        change.new[place] = new[own]
+    return reranked
 
 
 def _match_context(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from kd_search.evaluation.confidence import (
+from kd_search.evaluation.query_results import (
     bootstrap_intervals,
     compare_paired,
     resampling_weights,

@@ -153,7 +153,7 @@ def test_networks_are_left_as_they_were():
     with torch.no_grad():
         logit_maps(network, crops())
     assert all(p.grad is None for p in network.parameters())
-    with pytest.raises(ValueError, match="call eval"):
+    with pytest.raises(ValueError, match="eval"):
         score_maps(network.train(), crops(), lambda e, logits: logits[:, 0])
 
 

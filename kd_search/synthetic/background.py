@@ -1,4 +1,4 @@
-"""What stands still: ground in perspective, buildings, sky. Drawn once per camera."""
+"""Static background of a camera: ground in perspective, buildings, sky."""
 
 import cv2
 import numpy as np
@@ -17,8 +17,8 @@ def draw_background(
 ) -> np.ndarray:
     """Draw the empty street, (h, w, 3) float32 RGB 0..255.
 
-    ``size`` is (width, height) in pixels. Nobody stands farther away than ``farthest`` metres, so
-    buildings do.
+    ``size`` is (width, height) in pixels. ``farthest`` is the largest distance of people in metres;
+    buildings are behind it.
     """
     width, height = (side * _OVERSAMPLING for side in size)
     geometry = camera.geometry
@@ -57,7 +57,7 @@ def _sky(style: str, width: int, height: int, horizon: float, rng) -> np.ndarray
 
 
 def _hills(image: np.ndarray, geometry: Geometry, style: str, rng) -> None:
-    """A far skyline of trees (park) or roofs, so that the horizon is not a bare line."""
+    """A far skyline of trees (park) or roofs."""
     width = image.shape[1]
     x = 0
     while x < width:
@@ -74,7 +74,7 @@ def _hills(image: np.ndarray, geometry: Geometry, style: str, rng) -> None:
 
 
 def _lay_ground(image: np.ndarray, geometry: Geometry, style: str, far: float, rng) -> None:
-    """Draw the ground from above and warp it into the picture."""
+    """Warp a drawing of the ground from above into the picture."""
     plan = draw_ground(style, far, rng)
     rows, columns = plan.shape[:2]
     half = GROUND_HALF_WIDTH
@@ -102,7 +102,7 @@ def _back_wall(image, geometry, texture, x0, x1, tall, z) -> None:
 
 
 def _side_wall(image, geometry, texture, x, tall, z_near, z_far) -> None:
-    """A wall along the street; the texture's left edge is the far end for X < 0, else the near."""
+    """A wall along the street; the left edge of the texture is near for X < 0, else far."""
     rows, columns = texture.shape[:2]
     first, last = (z_near, z_far) if x < 0 else (z_far, z_near)
     corners = ((x, tall, first), (x, tall, last), (x, 0, last), (x, 0, first))

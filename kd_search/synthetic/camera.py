@@ -1,4 +1,4 @@
-"""Cameras: where they hang, what light and lens they see the street through."""
+"""Cameras: position, light and lens."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from kd_search.synthetic.config import SceneConfig
 
-#: Mean height of people, which ties distances to heights in pixels.
+#: Mean height of people, which determines the distance of a height in pixels.
 MEAN_HEIGHT_M = 1.74
 
 
@@ -40,7 +40,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Look:
-    """Light and lens. Gains are RGB; ``light`` is (side, front) of the sun on upright things."""
+    """Light and lens. Gains are RGB; ``light`` is the direction of the sun, (side, front)."""
 
     gain: tuple[float, float, float]
     gamma: float
@@ -99,8 +99,8 @@ def expose(scene: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndarra
     if look.blur > 0:
         sigma = look.blur * height / 192 * rng.uniform(0.8, 1.25)
         image = cv2.GaussianBlur(image, (0, 0), sigmaX=sigma)
-    grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
-    image = grey[..., None] + np.float32(look.saturation) * (image - grey[..., None])
+    gray = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    image = gray[..., None] + np.float32(look.saturation) * (image - gray[..., None])
     exposure = rng.uniform(0.88, 1.12)
     gain = np.asarray(look.gain) * exposure * rng.uniform(0.97, 1.03, 3)
     image *= gain.astype(np.float32)

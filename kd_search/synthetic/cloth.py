@@ -1,16 +1,19 @@
-"""Fabric patterns: the colour of a cloth at a place on the body."""
+"""Fabric patterns: the color of a cloth at a place on the body."""
+
+from typing import Any
 
 import numpy as np
 
 from kd_search.synthetic.appearance import Cloth
 
 
-def rgb(color) -> np.ndarray:
+def rgb(color: Any) -> np.ndarray:
+    """A color as float32."""
     return np.asarray(color, np.float32)
 
 
-def mix(base: np.ndarray, accent, weight: np.ndarray) -> np.ndarray:
-    """``base`` (..., 3) with ``accent`` laid over it where ``weight`` (h, w) is 1."""
+def mix(base: np.ndarray, accent: Any, weight: Any) -> np.ndarray:
+    """Blend ``accent`` over ``base`` (..., 3) with ``weight`` (h, w), 0 to 1."""
     weight = np.asarray(weight, np.float32)[..., None]
     return base + (rgb(accent) - base) * weight
 
@@ -18,8 +21,8 @@ def mix(base: np.ndarray, accent, weight: np.ndarray) -> np.ndarray:
 def lit(color: np.ndarray, u: np.ndarray, light: tuple[float, float]) -> np.ndarray:
     """Shade a round surface.
 
-    ``u`` (h, w) runs from -1 at the left outline to 1 at the right one; ``light`` is (side, front),
-    the direction that the light comes from.
+    ``u`` (h, w) is -1 at the left outline and 1 at the right one; ``light`` is the direction of the
+    light, (side, front).
     """
     u = np.clip(u, -1, 1)
     facing = np.sqrt(1 - u * u)
@@ -28,7 +31,7 @@ def lit(color: np.ndarray, u: np.ndarray, light: tuple[float, float]) -> np.ndar
 
 
 def fabric(cloth: Cloth, across: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Colour of ``cloth`` at ``across`` and ``down`` (h, w), both in body heights -> (h, w, 3)."""
+    """Color of ``cloth`` at ``across`` and ``down`` (h, w), both in body heights -> (h, w, 3)."""
     across, down = np.broadcast_arrays(across, down)
     base = np.broadcast_to(rgb(cloth.color), (*across.shape, 3))
     weight = _WEIGHTS.get(cloth.pattern)
@@ -50,8 +53,8 @@ def _dots(across: np.ndarray, down: np.ndarray, period: float) -> np.ndarray:
     return (x * x + y * y < 0.075).astype(np.float32)
 
 
-# Patterns that need only the place on the fabric; those tied to a side of the body (logo, band,
-# halves, side stripe, ...) are laid on by the body part that wears them.
+# Patterns that depend on the place on the fabric alone; the drawing of a body part adds those of a
+# side of the body (logo, band, halves, side stripe, ...).
 _WEIGHTS = {
     "stripes_wide": lambda across, down, period: _stripes(down, 1.25 * period, 0.5),
     "stripes_thin": lambda across, down, period: _stripes(down, 0.6 * period, 0.4),

@@ -1,7 +1,7 @@
-"""The two shapes that clothed bodies are made of: limbs and standing cylinders, both shaded."""
+"""Shapes of clothed bodies: limbs and standing cylinders, both shaded."""
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 
@@ -10,13 +10,13 @@ from kd_search.synthetic.canvas import Canvas, capsule_points
 from kd_search.synthetic.cloth import lit, rgb
 from kd_search.synthetic.skeleton import Skeleton
 
-#: Two arrays (h, w) that say where on a surface -> RGB (h, w, 3).
+#: Coordinates on a surface, two arrays (h, w) -> RGB (h, w, 3).
 SurfacePaint = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Dressing:
-    """One person being drawn: the surface, the posed body, its looks and the light on it."""
+    """State of the drawing of a person: canvas, posed body, appearance and light."""
 
     canvas: Canvas
     body: Skeleton
@@ -28,10 +28,12 @@ class Dressing:
         return self.body.pose.yaw
 
     def at(self, x: float, y: float, z: float) -> np.ndarray:
-        """Place in the picture of a point of the standing body, whose gait lowers the hips."""
+        """Picture coordinates of a point of the standing body, lowered by the gait."""
         return self.body.project((x, y - self.body.drop, z))
 
-    def limb(self, start, end, radius_start: float, radius_end: float, paint: SurfacePaint) -> None:
+    def limb(
+        self, start: Any, end: Any, radius_start: float, radius_end: float, paint: SurfacePaint
+    ) -> None:
         """Draw a limb; ``paint(u, t)``: u -1 to 1 across, t body heights from the start."""
         axis = np.asarray(end) - start
         length = max(float(np.hypot(*axis)), 1e-4)
@@ -47,12 +49,12 @@ class Dressing:
 
         self.canvas.polygon(capsule_points(start, end, radius_start, radius_end), shade)
 
-    def cylinder(self, outline, paint: SurfacePaint) -> None:
+    def cylinder(self, outline: Any, paint: SurfacePaint) -> None:
         """Draw a standing part of the body.
 
         ``outline`` rows are (y, half width), top first. ``paint(angle, y)``: angle in radians
-        around the body, 0 in front, positive towards the person's left; y in body heights as of a
-        body that stands still.
+        around the body, 0 in front, positive towards the person's left; y in heights of the
+        standing body.
         """
         rows = np.asarray(outline, np.float64)
         lean, drop = self.body.pose.lean, self.body.drop
@@ -71,11 +73,11 @@ class Dressing:
 
 
 def body_angle(u: np.ndarray, yaw: float) -> np.ndarray:
-    """Angle around a body turned by ``yaw`` at u, -1 to 1 across what is seen of it."""
+    """Angle around a body rotated by ``yaw`` at u, -1 to 1 across its visible side."""
     return np.mod(np.arcsin(u) - yaw + np.pi, 2 * np.pi) - np.pi
 
 
-def plain(color) -> SurfacePaint:
-    """One colour all over."""
+def plain(color: Any) -> SurfacePaint:
+    """A single color."""
     color = rgb(color)
     return lambda u, v: np.broadcast_to(color, (*np.broadcast(u, v).shape, 3))

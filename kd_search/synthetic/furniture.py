@@ -1,4 +1,4 @@
-"""Street furniture, which stands among the people and may hide them."""
+"""Street furniture, which may occlude people."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from kd_search.synthetic.canvas import Canvas, Sprite, capsule_points, rounded_b
 
 @dataclass(frozen=True)
 class Item:
-    """A thing at ``x``, ``z`` metres, already drawn at the size it has there."""
+    """A piece of furniture at ``x``, ``z`` metres, drawn in its size at that distance."""
 
     sprite: Sprite
     x: float
@@ -27,7 +27,7 @@ def furnish(camera: Camera, rng: np.random.Generator) -> tuple[Item, ...]:
     return tuple(sorted(items, key=lambda item: -item.z))
 
 
-# Kind, X and Z in metres. Few and slim in front, so that people are hidden in part only.
+# Kind, X and Z in metres. Few and slim in front, so that people are occluded only in part.
 _PLANS = {
     "shops": (
         ("car", -4.2, 12.9),

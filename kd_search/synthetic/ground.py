@@ -1,10 +1,12 @@
-"""The ground seen from above: pavement, roads, paths and lawns."""
+"""Ground from above: pavement, roads, paths and lawns."""
+
+from typing import Any
 
 import cv2
 import numpy as np
 
 _PX_PER_M = 48
-#: What is drawn, in metres: from this distance on, and so far to both sides.
+#: Nearest distance and half width of the drawing, in metres.
 GROUND_NEAR = 1.2
 GROUND_HALF_WIDTH = 16.0
 _KERB = 0.17  # half its width
@@ -25,17 +27,17 @@ def draw_ground(style: str, far: float, rng: np.random.Generator) -> np.ndarray:
 class _Plan:
     """A drawing in metres: x to the right and z away from the camera."""
 
-    def __init__(self, base, far: float):
+    def __init__(self, base: Any, far: float) -> None:
         self.far = far
         shape = (self._length(far - GROUND_NEAR), self._length(2 * GROUND_HALF_WIDTH), 3)
         self.image = np.empty(shape, np.uint8)
         self.image[:] = base
 
-    def rectangle(self, x0: float, x1: float, z0: float, z1: float, color) -> None:
+    def rectangle(self, x0: float, x1: float, z0: float, z1: float, color: Any) -> None:
         cv2.rectangle(self.image, self._pixel(x0, z1), self._pixel(x1, z0), color, -1)
 
-    def band(self, edge: np.ndarray, width: float, color, border) -> None:
-        """A path that begins at ``edge``, rows of (x, z), and is ``width`` metres wide."""
+    def band(self, edge: np.ndarray, width: float, color: Any, border: Any) -> None:
+        """A path of ``width`` metres with the left edge ``edge``, rows of (x, z)."""
         left = np.array([self._pixel(x, z) for x, z in edge])
         right = left + (self._length(width), 0)
         cv2.fillPoly(self.image, [np.concatenate([left, right[::-1]])], color, cv2.LINE_AA)
@@ -47,7 +49,7 @@ class _Plan:
         cv2.circle(self.image, center, self._length(0.27), (112, 110, 106), 3, cv2.LINE_AA)
 
     def tiles(self, side: float, rng: np.random.Generator, variation: float) -> None:
-        """Slabs of ``side`` metres whose tone varies by ``variation`` grey levels."""
+        """Slabs of ``side`` metres with a standard deviation of ``variation`` gray levels."""
         rows, columns = self.image.shape[:2]
         px = side * _PX_PER_M
         shape = (int(np.ceil(rows / px)), int(np.ceil(columns / px)))
@@ -108,7 +110,7 @@ def _draw_avenue(plan: _Plan, rng) -> None:
 
 
 def _draw_park(plan: _Plan, rng) -> None:
-    """A winding path through a lawn."""
+    """A winding path across a lawn."""
     plan.mottle(0.125, 9, rng)
     z = np.arange(GROUND_NEAR, plan.far, 0.5)
     edge = np.stack([-3.2 + 1.4 * np.sin(z / 7), z], 1)

@@ -7,7 +7,7 @@ from kd_search.synthetic.cloth import lit, mix, rgb
 from kd_search.synthetic.dressing import Dressing, body_angle, plain
 
 _TALL = 0.071
-# Where the crown of a hat begins and ends, in half heads above the middle of the head.
+# Lower and upper end of the crown of a hat, in half heads above the center of the head.
 _CROWNS = {"cap": (0.38, 1.08), "beanie": (0.22, 1.22), "sunhat": (0.42, 1.2)}
 
 
@@ -32,7 +32,7 @@ def draw_hanging_hair(d: Dressing) -> None:
 
 
 def draw_head(d: Dressing) -> None:
-    """The head; seen from behind, with the hair that hangs down in front of it."""
+    """The head; from behind, with the hanging hair in front of it."""
     look, body = d.look, d.body
     center = d.at(0, 0.930, 0.012)
     width = body.half_width(0.049, 0.060)
@@ -63,7 +63,7 @@ def draw_head(d: Dressing) -> None:
 
 
 def _hairline(style: str, angle: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Where hair (or cloth) covers the head; angle 0 is the face, v 1 the crown."""
+    """Mask of hair (or cloth) on the head; angle 0 is the face, v 1 the crown."""
     if style == "bald":
         return np.zeros_like(v, bool)
     if style == "headscarf":

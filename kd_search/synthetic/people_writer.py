@@ -75,8 +75,8 @@ def generate_dataset(
 def render_image(config: GeneratorConfig, seed: int, split: str, plan: ImagePlan) -> Scene:
     """Render one image; depends on nothing but the arguments."""
     rng = _rng(seed, "image", SPLITS.index(split), plan.index)
-    everybody = identities(config, seed)
-    people = [(person_id, everybody[person_id - 1]) for person_id in plan.person_ids]
+    known = identities(config, seed)
+    people = [(person_id, known[person_id - 1]) for person_id in plan.person_ids]
     people += [(-1, draw_stranger(rng)) for _ in range(plan.num_unlabelled)]
     return render_scene(_stage(config, seed, plan.camera_id), people, config.scene, rng)
 

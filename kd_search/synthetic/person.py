@@ -22,15 +22,15 @@ from kd_search.synthetic.trunk import draw_lower_body, draw_trunk
 def draw_person(
     appearance: Appearance, pose: Pose, height: float, light: tuple[float, float] = (-0.4, 0.9)
 ) -> Sprite:
-    """Draw a person ``height`` pixels tall from sole to crown.
+    """Draw a person of ``height`` pixels from sole to crown.
 
-    ``light`` is (side, front): where the light comes from, side negative for the left.
+    ``light`` is the direction of the light, (side, front); a negative side is the left.
     """
     canvas = Canvas(height, left=0.48, right=0.48, down=0.08, up=1.14)
     body = Skeleton(appearance.build, pose)
     person = Dressing(canvas, body, appearance, light)
     near, far = body.near_and_far()
-    # Seen from the front or from behind, both arms hang beside the trunk.
+    # From the front or from behind, both arms are beside the trunk.
     beside = abs(body.facing) > 0.75
     if hair_is_behind(person):
         draw_hanging_hair(person)
@@ -58,7 +58,7 @@ def _draw_arm_and_bag(person: Dressing, side: str) -> None:
 
 
 def _draw_worn_bag(d: Dressing, in_front: bool) -> None:
-    """A backpack or a bag at the hip, if it is where the caller is drawing: before or behind."""
+    """A backpack or a bag at the hip, if it is in front of the body (or behind it)."""
     bag = d.look.bag
     if bag == "backpack" and (d.body.facing <= 0) == in_front:
         _draw_backpack(d)
@@ -69,7 +69,7 @@ def _draw_worn_bag(d: Dressing, in_front: bool) -> None:
 
 
 def _draw_carried_bag(d: Dressing, side: str) -> None:
-    """A bag that hangs from the hand of that side, if there is one."""
+    """A bag in the hand of that side, if there is one."""
     look = d.look
     if look.bag not in ("handbag", "shopping") or side != _bag_side(d):
         return

@@ -1,4 +1,4 @@
-"""Who is seen where: which identities each image shows, and which of their boxes are queries."""
+"""Plan of the identities in each image, and choice of the queries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ import numpy as np
 
 from kd_search.synthetic.config import GeneratorConfig
 
-#: An identity is trained on at least this many images and cameras.
+#: Least numbers of images and cameras of a training identity.
 MIN_TRAIN_IMAGES = 4
 MIN_CAMERAS = 2
-#: A query can be found in at least this many other frames of the gallery.
+#: Least number of other gallery frames with the person of a query.
 MIN_MATCHES = 2
 
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """What image ``index`` of a split shows; cameras count from 1."""
+    """Content of image ``index`` of a split; cameras count from 1."""
 
     index: int
     camera_id: int
@@ -36,7 +36,7 @@ class Sighting:
 
 
 def split_ids(config: GeneratorConfig, split: str) -> range:
-    """Original ids of a split: train from 1 on, test after them."""
+    """Original ids of a split: train from 1, test after them."""
     if split == "train":
         return range(1, config.num_train_ids + 1)
     start = config.num_train_ids + 1
@@ -46,7 +46,7 @@ def split_ids(config: GeneratorConfig, split: str) -> range:
 def plan_split(
     config: GeneratorConfig, split: str, rng: np.random.Generator
 ) -> tuple[ImagePlan, ...]:
-    """Plan all images of a split, everybody about equally often in every camera."""
+    """Plan all images of a split, with nearly equal counts of people in every camera."""
     ids = np.array(split_ids(config, split))
     seen = np.zeros((len(ids), config.num_cameras), int)
     scene = config.scene
@@ -54,12 +54,12 @@ def plan_split(
     for index in range(config.num_images(split)):
         camera = index % config.num_cameras
         count = int(rng.integers(scene.min_labelled, scene.max_labelled + 1))
-        # Least seen in this camera first, then least seen at all, then by lot.
+        # Ordered by the counts in this camera, then in all cameras, then at random.
         order = np.lexsort((rng.random(len(ids)), seen.sum(1), seen[:, camera]))
         chosen = np.sort(order[:count])
         seen[chosen, camera] += 1
-        room = scene.max_people - len(chosen)
-        unlabelled = min(room, int(rng.poisson(scene.mean_unlabelled)))
+        limit = scene.max_people - len(chosen)
+        unlabelled = min(limit, int(rng.poisson(scene.mean_unlabelled)))
         people = tuple(int(i) for i in ids[chosen])
         plans.append(ImagePlan(index, camera + 1, people, unlabelled))
     return tuple(plans)
@@ -70,11 +70,11 @@ def choose_queries(
 ) -> list[Sighting]:
     """Up to ``queries_per_id`` boxes per identity, from different cameras where possible.
 
-    Each has at least :data:`MIN_MATCHES` other frames to be found in, one of another camera.
+    Each has matches in at least :data:`MIN_MATCHES` other frames, one of another camera.
     """
     queries = []
     for _, group in sorted(_by_person(sightings).items()):
-        # Well visible people first; a tie is broken by lot.
+        # Well visible people first, ties at random.
         clear = sorted(group, key=lambda s: (s.visible < 0.8, rng.random()))
         picked: list[Sighting] = []
         for other_camera_only in (True, False):
@@ -102,7 +102,7 @@ def _can_be_found(query: Sighting, group: Sequence[Sighting]) -> bool:
 
 
 def planned_sightings(plans: Sequence[ImagePlan]) -> list[Sighting]:
-    """What would be seen if nobody were hidden; the boxes are empty."""
+    """Sightings of a plan without occlusion; the boxes are empty."""
     return [
         Sighting(person_id, str(plan.index), plan.camera_id, (0, 0, 0, 0), 1.0)
         for plan in plans
@@ -111,7 +111,7 @@ def planned_sightings(plans: Sequence[ImagePlan]) -> list[Sighting]:
 
 
 def check_split(config: GeneratorConfig, split: str, sightings: Sequence[Sighting]) -> None:
-    """Raise ``ValueError`` with one line where an identity is seen too rarely to be used."""
+    """Check that each identity is in enough images; raise ``ValueError`` with one line if not."""
     groups = _by_person(sightings)
     for person_id in split_ids(config, split):
         group = groups.get(person_id, [])
@@ -122,6 +122,6 @@ def check_split(config: GeneratorConfig, split: str, sightings: Sequence[Sightin
             enough = any(_can_be_found(sighting, group) for sighting in group)
         if not enough:
             raise ValueError(
-                f"identity {person_id} of the {split} split is seen in only {len(group)} images of "
+                f"identity {person_id} of the {split} split is in only {len(group)} images of "
                 f"{len(cameras)} cameras: raise num_{split}_images or lower num_{split}_ids"
             )

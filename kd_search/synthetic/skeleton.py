@@ -1,19 +1,20 @@
-"""A posed body in three dimensions and its picture."""
+"""Posed body in three dimensions and its projection."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-_TILT = 0.13  # how much lower in the picture a nearer foot stands, per unit of depth
+_TILT = 0.13  # offset of a nearer foot in the picture, downwards, per unit of depth
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How a person is seen once.
+    """Pose of a person in one image.
 
     ``yaw`` in radians is 0 when facing the camera and pi/2 when walking to the right of the
-    picture; ``phase`` in radians is the place in the gait cycle and ``stride`` its size, 0 for
-    standing to 1 for walking fast.
+    picture; ``phase`` in radians is the place in the gait cycle and ``stride`` its size, from 0
+    (standing) to 1 (walking fast).
     """
 
     yaw: float
@@ -29,7 +30,7 @@ class Skeleton:
     (x right, y up, origin between the feet) and the depth towards the camera.
     """
 
-    def __init__(self, build: float, pose: Pose):
+    def __init__(self, build: float, pose: Pose) -> None:
         self.pose = pose
         self.build = build
         self._cos, self._sin = np.cos(pose.yaw), np.sin(pose.yaw)
@@ -39,7 +40,7 @@ class Skeleton:
             beat = pose.phase + (0 if side > 0 else np.pi)
             self._leg(name, side, swing * np.sin(beat), 0.85 * swing * max(0.0, -np.cos(beat)))
             self._arm(name, side, -0.9 * swing * np.sin(beat), 0.15 + 0.5 * pose.stride)
-        # Whatever the gait does, the lower foot touches the ground: everything is lowered by drop.
+        # Everything is lowered by drop, so that the lower foot touches the ground in any gait.
         self.drop = min(self.joints["left_ankle"][1], self.joints["right_ankle"][1]) - 0.035
         for joint in self.joints.values():
             joint[1] -= self.drop
@@ -62,7 +63,7 @@ class Skeleton:
         hand = bend + 0.15 * np.array([0.3 * out, -np.cos(forward), np.sin(forward)])
         self.joints.update({f"{name}_shoulder": start, f"{name}_elbow": bend, f"{name}_hand": hand})
 
-    def project(self, point) -> np.ndarray:
+    def project(self, point: Any) -> np.ndarray:
         """(X, Y, Z) of the body -> (x, y) of the picture."""
         x, y, z = point
         depth = self._depth(point)
@@ -84,7 +85,7 @@ class Skeleton:
 
     @property
     def step(self) -> float:
-        """How far apart the feet are, in the direction of walking."""
+        """Distance of the feet in the direction of walking."""
         return abs(self.joints["left_ankle"][2] - self.joints["right_ankle"][2])
 
     @property
@@ -92,5 +93,5 @@ class Skeleton:
         """1 seen from the front, 0 from the side, -1 from behind."""
         return float(self._cos)
 
-    def _depth(self, point) -> float:
+    def _depth(self, point: Any) -> float:
         return point[2] * self._cos - point[0] * self._sin

@@ -30,7 +30,7 @@ def draw_lower_body(d: Dressing) -> None:
         rows = [(0.57, waist), (0.51, hip), (0.455, hip * 0.93), (0.44, hip * 0.6)]
     else:
         flare = hip * (1.22 if look.lower != "dress" else 1.35)
-        # Seen from the side, a skirt must reach around both striding legs.
+        # From the side, a skirt is wide enough for both striding legs.
         stride = (0.03 + 0.42 * body.step) * (0.55 - hem) / 0.44
         rows = [(0.58, waist), (0.50, hip * 1.04), (hem, max(flare, abs(np.sin(d.yaw)) * stride))]
     d.cylinder(rows, paint)
@@ -80,7 +80,7 @@ def _upper_garment(look: Appearance, hem: float) -> SurfacePaint:
 
 
 def _front(color: np.ndarray, look: Appearance, front, lateral, y) -> np.ndarray:
-    """What the kind of garment shows in front: an open jacket, buttons, a pocket, a neckline."""
+    """Front of the garment: an open jacket, buttons, a pocket, a neckline."""
     side = np.abs(lateral)
     if look.upper in ("jacket", "coat"):
         gap = 0.16 + 0.28 * np.clip((y - 0.62) / 0.2, 0, 1)
@@ -95,7 +95,7 @@ def _front(color: np.ndarray, look: Appearance, front, lateral, y) -> np.ndarray
 
 
 def _print(color: np.ndarray, cloth: Cloth, front, lateral, y) -> np.ndarray:
-    """Patterns that are tied to a place on the trunk."""
+    """Patterns at a fixed place of the trunk."""
     accent = cloth.accent
     if cloth.pattern == "yoke":
         return mix(color, accent, y > 0.745)

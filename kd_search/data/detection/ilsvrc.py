@@ -153,22 +153,18 @@ def _list_images(root: str, split: str) -> list[str]:
     folder = os.path.join(root, "ImageSets", "DET")
     whole = os.path.join(folder, f"{split}.txt")
     if split == "train" and not os.path.isfile(whole):
-        lists = _class_lists(folder)
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        lists = [(int(match[1]), name) for name in names if (match := _CLASS_LIST.fullmatch(name))]
+        if not lists:
+            raise FileNotFoundError(
+                f"{folder}: neither train.txt nor train_1.txt ... lists the training images"
+            )
+        paths = [os.path.join(folder, name) for _, name in sorted(lists)]
         # An image is in the lists of several classes.
-        return list(dict.fromkeys(image for path in lists for _, image in _read_list(path)))
+        return list(dict.fromkeys(image for path in paths for _, image in _read_list(path)))
     images = _read_list(whole)
     refuse_repeated_lines(whole, images)
     return [image for _, image in images]
-
-
-def _class_lists(folder: str) -> list[str]:
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    numbered = [(int(match[1]), name) for name in names if (match := _CLASS_LIST.fullmatch(name))]
-    if not numbered:
-        raise FileNotFoundError(
-            f"{folder}: neither train.txt nor train_1.txt ... lists the training images"
-        )
-    return [os.path.join(folder, name) for _, name in sorted(numbered)]
 
 
 def _read_list(path: str) -> list[tuple[int, str]]:

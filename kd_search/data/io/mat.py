@@ -58,10 +58,10 @@ def check_mat_version(path: str) -> None:
     """
     try:
         with PathManager.open(path, "rb") as stream:
-            begin = stream.read(520)
+            head = stream.read(520)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: no such file") from None
-    if begin.startswith((b"MATLAB 7.3", _HDF5)) or begin[512:].startswith(_HDF5):
+    if head.startswith((b"MATLAB 7.3", _HDF5)) or head[512:].startswith(_HDF5):
         raise ValueError(
             f"{path}: a MATLAB 7.3 file (HDF5), which is not supported; load it in MATLAB and save "
             "it again with '-v7'"

@@ -12,14 +12,15 @@ from typing import Any, Optional
 from kd_search.data.io.image import read_image_sizes
 from kd_search.data.person_search.cuhk_sysu_mat import Box, read_images, read_people, read_pool
 from kd_search.data.person_search.id_map import IDMap
-from kd_search.data.person_search.search_galleries import (
+from kd_search.data.person_search.search_protocol import (
     CompactGallery,
     QueryKey,
     SearchGalleries,
+    SearchProtocol,
     compact_gallery,
     query_keys,
+    read_search_protocol,
 )
-from kd_search.data.person_search.search_protocol import SearchProtocol, read_search_protocol
 from kd_search.data.person_search.split import LoadedSplit
 from kd_search.data.records import Record, person_annotation, xyxy
 
@@ -135,28 +136,34 @@ class CUHKSYSUFiles:
         sizes = list(files)
         base = read_search_protocol(*files[sizes[0]])
         ids = query_ids(base)
-        subsets = {
-            name: read_search_protocol(path, key) for name, path, key in self._subset_files(notes)
-        }
+        subsets: dict[str, SearchProtocol] = {}
+        for name, (file, key) in SUBSETS.items():
+            # The first place is that of the release, the second that of some copies.
+            places = [self._annotation("test", "subset", file), self._annotation("subset", file)]
+            path = next(filter(os.path.isfile, places), None)
+            if path is None:
+                notes.append(f"without {file}: this gallery is absent")
+            else:
+                subsets[name] = read_search_protocol(path, key)
         extra: dict[QueryKey, tuple[str, str]] = {}
         for subset, protocol in subsets.items():
-            for key, person in zip(query_keys(protocol), protocol.query_names):
-                if key not in ids:
-                    ids[key] = len(ids)
-                    extra[key] = (subset, person)
+            for query, person in zip(query_keys(protocol), protocol.query_names):
+                if query not in ids:
+                    ids[query] = len(ids)
+                    extra[query] = (subset, person)
         id_map = IDMap(base.query_names + [person for _, person in extra.values()])
-        for i, key in enumerate(query_keys(base)):
-            where = base.query_at(i)
-            labels.set(key[0], _box(key[1:]), id_map.row(base.query_names[i]), where)
-            _add_query(queries, key, i, id_map, base.query_names[i], labels, where)
-        for key, (subset, person) in extra.items():
-            where = f"{subsets[subset].where}: query in {key[0]}"
-            _add_query(queries, key, ids[key], id_map, person, labels, where)["subset"] = subset
-        for entry, box in zip(base.match_entries.tolist(), base.match_boxes.tolist()):
-            query = int(base.offsets.searchsorted(entry, side="right")) - 1
-            image = base.entry_images[entry].decode()
-            row = id_map.row(base.query_names[query])
-            labels.set(image, _box(box), row, base.entry_at(entry))
+        for i, query in enumerate(query_keys(base)):
+            row, where = id_map.row(base.query_names[i]), base.query_at(i)
+            labels.set(query[0], _box(query[1:]), row, where)
+            _add_query(queries, query, i, row, labels, where)
+        for query, (subset, person) in extra.items():
+            where = f"{subsets[subset].where}: query in {query[0]}"
+            entry = _add_query(queries, query, ids[query], id_map.row(person), labels, where)
+            entry["subset"] = subset
+        for match, box in zip(base.match_entries.tolist(), base.match_boxes.tolist()):
+            i = int(base.offsets.searchsorted(match, side="right")) - 1
+            row = id_map.row(base.query_names[i])
+            labels.set(base.entry_images[match].decode(), _box(box), row, base.entry_at(match))
         if extra:
             notes.append(f"{len(extra)} queries are in a subset only")
         readers = {
@@ -185,16 +192,6 @@ class CUHKSYSUFiles:
         return {
             f"G{size}": (os.path.join(folder, f"TestG{size}.mat"), f"TestG{size}") for size in found
         }
-
-    def _subset_files(self, notes: list[str]) -> Iterator[tuple[str, str, str]]:
-        for name, (file, key) in SUBSETS.items():
-            # The first place is that of the release, the second that of some copies.
-            places = [self._annotation("test", "subset", file), self._annotation("subset", file)]
-            path = next(filter(os.path.isfile, places), None)
-            if path is None:
-                notes.append(f"without {file}: this gallery is absent")
-            else:
-                yield name, path, key
 
     def _dicts(
         self,
@@ -306,8 +303,7 @@ def _add_query(
     queries: dict[str, list[Record]],
     key: QueryKey,
     query_id: int,
-    id_map: IDMap,
-    person: str,
+    row: int,
     labels: _Labels,
     where: str,
 ) -> Record:
@@ -316,7 +312,7 @@ def _add_query(
         raise ValueError(f"{where}: image {image} is not in pool.mat")
     if box[2] <= 0 or box[3] <= 0:
         raise ValueError(f"{where}: the box {list(box)} has no area")
-    query = {"query_id": query_id, "bbox": xyxy(box), "person_id": id_map.row(person)}
+    query = {"query_id": query_id, "bbox": xyxy(box), "person_id": row}
     queries.setdefault(image, []).append(query)
     return query
 

@@ -4,7 +4,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -18,13 +18,23 @@ from kd_search.data.person_search.mot_sequence import (
     read_sequence,
 )
 from kd_search.data.person_search.register import load_content, register_split
-from kd_search.data.person_search.search_galleries import CompactGallery, SearchGalleries
+from kd_search.data.person_search.search_protocol import CompactGallery, SearchGalleries
 from kd_search.data.person_search.split import LoadedSplit
 from kd_search.data.records import clip_box, is_crowd, xyxy
 
 #: Classes of people that the benchmark ignores: on a vehicle, static (sitting, standing for long),
 #: distractor (a poster, a statue), reflection.
 _PEOPLE_LIKE = (2, 7, 8, 12)
+#: Parsers of the options that are no strings.
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "queries": lambda value: {"yes": True, "no": False}[value.lower()],
+    "sequences": lambda value: tuple(part for part in value.split(",") if part),
+    "classes": lambda value: tuple(map(int, value.split(","))),
+    "gallery_gap": int,
+    "frame_step": int,
+    "min_visibility": float,
+    "query_visibility": float,
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,10 @@ class MOTFiles:
             candidates += self._add_boxes(content, sequence, counts)
         if not content["images"]:
             raise ValueError(f"{self.root}: its {len(folders)} sequences hold no frame")
-        query_info = self._query_file()
+        query_info = None
+        if self.queries:
+            path = os.path.join(self.root, "query_info.txt")
+            query_info = self.query_info or (path if os.path.isfile(path) else None)
         metadata = {"mot_root": self.root, "camera_names": cameras}
         loaded = load_content(content, self.root, self.root, query_info, metadata, clip=clip)
         notes += [f"{count} {what}" for what, count in counts.items() if count]
@@ -104,12 +117,6 @@ class MOTFiles:
             self._add_queries(loaded, candidates, clip, notes)
         loaded.notes = notes
         return loaded
-
-    def _query_file(self) -> Optional[str]:
-        if not self.queries:
-            return None
-        path = self.query_info or os.path.join(self.root, "query_info.txt")
-        return path if self.query_info or os.path.isfile(path) else None
 
     def _add_frames(
         self, content: dict[str, Any], sequence: Sequence, camera_id: int, counts: Counter
@@ -229,7 +236,10 @@ def parse_motchallenge_entry(entry: Iterable[str]) -> tuple[str, str, dict[str, 
         key, equals, value = setting.partition("=")
         if not equals or key not in known:
             raise ValueError(f"{setting!r} must be option=value, with one of {sorted(known)}")
-        options[key] = _option(key, value)
+        try:
+            options[key] = _PARSERS.get(key, str)(value)
+        except (KeyError, ValueError):
+            raise ValueError(f"{key}={value}: not a value of this option") from None
     return name, root, options
 
 
@@ -274,13 +284,11 @@ def choose_queries(
                 chosen.append(min(candidates, key=lambda s: s.frame))
             else:
                 without += 1
-    chosen.sort(key=lambda s: (s.sequence, _sort_key(s.person_id)))
+    texts = {s.person_id: str(s.person_id) for s in chosen}
+    chosen.sort(
+        key=lambda s: (s.sequence, int(texts[s.person_id].rpartition("/")[2]), texts[s.person_id])
+    )
     return chosen, without
-
-
-def _sort_key(person_id: OriginalID) -> tuple[int, str]:
-    number = str(person_id).rpartition("/")[2]
-    return int(number), str(person_id)
 
 
 def _gap_gallery(loaded: LoadedSplit, gap: int) -> CompactGallery:
@@ -337,20 +345,3 @@ def _sizes(sequence: Sequence, paths: list[str]) -> list[tuple[int, int]]:
             f"{found[0]} x {found[1]}"
         )
     return [found] * len(paths)
-
-
-def _option(key: str, value: str) -> Union[str, bool, int, float, tuple]:
-    try:
-        if key == "queries":
-            return {"yes": True, "no": False}[value.lower()]
-        if key == "sequences":
-            return tuple(part for part in value.split(",") if part)
-        if key == "classes":
-            return tuple(int(part) for part in value.split(","))
-        if key in ("gallery_gap", "frame_step"):
-            return int(value)
-        if key in ("min_visibility", "query_visibility"):
-            return float(value)
-        return value
-    except (KeyError, ValueError):
-        raise ValueError(f"{key}={value}: not a value of this option") from None

@@ -1,11 +1,11 @@
 """Query files in the format of PRW's ``query_info.txt``: one query a line."""
 
+import math
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Optional
 
 from kd_search.data.io.files import read_lines
 from kd_search.data.person_search.id_map import IDMap, OriginalID, is_labelled
@@ -114,16 +114,15 @@ class _FrameIndex:
         frame = frame.replace("\\", "/")
         found = self._by_name.get(os.path.basename(frame), [])
         if len(found) > 1 or "/" in frame:
-            found = [r for r in found if _ends_with_path(r["file_name"], frame)]
+            paths = [(r, "/" + r["file_name"].replace("\\", "/")) for r in found]
+            ends = ("/" + frame,)
+            found = [
+                r for r, p in paths if p.endswith(ends) or os.path.splitext(p)[0].endswith(ends)
+            ]
         if len(found) != 1:
             problem = f"{len(found)} frames of this set are" if found else "no frame of this set is"
             raise ValueError(f"{where}: {problem} named {frame!r}")
         return found[0]
-
-
-def _ends_with_path(file_name: str, frame: str) -> bool:
-    path = "/" + file_name.replace("\\", "/")
-    return path.endswith("/" + frame) or os.path.splitext(path)[0].endswith("/" + frame)
 
 
 def _parse(text: str, line: int, query_info_file: str) -> QueryLine:
@@ -131,18 +130,13 @@ def _parse(text: str, line: int, query_info_file: str) -> QueryLine:
     parts = text.split(None, 5)
     if len(parts) != 6:
         raise ValueError(f"{where}: expected 'pid x y w h frame', got {text!r}")
-    box = _finite_numbers(parts[1:5])
-    if box is None:
+    try:
+        box = [float(part) for part in parts[1:5]]
+    except ValueError:
+        box = [math.nan]
+    if not all(map(math.isfinite, box)):
         raise ValueError(f"{where}: x y w h must be four finite numbers, got {text!r}")
     person_id = parts[0]
     if _INTEGER.fullmatch(person_id) and not is_labelled(int(person_id)):
         raise ValueError(f"{where}: a query needs the id of a person, got {person_id}")
     return QueryLine(line, person_id, xyxy(box), parts[5])
-
-
-def _finite_numbers(parts: list[str]) -> Optional[list[float]]:
-    try:
-        values = [float(part) for part in parts]
-    except ValueError:
-        return None
-    return values if all(abs(value) < float("inf") for value in values) else None

@@ -14,8 +14,8 @@ from kd_search.utils.schema import Count, Integer, Schema, check_schema
 
 #: Height and width of crops of animals (VKD, ECCV 2020).
 ANIMAL_SIZE = (224, 224)
-#: The benchmark's evaluation ("plain" track) treats images of a tiger in the same camera that are
-#: at most this many frames apart as the same image.
+#: The benchmark's evaluation ("plain" track) treats images of a tiger in the same camera as one
+#: image if their distance is at most this many frames.
 JUNK_FRAMES = 3
 
 _TRAIN_LISTS = ("atrw_anno_reid_train/reid_list_train.csv", "reid_list_train.csv")
@@ -67,8 +67,11 @@ def _train(root: str, hint: str) -> list[Tracklet]:
 def _test(root: str, hint: str, tracklets: bool) -> list[Tracklet]:
     path = _first(root, _TEST_LISTS, hint)
     folder = _first_folder(root, _TEST_IMAGES)
-    entries = sorted(_read_ground_truth(path), key=lambda entry: entry["frame"] + [entry["imgid"]])
-    names = _names_by_number(folder)
+    entries = read_json(path)
+    check_schema(entries, _GroundTruth, path)
+    entries.sort(key=lambda entry: entry["frame"] + [entry["imgid"]])
+    stems = [os.path.splitext(n) for n in image_names(folder)] if os.path.isdir(folder) else []
+    names = {int(stem): stem + suffix for stem, suffix in stems if stem.isdecimal()}
     cameras = sorted({tuple(entry["frame"][:2]) for entry in entries})
     groups: dict[Any, list[dict]] = defaultdict(list)
     for entry in entries:
@@ -80,7 +83,10 @@ def _test(root: str, hint: str, tracklets: bool) -> list[Tracklet]:
         video, camera, frame = first["frame"]
         found.append(
             Tracklet(
-                tuple(_image(folder, names, entry["imgid"]) for entry in group),
+                tuple(
+                    os.path.join(folder, names.get(entry["imgid"], f"{entry['imgid']:06d}.jpg"))
+                    for entry in group
+                ),
                 first["entityid"] if first["entityid"] >= 0 else None,
                 cameras.index((video, camera)),
                 "both" if first["entityid"] >= 0 else "gallery",
@@ -89,16 +95,6 @@ def _test(root: str, hint: str, tracklets: bool) -> list[Tracklet]:
             )
         )
     return found
-
-
-def _names_by_number(folder: str) -> dict[int, str]:
-    names = image_names(folder) if os.path.isdir(folder) else []
-    stems = ((os.path.splitext(name)[0], name) for name in names)
-    return {int(stem): name for stem, name in stems if stem.isdecimal()}
-
-
-def _image(folder: str, names: dict[int, str], number: int) -> str:
-    return os.path.join(folder, names.get(number, f"{number:06d}.jpg"))
 
 
 class _Entry(Schema):
@@ -110,12 +106,6 @@ class _Entry(Schema):
 
 class _GroundTruth(RootModel):
     root: Annotated[list[_Entry], Field(min_length=1)]
-
-
-def _read_ground_truth(path: str) -> list[dict[str, Any]]:
-    entries = read_json(path)
-    check_schema(entries, _GroundTruth, path)
-    return entries
 
 
 def _first(root: str, choices: tuple[str, ...], hint: str) -> str:

@@ -104,8 +104,15 @@ class CropMapper:
         """
         image = self._read(file_name, box is not None)
         if box is not None and self.shift is not None:
-            box = self._shifted(box, image.shape[:2], *self.shift)
-            crop = self.mirror(self._cut(image, box, file_name))
+            padding, limit = self.shift
+            moved = jitter_boxes(
+                torch.tensor([list(box)], dtype=torch.float64),
+                image.shape[:2],
+                input_size=self.size,
+                padding=padding,
+                limit=torch.tensor(float(limit), dtype=torch.float64),
+            )
+            crop = self.mirror(self._cut(image, moved[0].tolist(), file_name))
         else:
             crop = self._cut(image, box, file_name)
             crop = self.move(self.mirror(crop)) if self.is_train else crop
@@ -119,18 +126,6 @@ class CropMapper:
             image = read_image(file_name, self.image_format, self.max_image_pixels)
             self._last = file_name, image
         return self._last[1]
-
-    def _shifted(
-        self, box: Sequence[float], image_size: tuple[int, int], padding: float, limit: float
-    ) -> list[float]:
-        moved = jitter_boxes(
-            torch.tensor([list(box)], dtype=torch.float64),
-            image_size,
-            input_size=self.size,
-            padding=padding,
-            limit=torch.tensor(float(limit), dtype=torch.float64),
-        )
-        return moved[0].tolist()
 
     def _cut(
         self, image: np.ndarray, box: Optional[Sequence[float]], file_name: str

@@ -271,7 +271,7 @@ def _protocol_struct(
 ) -> np.ndarray:
     written = []
     for query, record, entries in rows:
-        asked: Record = {
+        query_entry: Record = {
             "imname": names[id(record)],
             "idlocate": _located(query["bbox"]),
             "ishard": np.uint8(0),
@@ -279,7 +279,7 @@ def _protocol_struct(
         }
         written.append(
             {
-                "Query": _struct([asked], ("imname", "idlocate", "ishard", "idname")),
+                "Query": _struct([query_entry], ("imname", "idlocate", "ishard", "idname")),
                 "Gallery": _struct(_entries(entries), ("imname", "idlocate", "ishard")),
             }
         )

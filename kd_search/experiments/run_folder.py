@@ -18,9 +18,8 @@ from pydantic import BaseModel, RootModel
 
 from kd_search.checkpoint import load_trained
 from kd_search.data.reid import is_reid
-from kd_search.distillation import file_sha256
 from kd_search.engine import PersonSearchTrainer, build_config
-from kd_search.utils.files import read_json, write_json
+from kd_search.utils.files import file_sha256, read_json, write_json
 from kd_search.utils.schema import Schema, check_schema
 
 RESULT_FILE = "result.json"

@@ -1,4 +1,4 @@
-"""What networks hand to distillation terms: specifications and outputs, nested by part."""
+"""Specifications and outputs of networks for distillation, nested by part."""
 
 import enum
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, ImageList, Instances
 
-#: Default of a part or specification that a network does not have: ``None``. It is typed as if it
-#: were there, because a term reads only what it declares, and a Distiller checks that.
+#: ``None``, the default of a part or specification that a network does not have. Parts are typed as
+#: if they were present: a term reads only the parts that it declares, which a Distiller checks.
 _ABSENT: Any = None
 
 
@@ -24,8 +24,8 @@ class Part(enum.Enum):
     ANCHOR_LOGITS = "anchors.logits"
     ANCHOR_DELTAS = "anchors.deltas"
     REGION_LOGITS = "regions.logits"
-    #: The rows of ``regions.logits`` of foreground regions. A teacher that is required to give
-    #: these alone predicts no background region.
+    #: The rows of ``regions.logits`` of foreground regions. A teacher without other parts of
+    #: regions predicts no background region.
     FOREGROUND_LOGITS = "regions.foreground_logits"
     REGION_DELTAS = "regions.deltas"
     EMBEDDINGS = "identities.embeddings"
@@ -41,7 +41,7 @@ CROP_PARTS = frozenset({Part.CROP_EMBEDDINGS, Part.CROP_LOGITS})
 
 
 def names_of(parts: frozenset[Part]) -> str:
-    """The paths of parts in a sentence, e.g. "features, regions.logits"."""
+    """The paths of parts, e.g. "features, regions.logits"."""
     return ", ".join(sorted(part.value for part in parts))
 
 
@@ -86,10 +86,10 @@ class IdentitySpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What is fixed about a network, known before its first batch.
+    """Fixed properties of a network.
 
-    Terms compare the specifications of student and teacher when a Distiller is built: adapters get
-    their channels from it, and networks that do not fit together are refused before training.
+    When a Distiller is built, terms compare the specifications of student and teacher, and create
+    their adapters from them.
     """
 
     #: Backbone features by name, with ``channels`` and ``stride``.
@@ -102,7 +102,7 @@ class ModelSpec:
     size_divisibility: int = 0
     #: Order of the channels that the network was trained with: "BGR" or "RGB".
     image_format: str = "BGR"
-    #: ``None`` for a network without.
+    #: ``None`` for a network without anchors, as below.
     anchors: AnchorSpec = _ABSENT
     regions: RegionSpec = _ABSENT
     identities: IdentitySpec = _ABSENT
@@ -115,15 +115,15 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class AnchorTargets:
-    """What the anchors of a student are trained to predict."""
+    """Training targets of a student's anchors."""
 
     #: (N, sum A_l) int8: 1 positive, 0 negative, -1 not sampled; the student's own sampling.
     labels: torch.Tensor
     #: (P, 4) deltas from the positive anchors to their boxes, image after image, in the scale of
     #: ``AnchorOutputs.deltas``.
     deltas: torch.Tensor
-    #: What the network's own anchor losses are divided by: sampled anchors of an RPN, positive ones
-    #: of RetinaNet, a running mean.
+    #: Divisor of the network's own anchor losses: the number of sampled anchors of an RPN, a
+    #: running mean of the number of positive anchors of RetinaNet.
     normalizer: float
     #: (N, sum A_l) int64 class of every anchor, K for background; dense detectors only.
     classes: torch.Tensor = _ABSENT
@@ -135,8 +135,8 @@ class AnchorOutputs:
 
     #: Anchors per level, each (A_l, 4), absolute pixels of the padded input, XYXY.
     boxes: list[torch.Tensor]
-    #: Objectness (or class) logits per level, each (N, A_l) or (N, A_l, K). ``None`` for a teacher
-    #: that was not required to give them, like the deltas.
+    #: Objectness (or class) logits per level, each (N, A_l) or (N, A_l, K); like the deltas
+    #: ``None`` if not required of a teacher.
     logits: list[torch.Tensor] = _ABSENT
     #: Box deltas per level, each (N, A_l, 4), in the scale of the anchor box transform.
     deltas: list[torch.Tensor] = _ABSENT
@@ -146,7 +146,7 @@ class AnchorOutputs:
 
 @dataclass(frozen=True)
 class RegionTargets:
-    """What the sampled regions of a student are trained to predict."""
+    """Training targets of a student's sampled regions."""
 
     #: (R,) int64 class of every region, K for background.
     classes: torch.Tensor
@@ -172,12 +172,12 @@ class RegionOutputs:
     targets: RegionTargets = _ABSENT
 
     def foreground(self, num_classes: int) -> torch.Tensor:
-        """(R,) bool: regions of a class, neither background nor ignored; of a student."""
+        """(R,) bool: regions that are neither background nor ignored; of a student."""
         return (self.targets.classes >= 0) & (self.targets.classes < num_classes)
 
     def foreground_boxes(self, num_classes: int) -> list[Boxes]:
         """Boxes of :meth:`foreground`, image by image; absolute pixels of the input, XYXY."""
-        chosen = self.foreground(num_classes).split([len(p) for p in self.proposals])
+        chosen = torch.split(self.foreground(num_classes), [len(p) for p in self.proposals])
         return [p.proposal_boxes[mask] for p, mask in zip(self.proposals, chosen)]
 
 
@@ -189,7 +189,7 @@ class IdentityOutputs:
     embeddings: torch.Tensor = _ABSENT
     #: (P,) int64 identity of each embedding: a row of the ID table, or -1 where unlabelled.
     person_ids: torch.Tensor = _ABSENT
-    #: (P, L) logits over the labelled identities; ``None`` for a network without.
+    #: (P, L) logits over the labelled identities.
     logits: torch.Tensor = _ABSENT
 
 
@@ -201,15 +201,15 @@ class Crops:
     boxes: list[torch.Tensor]
     #: (G,) int64 identity of each, -1 where unlabelled.
     person_ids: torch.Tensor
-    #: (G,) bool: moved from where it was annotated.
+    #: (G,) bool: shifted from the annotated box.
     shifted: torch.Tensor
     #: The same boxes in pixels of the original images.
     original_boxes: list[torch.Tensor] = field(default_factory=list)
-    #: Per image (g_i,) int64: number of the annotation that a box equals, -1 where it equals none.
+    #: Per image (g_i,) int64: index of the annotation that a box equals, or -1.
     annotations: list[torch.Tensor] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Crops":
-        """A copy on a device; what belongs to the original images stays where it is."""
+        """A copy on a device, except for the fields in terms of the original images."""
         return replace(
             self,
             boxes=[boxes.to(device) for boxes in self.boxes],
@@ -225,16 +225,16 @@ class CropOutputs:
     crops: Crops
     #: (G, D), not necessarily of length one.
     embeddings: torch.Tensor = _ABSENT
-    #: (G, L); ``None`` for a network without.
+    #: (G, L).
     logits: torch.Tensor = _ABSENT
 
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What a network computed for a batch; exchanged by students, teachers, companions and terms.
+    """Outputs of a network for a batch.
 
-    A network fills the parts that it has and leaves the others ``None``. Outputs are never changed:
-    a step that adds a part returns new outputs (:func:`dataclasses.replace`).
+    A network fills the parts that it has and leaves the others ``None``. Outputs are not modified:
+    add a part by :func:`dataclasses.replace`.
     """
 
     #: Normalised, padded input batch.
@@ -248,7 +248,7 @@ class ModelOutputs:
     #: The annotations of the batch, per image with ``gt_boxes``, ``gt_classes`` and, in person
     #: search, ``gt_person_ids``; absolute pixels of the network input, XYXY. Of a student.
     annotated: list[Instances] = _ABSENT
-    #: What companions add for their terms, by name of the companion.
+    #: Values that companions add for their terms, by name of the companion.
     extras: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, part: Part) -> Any:
@@ -265,5 +265,5 @@ class ModelOutputs:
         return value
 
     def with_extra(self, name: str, value: Any) -> "ModelOutputs":
-        """The same outputs with one more entry of ``extras``."""
+        """The same outputs with another entry in ``extras``."""
         return replace(self, extras={**self.extras, name: value})

@@ -1,5 +1,4 @@
-from kd_search.distillation.alignment import TeacherOutputAligner
-from kd_search.distillation.class_map import ClassMap
+from kd_search.distillation.alignment import ClassMap, TeacherOutputAligner
 from kd_search.distillation.companions import COMPANION_REGISTRY, Companion
 from kd_search.distillation.distiller import Distiller
 from kd_search.distillation.initialisation import init_from_teacher

@@ -1,4 +1,4 @@
-"""Companions: what runs beside the student for some terms."""
+"""Companions: modules that run beside the student for some terms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
@@ -15,28 +15,28 @@ COMPANION_REGISTRY.__doc__ = """
 Companions: modules that run beside the student because a term names them in ``companions``.
 
 A registered class has the attributes and methods of :class:`Companion` and is called as
-``cls(cfg, student, teacher)`` with the specifications of the networks; ``teacher`` is ``None``
-where no teacher runs. Parameters and buffers are optimized with the student and saved in
-checkpoints under ``checkpoint_key``, or the name of the class.
+``cls(cfg, student, teacher)`` with the specifications of the networks; ``teacher`` is ``None`` if
+no teacher runs. Parameters and buffers are optimized with the student and saved in checkpoints
+under ``checkpoint_key``, or the name of the class.
 """
 
 
 class Companion(nn.Module):
     """Computes in every training step what terms read beside the outputs of the two networks.
 
-    A re-ID teacher with its crops is one, a bank of prototypes another. Every method does nothing
+    Examples are a re-ID teacher with its crops, and a bank of prototypes. Every method does nothing
     by default.
     """
 
-    #: Parts of the teacher's outputs that :meth:`after_student` fills, so that no other teacher is
-    #: required for them.
+    #: Parts of the teacher's outputs that :meth:`after_student` fills: no other teacher is required
+    #: for them.
     provides: frozenset[Part] = frozenset()
     #: Parts of the student's and of the teacher's outputs that :meth:`after_student` reads.
     student_parts: frozenset[Part] = frozenset()
     teacher_parts: frozenset[Part] = frozenset()
-    #: Whether batches need the images before any transform, see ``INPUT.WITH_ORIGINAL_IMAGE``.
+    #: Whether batches must hold the images before any transform (``INPUT.WITH_ORIGINAL_IMAGE``).
     needs_original_images: bool = False
-    #: Name of the state in checkpoints; empty takes the name of the class.
+    #: Name of the state in checkpoints; empty: the name of the class.
     checkpoint_key: str = ""
 
     def setup(self, terms: Sequence[Any]) -> None:
@@ -47,10 +47,9 @@ class Companion(nn.Module):
         return teacher
 
     def before_student(self, batched_inputs: Batch) -> Any:
-        """Work that needs the batch alone, while no activation of the student is in memory.
+        """Work on the batch alone, before any activation of the student is in memory.
 
-        Returns:
-            anything, handed to :meth:`after_student`.
+        The result is passed to :meth:`after_student`.
         """
 
     def after_student(
@@ -60,12 +59,11 @@ class Companion(nn.Module):
         teacher: Optional[ModelOutputs],
         early: Any,
     ) -> tuple[ModelOutputs, Optional[ModelOutputs]]:
-        """Outputs of student and teacher with what this companion adds; new objects, never changed
-        ones (:func:`dataclasses.replace`, :meth:`ModelOutputs.with_extra`).
+        """Outputs of student and teacher with the additions of this companion, as new objects.
 
         Args:
             network: the student.
-            student, teacher: of this batch and regions; ``teacher`` is ``None`` where none runs.
+            student, teacher: of this batch and regions; ``teacher`` is ``None`` if none runs.
             early: of :meth:`before_student`.
         """
         return student, teacher
@@ -74,27 +72,27 @@ class Companion(nn.Module):
         """Called before every step with iteration / ``SOLVER.MAX_ITER``."""
 
     def hooks(self, trainer: Any, distiller: Any) -> list[Any]:
-        """Hooks of the companion; they come first, and their time is not counted as a step's.
+        """Hooks of the companion; they run first, and outside of the timer of a step.
 
         Args:
-            trainer: a :class:`~kd_search.engine.PersonSearchTrainer` that is being built.
-            distiller: whose companion this is.
+            trainer: a :class:`~kd_search.engine.PersonSearchTrainer` under construction.
+            distiller: the owner of this companion.
         """
         return []
 
     def frozen_networks(self) -> Sequence[nn.Module]:
         """Networks that stay in evaluation mode and out of checkpoints, moved with ``.to()``.
 
-        Hold them where ``nn.Module`` does not register them, in a list for example.
+        ``nn.Module`` must not register them: hold them in a list, for example.
         """
         return ()
 
 
-def companions_of(terms: Any) -> list[str]:
-    """Names of the companions of terms, in the order in which they are first named.
+def companions_of(terms: Mapping[str, Any]) -> list[str]:
+    """Names of the companions of terms, in order of first use.
 
     Raises:
-        ValueError: a name that is not registered.
+        ValueError: a name is not registered.
     """
     known = sorted(name for name, _ in COMPANION_REGISTRY)
     names: list[str] = []
@@ -117,18 +115,14 @@ def build_companions(
     return {name: COMPANION_REGISTRY.get(name)(cfg, student, teacher) for name in names}
 
 
-def check_companions(terms: Any, companions: Mapping[str, Any]) -> None:
-    """Check that every companion that terms name is there and fits.
-
-    Raises:
-        ValueError: one is missing, or as :func:`check_protocol`.
-    """
+def check_companions(terms: Mapping[str, Any], companions: Mapping[str, Any]) -> None:
+    """Raise ValueError if a companion of a term is missing or lacks a method."""
     for term in terms.values():
         missing = [name for name in term.companions if name not in companions]
         if missing:
             raise ValueError(
-                f"DISTILLATION.TERMS: {type(term).__name__} needs the companion {missing[0]}: give "
-                "it to the Distiller"
+                f"DISTILLATION.TERMS: {type(term).__name__} requires the companion {missing[0]}: "
+                "pass it to the Distiller"
             )
     for companion in companions.values():
         check_protocol(companion, CompanionLike, "a companion", "DISTILLATION.TERMS")

@@ -33,7 +33,7 @@ from kd_search.outputs import (
 )
 
 _STUDENT_KEY = "DISTILLATION.STUDENT_META_ARCH"
-#: What a config can do about a part that its student lacks.
+#: How to configure a student with a missing part.
 _HINTS = (
     (ANCHOR_PARTS, "use MODEL.PROPOSAL_GENERATOR.NAME RPN, or a RetinaNet"),
     (REGION_PARTS, "use MODEL.ROI_HEADS.NAME StandardROIHeads or Res5ROIHeads"),
@@ -51,7 +51,7 @@ class Distiller(nn.Module):
 
     In training the losses are the student's own and those of every term. In evaluation it is the
     student. Checkpoints store ``student`` as the model, so that the result loads into a plain
-    config; terms and companions are stored apart, the teacher is not.
+    config; terms and companions have their own keys, the teacher has none.
     """
 
     @configurable
@@ -72,19 +72,19 @@ class Distiller(nn.Module):
             terms: name to term, see ``DISTILLATION_TERM_REGISTRY``; they are set up here.
             teacher: runs in every step if any term requires parts of it.
             companions: name to companion, see ``COMPANION_REGISTRY``; those that the terms name.
-            init_layers: what :meth:`initialise` copies from the teacher.
-            fresh_layers: what :meth:`initialise` sets back to what it is now.
+            init_layers: layers that :meth:`initialise` copies from the teacher.
+            fresh_layers: layers that :meth:`initialise` resets to their current values.
             gather_over_ranks: terms with ``joint_parts`` get the people of all ranks.
 
         Raises:
             ValueError: a class lacks a method, student or teacher lack a part, networks do not fit
-                a term, or two terms share one loss.
+                a term, or two terms scale the same loss.
         """
         super().__init__()
-        # Any: their methods were checked; nn.Module would declare them as tensors.
+        # Any: their methods are checked below, and nn.Module declares attributes as tensors.
         self.student: Any = student
         self.terms: Any = terms
-        # No module: as a submodule it would be registered and saved.
+        # Not an nn.Module, which would be registered and saved.
         self.teacher: Any = teacher
         self.companions: Any = nn.ModuleDict(dict(companions or {}))
         check_terms(terms)
@@ -103,8 +103,8 @@ class Distiller(nn.Module):
         for name, companion in self.companions.items():
             companion.setup([term for term in terms.values() if name in term.companions])
         for term in terms.values():
-            term.setup(student.spec(), spec)
-        _merge_factors(terms)  # refuses two terms that share one loss
+            term.setup(self.student.spec(), spec)
+        _merge_factors(terms)  # raises if two terms scale the same loss
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -115,10 +115,12 @@ class Distiller(nn.Module):
         check_protocol(student, Student, "a student", _STUDENT_KEY)
         terms: Any = build_terms(cfg)
         names = companions_of(terms)
-        # Before a teacher is built: its errors would hide that the student does not fit.
-        _check_student(student, terms, _classes_of(names))
+        # The parts of companions are known before they are built. The student is checked before a
+        # teacher is built, whose errors would come first.
+        classes: dict[str, Any] = {name: COMPANION_REGISTRY.get(name) for name in names}
+        _check_student(student, terms, classes)
         spec, teacher = student.spec(), None
-        parts = _teacher_parts(terms, _classes_of(names).values())
+        parts = _teacher_parts(terms, classes.values())
         needs_teacher = any(term.needs_teacher for term in terms.values())
         if parts or needs_teacher or cfg.DISTILLATION.INIT_FROM_TEACHER:
             teacher = build_teacher(cfg, parts, spec)
@@ -126,7 +128,7 @@ class Distiller(nn.Module):
             "student": student,
             "terms": terms,
             "teacher": teacher,
-            "companions": build_companions(cfg, names, spec, teacher and teacher.spec),
+            "companions": build_companions(cfg, names, spec, teacher.spec if teacher else None),
             "init_layers": cfg.DISTILLATION.INIT_FROM_TEACHER,
             "fresh_layers": cfg.DISTILLATION.FRESH_LAYERS,
             "gather_over_ranks": cfg.SOLVER.GATHER_OVER_RANKS,
@@ -134,7 +136,8 @@ class Distiller(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.student.device
+        device: torch.device = self.student.device
+        return device
 
     @property
     def needs_original_images(self) -> bool:
@@ -142,11 +145,11 @@ class Distiller(nn.Module):
         return any(companion.needs_original_images for companion in self.companions.values())
 
     def forward(self, batched_inputs: Batch) -> Any:
-        """Losses in training; otherwise what the student returns."""
+        """Losses in training; otherwise the student's results."""
         if not self.training:
             return self.student(batched_inputs)
-        # The teacher runs before the student: beside the student's graph, its activations would
-        # need memory of their own, which costs time on a CPU as well.
+        # The teacher runs first: after the student, its activations would add to those of the
+        # student's graph, which costs time on a CPU as well.
         teacher = self.teacher.forward_teacher(batched_inputs) if self._runs_teacher else None
         early = {n: c.before_student(batched_inputs) for n, c in self.companions.items()}
         losses, student = self.student.forward_train(batched_inputs)
@@ -171,7 +174,7 @@ class Distiller(nn.Module):
         self, losses: Losses, student: ModelOutputs, teacher: Optional[ModelOutputs]
     ) -> None:
         joint = None
-        # Without gradients nothing is trained, and the other ranks may not be here.
+        # Without gradients nothing is trained, and other ranks may not make the call.
         if self._joint_parts and torch.is_grad_enabled():
             joint = join_outputs(student, teacher, self._joint_parts)
         for name, term in self.terms.items():
@@ -179,17 +182,14 @@ class Distiller(nn.Module):
             for key, value in term(*outputs).items():
                 if key in losses:
                     raise ValueError(
-                        f"DISTILLATION.TERMS: {name} names its loss {key!r}, which exists already"
+                        f"DISTILLATION.TERMS: {name} returns {key!r}, which is already a loss"
                     )
                 losses[key] = value
 
     def set_progress(self, progress: float) -> None:
-        """Move the weights that change over training to where they are in this step.
+        """Set iteration / ``SOLVER.MAX_ITER``, before every step.
 
-        They depend on nothing else, so that a resumed training has those of one that ran through.
-
-        Args:
-            progress: share of the training that is done, iteration / ``SOLVER.MAX_ITER``.
+        Weights that change over training depend on it alone: resuming does not change them.
         """
         for term in self.terms.values():
             term.progress = progress
@@ -205,7 +205,7 @@ class Distiller(nn.Module):
         return [hook for term in self.terms.values() for hook in term.hooks(trainer)]
 
     def checkpoint_parts(self) -> tuple[nn.Module, dict[str, nn.Module]]:
-        """The network that checkpoints hold as ``model``, and what they hold beside it by key."""
+        """The network that checkpoints hold as ``model``, and the modules under other keys."""
         parts = {"terms": self.terms}
         for name, companion in self.companions.items():
             if companion.state_dict():
@@ -213,13 +213,10 @@ class Distiller(nn.Module):
         return self.student, parts
 
     def initialise(self) -> list[str]:
-        """Give the student what the config says it starts with; call it after loading weights.
+        """Set the student's initial layers, after its weights were loaded.
 
-        ``DISTILLATION.FRESH_LAYERS`` go back to their random start, ``INIT_FROM_TEACHER`` are
-        copied.
-
-        Returns:
-            names of what was copied from the teacher.
+        Resets ``DISTILLATION.FRESH_LAYERS`` to their random values and copies
+        ``INIT_FROM_TEACHER``. Returns the names that were copied.
         """
         reinitialize(self.student, self._fresh_values)
         self._fresh_values = {}
@@ -231,7 +228,7 @@ class Distiller(nn.Module):
         """As the student's."""
         return self.student.inference(*args, **kwargs)
 
-    def embed(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def embed(self, *args: Any, **kwargs: Any) -> Any:
         """As the student's."""
         return self.student.embed(*args, **kwargs)
 
@@ -241,25 +238,21 @@ class Distiller(nn.Module):
             network.eval()
         return self
 
-    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> "Distiller":
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
         # .to(), .cuda(), .half(): frozen networks are no submodules, so they are moved here.
         for network in self._frozen_networks():
             network._apply(fn, *args, **kwargs)
-        return super()._apply(fn, *args, **kwargs)
+        apply: Any = super()._apply
+        return apply(fn, *args, **kwargs)
 
-    def _frozen_networks(self) -> list[nn.Module]:
+    def _frozen_networks(self) -> list[Any]:
         teachers = [] if self.teacher is None else [self.teacher.model]
         return [*teachers, *(n for c in self.companions.values() for n in c.frozen_networks())]
 
 
-def _classes_of(names: Sequence[str]) -> dict[str, Any]:
-    """Classes of companions by name: their parts are known before they are built."""
-    return {name: COMPANION_REGISTRY.get(name) for name in names}
-
-
 def _teacher_parts(terms: Any, companions: Any) -> frozenset[Part]:
-    """What a teacher must output in every step."""
-    required = frozenset().union(*(term.teacher_parts for term in terms.values()))
+    """Parts that a teacher must output in every step."""
+    required: frozenset[Part] = frozenset().union(*(term.teacher_parts for term in terms.values()))
     required = required.union(*(companion.teacher_parts for companion in companions))
     return required - frozenset().union(*(companion.provides for companion in companions))
 
@@ -286,8 +279,8 @@ def _check_teacher(teacher: Optional[FrozenTeacher], terms: Any, companions: Any
     missing = required - (frozenset() if teacher is None else teacher.parts)
     if missing:
         raise ValueError(
-            f"DISTILLATION.TERMS: the terms require {names_of(missing)} of a teacher: give the "
-            "Distiller one with these parts"
+            f"DISTILLATION.TERMS: the terms require {names_of(missing)} of a teacher: pass one "
+            "with these parts to the Distiller"
         )
 
 
@@ -303,14 +296,14 @@ def _joint_parts(terms: Any) -> frozenset[Part]:
 
 
 def _merge_factors(terms: Any) -> dict[str, tuple[float, str]]:
-    """Factor of each hard loss, and the term that it is of."""
+    """Factor of each of the student's losses, and the name of its term."""
     merged: dict[str, tuple[float, str]] = {}
     for name, term in terms.items():
         for loss, factor in term.hard_loss_factors.items():
             if loss in merged:
                 raise ValueError(
-                    f"DISTILLATION.TERMS: {merged[loss][1]} and {name} both take a share of the "
-                    f"student's {loss}"
+                    f"DISTILLATION.TERMS: {merged[loss][1]} and {name} both scale the student's "
+                    f"{loss}"
                 )
             merged[loss] = (factor, name)
     return merged

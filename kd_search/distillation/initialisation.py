@@ -1,7 +1,7 @@
-"""A student that starts with layers of its teacher."""
+"""Initial layers of a student: copied from its teacher, or reset to random values."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Union
 
 import torch
@@ -20,16 +20,16 @@ def init_from_teacher(
 
     Args:
         student: changed in place.
-        teacher: gives.
+        teacher: source of the values.
         layers: prefixes of names that both have, or pairs (student, teacher). A prefix is a whole
-            module or parameter: "backbone.fpn" does not stand for "backbone.fpn_output3".
+            module or parameter: "backbone.fpn" does not match "backbone.fpn_output3".
 
     Returns:
-        the names in the student that were filled.
+        the names in the student that were set.
 
     Raises:
-        ValueError: a prefix without parameters, or of other parameters or shapes in the other
-            network. Nothing is copied then.
+        ValueError: there are no parameters under a prefix, or other names or shapes in the other
+            network. Nothing is copied.
     """
     ours, theirs = student.state_dict(keep_vars=True), teacher.state_dict()
     copies = {}
@@ -45,14 +45,11 @@ def init_from_teacher(
     return list(copies)
 
 
-def _names_by_module(names: Mapping[str, str]) -> str:
-    """A line for each module: what was filled, and from where if that has another name.
-
-    Args:
-        names: name of each parameter or buffer to that of its source.
-    """
+def _names_by_module(sources: Mapping[str, str]) -> str:
+    """A line for each module with its parameters and buffers, and their sources if named
+    differently."""
     modules: dict[tuple[str, str], list[str]] = {}
-    for name, source in names.items():
+    for name, source in sources.items():
         own, theirs = name.rpartition("."), source.rpartition(".")
         text = own[2] if own[2] == theirs[2] else f"{own[2]} ({theirs[2]})"
         modules.setdefault((own[0], theirs[0]), []).append(text)
@@ -62,44 +59,46 @@ def _names_by_module(names: Mapping[str, str]) -> str:
     )
 
 
-def _matching(ours: dict, theirs: dict, prefix: str, source: str) -> dict[str, str]:
-    """Names in the student and in the teacher under the two prefixes."""
-    have = _under(ours, prefix)
-    give = _under(theirs, source)
-    for side, found, name in (("student", have, prefix), ("teacher", give, source)):
+def _matching(
+    ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor], prefix: str, source: str
+) -> dict[str, str]:
+    """Names in the student under ``prefix`` to those in the teacher under ``source``."""
+    own, given = _under(ours, prefix), _under(theirs, source)
+    for side, found, name in (("student", own, prefix), ("teacher", given, source)):
         if not found:
             raise ValueError(f"{_KEY}: the {side} has no parameter under {name!r}")
-    if have.keys() != give.keys():
-        odd = sorted(have.keys() ^ give.keys())[0]
+    if own.keys() != given.keys():
+        first = min(own.keys() ^ given.keys())
         raise ValueError(
-            f"{_KEY}: {prefix!r} of the student and {source!r} of the teacher differ, the first "
-            f"parameter that only one of them has is {(odd or prefix)!r}"
+            f"{_KEY}: {prefix!r} of the student and {source!r} of the teacher differ: only one of "
+            f"them has {(first or prefix)!r}"
         )
-    for rest, name in have.items():
-        a, b = tuple(ours[name].shape), tuple(theirs[give[rest]].shape)
+    for rest, name in own.items():
+        a, b = tuple(ours[name].shape), tuple(theirs[given[rest]].shape)
         if a != b:
             raise ValueError(
-                f"{_KEY}: {name} of the student has shape {a}, {give[rest]} of the teacher {b}"
+                f"{_KEY}: {name} of the student has shape {a}, {given[rest]} of the teacher {b}"
             )
-    return {name: give[rest] for rest, name in have.items()}
+    return {name: given[rest] for rest, name in own.items()}
 
 
-def _under(state: dict, prefix: str) -> dict[str, str]:
-    """Names that are the prefix or lie under it, by what follows the prefix."""
+def _under(names: Iterable[str], prefix: str) -> dict[str, str]:
+    """Names equal to the prefix or under it, by their part after the prefix."""
     return {
         name[len(prefix) :]: name
-        for name in state
+        for name in names
         if name == prefix or name.startswith(prefix.rstrip(".") + ".")
     }
 
 
 def copy_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Values of the parameters and buffers under some prefixes, to be put back later.
+    """Copies of the parameters and buffers under some prefixes, for :func:`reinitialize`.
 
     Raises:
-        ValueError: a prefix without parameters.
+        ValueError: there are no parameters under a prefix.
     """
-    state, values = model.state_dict(), {}
+    state = model.state_dict()
+    values: dict[str, torch.Tensor] = {}
     for prefix in layers:
         names = _under(state, prefix).values()
         if not names:
@@ -111,7 +110,7 @@ def copy_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, torch.Tens
 
 
 def reinitialize(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
-    """Put values of :func:`copy_layers` back, and log them by name."""
+    """Restore values of :func:`copy_layers`, and log them by name."""
     model.load_state_dict(values, strict=False)
     if values:
         logger.info("Reinitialised:\n%s", _names_by_module({name: name for name in values}))

@@ -1,12 +1,19 @@
 """Outputs of student and teacher for the people of all ranks."""
 
-from typing import Optional
+from typing import Any, Optional
 
-from kd_search.outputs import CROP_PARTS, IDENTITY_PARTS, CropOutputs, Crops, ModelOutputs, Part
-from kd_search.outputs import IdentityOutputs as Identities
+from kd_search.outputs import (
+    CROP_PARTS,
+    IDENTITY_PARTS,
+    CropOutputs,
+    Crops,
+    IdentityOutputs,
+    ModelOutputs,
+    Part,
+)
 from kd_search.utils.collectives import join_rows
 
-#: What a term may name as its ``joint_parts``.
+#: Values that a term may have in ``joint_parts``.
 JOINABLE_PARTS = IDENTITY_PARTS | CROP_PARTS
 
 
@@ -19,14 +26,14 @@ def join_outputs(
 
     Args:
         student, teacher: of this rank's batch.
-        parts: of ``JOINABLE_PARTS``; what is ``None`` stays so, on all ranks alike. Identities come
-            with them: ``identities.person_ids`` and ``crops.crops``, without boxes.
+        parts: of ``JOINABLE_PARTS``; a part that is ``None`` must be so on all ranks. Identities
+            are included: ``identities.person_ids`` and ``crops.crops``, without boxes.
 
     Returns:
-        two :class:`ModelOutputs` with these parts alone.
+        two :class:`ModelOutputs` with these parts only.
 
     Raises:
-        FloatingPointError: a part is not finite, here or elsewhere.
+        FloatingPointError: a part is not finite on some rank.
     """
     own = [outputs for outputs in (student, teacher) if outputs is not None]
     joint = [ModelOutputs() for _ in own]
@@ -39,20 +46,18 @@ def join_outputs(
 
 
 def _join_identities(own: list[ModelOutputs], parts: frozenset[Part]) -> list[ModelOutputs]:
-    rows = [outputs.identities or Identities() for outputs in own]
     columns = [
         (
             x.embeddings if Part.EMBEDDINGS in parts else None,
             x.person_ids,
             x.logits if Part.IDENTITY_LOGITS in parts else None,
         )
-        for x in rows
+        for x in (outputs.identities or IdentityOutputs() for outputs in own)
     ]
-    return [ModelOutputs(identities=Identities(*joined)) for joined in _join(columns)]
+    return [ModelOutputs(identities=IdentityOutputs(*joined)) for joined in _join(columns)]
 
 
-def _join_crops(own: list[ModelOutputs], parts: frozenset[Part]) -> list[Optional[CropOutputs]]:
-    rows = [outputs.crops for outputs in own]
+def _join_crops(own: list[ModelOutputs], parts: frozenset[Part]) -> list[Any]:
     columns = [
         (None,) * 4
         if x is None
@@ -62,17 +67,16 @@ def _join_crops(own: list[ModelOutputs], parts: frozenset[Part]) -> list[Optiona
             x.embeddings if Part.CROP_EMBEDDINGS in parts else None,
             x.logits if Part.CROP_LOGITS in parts else None,
         )
-        for x in rows
+        for x in (outputs.crops for outputs in own)
     ]
-    joined = _join(columns)
     return [
         None if ids is None else CropOutputs(Crops([], ids, shifted), embeddings, logits)
-        for ids, shifted, embeddings, logits in joined
+        for ids, shifted, embeddings, logits in _join(columns)
     ]
 
 
-def _join(columns: list[tuple]) -> list[tuple]:
-    """Join what is not ``None`` in one call, so that rows stay together."""
+def _join(columns: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Join all tensors in one call, so that their rows stay together; ``None`` stays."""
     tensors = [x for row in columns for x in row if x is not None]
     joined = iter(join_rows(*tensors) if tensors else ())
     return [tuple(None if x is None else next(joined) for x in row) for row in columns]

@@ -1,7 +1,7 @@
-"""What a network, a term or a companion must have to take part in distillation.
+"""Interfaces of networks, terms and companions in distillation.
 
-A :class:`~kd_search.distillation.Distiller` checks them when it is built. A class needs no base
-class of this package: its methods count.
+A :class:`~kd_search.distillation.Distiller` checks them when it is built. No base class of this
+package is required.
 """
 
 import inspect
@@ -20,7 +20,7 @@ class Student(Protocol):
     """A network that is trained."""
 
     def spec(self) -> ModelSpec:
-        """What is fixed about the network, and the parts that it outputs."""
+        """The network's specification, with the parts that it outputs."""
 
     def forward_train(self, batched_inputs: Batch) -> tuple[Losses, ModelOutputs]:
         """Scalar losses by name, and the outputs that they were computed from, with gradient."""
@@ -30,18 +30,18 @@ class CropStudent(Student, Protocol):
     """A student that embeds given boxes, for companions that provide crops."""
 
     def embed_crops(self, outputs: ModelOutputs, crops: Crops) -> CropOutputs:
-        """Embeddings of boxes of the batch that ``outputs`` are of."""
+        """Embeddings of boxes of a batch with the given outputs."""
 
 
 class Teacher(Protocol):
     """A frozen network; it is called without gradient and in evaluation mode."""
 
     def spec(self) -> ModelSpec:
-        """What is fixed about the network, and the parts that it outputs."""
+        """The network's specification, with the parts that it outputs."""
 
     def forward_teacher(self, batched_inputs: Batch, parts: frozenset[Part]) -> ModelOutputs:
-        """Outputs of the student's batch: at least ``parts``, but those of regions and identities
-        of regions, which :meth:`RegionTeacher.forward_regions` adds."""
+        """Outputs of the student's batch: at least ``parts``, except those of regions, which
+        :meth:`RegionTeacher.forward_regions` adds."""
 
 
 class RegionTeacher(Teacher, Protocol):
@@ -64,7 +64,7 @@ class CropTeacher(Protocol):
     """A re-ID network that embeds crops."""
 
     def spec(self) -> ModelSpec:
-        """What is fixed about the network; ``crops`` describes embeddings and logits."""
+        """The network's specification; ``crops`` describes embeddings and logits."""
 
     def crop_features(self, crops: torch.Tensor) -> torch.Tensor:
         """(P, F) features of (P, 3, H, W) crops, 0..255; P may be 0."""
@@ -74,7 +74,7 @@ class CropTeacher(Protocol):
 
 
 class Term(Protocol):
-    """What :class:`~kd_search.distillation.DistillationTerm` documents."""
+    """Interface of :class:`~kd_search.distillation.DistillationTerm`."""
 
     student_parts: frozenset[Part]
     teacher_parts: frozenset[Part]
@@ -92,7 +92,7 @@ class Term(Protocol):
 
 
 class CompanionLike(Protocol):
-    """What :class:`~kd_search.distillation.Companion` documents."""
+    """Interface of :class:`~kd_search.distillation.Companion`."""
 
     provides: frozenset[Part]
     student_parts: frozenset[Part]
@@ -121,16 +121,13 @@ class CompanionLike(Protocol):
 
 
 def check_protocol(part: object, protocol: type, what: str, key: str) -> None:
-    """Raise an error where an object lacks a method or attribute of a protocol.
+    """Raise ValueError, naming class, member and key, if an object lacks a member of a protocol.
 
     Args:
         part: a network, term or companion.
         protocol: of this module.
-        what: what the object would be, for the error.
+        what: role of the object, for the error.
         key: config key that named it.
-
-    Raises:
-        ValueError: one line that names class, method or attribute, and key.
     """
     name = type(part).__name__
     for member, expected in _members(protocol).items():

@@ -1,4 +1,4 @@
-"""A frozen teacher: built from its own config and weights, run beside the student."""
+"""Frozen teachers: built from their own config and weights, run beside the student."""
 
 from typing import Any, Optional
 
@@ -23,10 +23,10 @@ _KEY = "DISTILLATION.TEACHER.CONFIG_FILE"
 
 
 class FrozenTeacher:
-    """Owns a network that never trains.
+    """A network that is not trained.
 
-    Not a module on purpose: held by a module in a plain attribute, it stays out of the student's
-    ``state_dict``, its optimizer and its DDP buckets. Its owner forwards ``.to(device)``.
+    It is not an ``nn.Module``, so that it stays out of the ``state_dict``, optimizer and DDP
+    buckets of the module that holds it. The owner moves ``model`` in its ``.to(device)``.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class FrozenTeacher:
         Args:
             model: a :class:`~kd_search.distillation.protocols.Teacher`; for parts of regions, a
                 ``RegionTeacher``.
-            parts: what it outputs in a step.
-            aligner: to the classes and scales of its student; ``None`` where they are the same.
-            batch_statistics: normalise by those of the batch, as VKD (ECCV 2020) does.
+            parts: that it outputs in a step.
+            aligner: to the classes and scales of its student; ``None`` if they are the same.
+            batch_statistics: normalise by the statistics of the batch, as VKD (ECCV 2020) does.
 
         Raises:
-            ValueError: the network lacks a method, or a part.
+            ValueError: the network lacks a method or a part.
         """
         check_protocol(model, Teacher, "a teacher", _KEY)
         #: What is fixed about the network.
@@ -55,8 +55,8 @@ class FrozenTeacher:
         if missing:
             raise ValueError(
                 f"{_KEY}: the terms require {names_of(missing)} of the teacher, and "
-                f"{type(model).__name__} outputs {names_of(self.spec.parts)}: take another "
-                "teacher, or drop terms of DISTILLATION.TERMS"
+                f"{type(model).__name__} outputs {names_of(self.spec.parts)}: use another "
+                "teacher, or remove terms from DISTILLATION.TERMS"
             )
         if parts & REGION_PARTS:
             check_protocol(model, RegionTeacher, "a teacher of regions", _KEY)
@@ -68,23 +68,15 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def forward_teacher(self, batched_inputs: Batch) -> ModelOutputs:
-        """Outputs of the student's batch that need no output of the student, not yet aligned.
-
-        :meth:`forward_regions` takes them.
-        """
+        """Outputs of the student's batch before the student runs, not yet aligned."""
         outputs: ModelOutputs = self.model.forward_teacher(self.inputs(batched_inputs), self.parts)
         return outputs
 
     @torch.no_grad()
     def forward_regions(self, outputs: ModelOutputs, student: ModelOutputs) -> ModelOutputs:
-        """Outputs of the student's batch and regions, without gradient.
+        """``outputs`` of :meth:`forward_teacher` with the student's regions, aligned.
 
-        Args:
-            outputs: of :meth:`forward_teacher`, of this batch.
-            student: of this batch.
-
-        Returns:
-            outputs in the student's classes and delta scales, see :class:`TeacherOutputAligner`.
+        They have no gradient; see :class:`TeacherOutputAligner`.
         """
         if hasattr(self.model, "forward_regions"):
             outputs = self.model.forward_regions(outputs, student, self.parts)
@@ -92,10 +84,10 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def embed(self, batched_inputs: Batch, boxes: list[torch.Tensor]) -> torch.Tensor:
-        """Embeddings of given boxes in the student's batch, as the network's own ``embed``.
+        """Embeddings of given boxes in the student's batch, by the network's ``embed``.
 
         Raises:
-            ValueError: the network embeds no boxes.
+            ValueError: the network has no ``embed``.
         """
         check_protocol(self.model, EmbeddingTeacher, "a teacher of embeddings", _KEY)
         embeddings: torch.Tensor = self.model.embed(self.inputs(batched_inputs), boxes)
@@ -107,9 +99,9 @@ class FrozenTeacher:
 
 
 def use_batch_statistics(model: nn.Module) -> None:
-    """Make batch normalisation use the batch in evaluation mode too, without recording it.
+    """Make batch normalisation use the batch's statistics in evaluation mode.
 
-    The running statistics stay as they are: a student may start with them.
+    The running statistics do not change: a student may start with them.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -118,7 +110,7 @@ def use_batch_statistics(model: nn.Module) -> None:
 
 
 def _in_training_mode(norm: nn.Module, inputs: Any) -> None:
-    # In evaluation mode torch would use the running statistics that are there.
+    # In evaluation mode torch would use the running statistics.
     norm.train()
 
 
@@ -127,21 +119,21 @@ def build_teacher(cfg: CfgNode, parts: frozenset[Part], student: ModelSpec) -> F
 
     Args:
         cfg: the student's config.
-        parts: what the terms require.
+        parts: that the terms require.
         student: specification of the student.
 
     Raises:
-        ValueError: no config file is named, the network cannot teach, or its classes are others
-            than the student's.
+        ValueError: no config file is given, the network lacks a method or part, or its classes
+            differ from the student's.
     """
     node = cfg.DISTILLATION.TEACHER
     if not node.CONFIG_FILE:
         if parts:
             what = f"the terms require {names_of(parts)} of a teacher"
         elif cfg.DISTILLATION.INIT_FROM_TEACHER:
-            what = "the student starts with layers of a teacher (DISTILLATION.INIT_FROM_TEACHER)"
+            what = "DISTILLATION.INIT_FROM_TEACHER requires a teacher"
         else:
-            what = "a term needs a live teacher"
+            what = "a term requires a teacher"
         raise ValueError(f"{_KEY} is empty, but {what}")
     teacher_cfg = read_teacher_config(cfg, node)
     if Part.IDENTITY_LOGITS in parts:
@@ -169,7 +161,7 @@ def read_teacher_config(cfg: CfgNode, node: CfgNode) -> CfgNode:
     teacher_cfg.merge_from_list(list(node.OPTS))
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     if teacher_cfg.MODEL.META_ARCHITECTURE == "Distiller":
-        # A network that was itself distilled teaches without its own teacher.
+        # A distilled network is a teacher without its own teacher.
         teacher_cfg.MODEL.META_ARCHITECTURE = teacher_cfg.DISTILLATION.STUDENT_META_ARCH
     return teacher_cfg
 
@@ -177,14 +169,14 @@ def read_teacher_config(cfg: CfgNode, node: CfgNode) -> CfgNode:
 def load_teacher(
     model: nn.Module, cfg: CfgNode, node: CfgNode, teacher_cfg: CfgNode, key: str
 ) -> str:
-    """Load a teacher's weights and put it on the student's device; returns the path.
+    """Load a teacher's weights and move it to the student's device; returns the path.
 
     Raises:
-        ValueError: no weights are named, or they are not of its config.
+        ValueError: no weights are given, or they do not fit its config.
     """
     weights: str = node.WEIGHTS or teacher_cfg.MODEL.WEIGHTS
     if not weights:
-        raise ValueError(f"{key}.WEIGHTS is empty: name the weights of the teacher")
+        raise ValueError(f"{key}.WEIGHTS is empty: set it to the weights of the teacher")
     load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
     model.to(cfg.MODEL.DEVICE)
     return weights

@@ -16,45 +16,40 @@ DISTILLATION_TERM_REGISTRY.__doc__ = """
 Distillation terms: modules that compare the outputs of student and teacher.
 
 A registered class has the attributes and methods of :class:`DistillationTerm`, usually by being a
-subclass, and is called as ``cls(cfg)``. Trainable parameters and buffers of a term are optimized
-with the student and saved in checkpoints under ``terms``, apart from the student's weights. Terms
-are independent of each other: any subset is one list in ``DISTILLATION.TERMS``.
+subclass, and is called as ``cls(cfg)``. Parameters and buffers of a term are optimized with the
+student and saved in checkpoints under ``terms``. Terms are independent of each other: any subset
+is one list in ``DISTILLATION.TERMS``.
 """
 
 
 class DistillationTerm(nn.Module):
-    """A loss between the outputs of student and teacher.
-
-    A subclass writes :meth:`forward` and declares which parts it reads. See
-    docs/adding_a_method.md.
-    """
+    """A loss between the outputs of student and teacher; see docs/adding_a_method.md."""
 
     #: Parts of the student's outputs that :meth:`forward` reads.
     student_parts: frozenset[Part] = frozenset()
-    #: Parts of the teacher's outputs that it reads; a teacher runs in every step if any term has
-    #: any that no companion provides.
+    #: Parts of the teacher's outputs that it reads. The teacher runs in every step if no companion
+    #: provides them.
     teacher_parts: frozenset[Part] = frozenset()
-    #: Parts whose rows the loss needs of the people of all ranks: of ``identities`` and ``crops``.
-    #: Where there are any, :meth:`forward` gets the joint batch, and these parts only.
+    #: Parts of ``identities`` and ``crops`` with the people of all ranks. If there are any,
+    #: :meth:`forward` gets the joint batch, with these parts only.
     joint_parts: frozenset[Part] = frozenset()
-    #: Names from ``COMPANION_REGISTRY``: what has to run beside the student.
+    #: Names from ``COMPANION_REGISTRY`` that must run beside the student.
     companions: Sequence[str] = ()
     #: Whether a teacher is built even if no step reads its outputs, for :meth:`hooks`.
     needs_teacher: bool = False
-    #: Share of the training that is done, from 0 on: iteration / ``SOLVER.MAX_ITER``. Set before
-    #: every step, see :meth:`Distiller.set_progress`.
+    #: Iteration / ``SOLVER.MAX_ITER``, set before every step by :meth:`Distiller.set_progress`.
     progress: float = 0.0
 
     @property
     def hard_loss_factors(self) -> dict[str, float]:
-        """Factors on losses of the student's own, by name, where the term takes a share of them.
+        """Factors that scale losses of the student, by name; read in every step.
 
-        They are read in every step, and may depend on :attr:`progress`; their names may not.
+        The factors may depend on :attr:`progress`, the names may not.
         """
         return {}
 
     def scheduled(self, start: float, end: Optional[float]) -> float:
-        """Value in this step of a weight that moves linearly from start to end over training.
+        """Value in this step of a weight that changes linearly over training.
 
         Args:
             start: in iteration 0.
@@ -63,15 +58,15 @@ class DistillationTerm(nn.Module):
         return start if end is None else start + (end - start) * min(self.progress, 1.0)
 
     def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
-        """Make adapters, and refuse networks that do not fit; called once, before the first batch.
+        """Create adapters and check the networks; called once, before the first batch.
 
         Args:
             student: specification of the student.
-            teacher: that of the teacher, with what companions provide; ``None`` without either,
-                which a term without ``teacher_parts`` has to expect.
+            teacher: of the teacher, with the parts of companions; ``None`` if there is neither,
+                which happens to terms without ``teacher_parts``.
 
         Raises:
-            ValueError: one line that says what does not fit and which key to change.
+            ValueError: the networks do not fit; one line that names the key to change.
         """
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
@@ -79,7 +74,7 @@ class DistillationTerm(nn.Module):
 
         Args:
             student: of this batch, with gradient.
-            teacher: of the same batch and regions, without; ``None`` as in :meth:`setup`.
+            teacher: of the same batch and regions, without gradient; ``None`` as in :meth:`setup`.
         """
         raise NotImplementedError
 
@@ -87,7 +82,7 @@ class DistillationTerm(nn.Module):
         """Hooks of the term; they run after the step and before its checkpoint is written.
 
         Args:
-            trainer: a :class:`~kd_search.engine.PersonSearchTrainer` that is being built.
+            trainer: a :class:`~kd_search.engine.PersonSearchTrainer` under construction.
         """
         return []
 
@@ -98,10 +93,10 @@ def end_of_schedule(value: float) -> Optional[float]:
 
 
 def build_terms(cfg: CfgNode) -> nn.ModuleDict:
-    """Build every term named in ``DISTILLATION.TERMS``, in order.
+    """Build the terms of ``DISTILLATION.TERMS``, in order.
 
     Raises:
-        ValueError: for an unknown or repeated name, or a class that is no term.
+        ValueError: a name is unknown or repeated, or a class lacks a method of a term.
     """
     terms = nn.ModuleDict()
     known = sorted(name for name, _ in DISTILLATION_TERM_REGISTRY)
@@ -119,10 +114,6 @@ def build_terms(cfg: CfgNode) -> nn.ModuleDict:
 
 
 def check_terms(terms: Any) -> None:
-    """Check that every module is a term.
-
-    Raises:
-        ValueError: as :func:`check_protocol`.
-    """
+    """Raise ValueError if a module lacks a method or attribute of a term."""
     for term in terms.values():
         check_protocol(term, Term, "a term", "DISTILLATION.TERMS")

@@ -5,7 +5,7 @@ from typing import Any, Optional
 import torch
 from detectron2.config import CfgNode, configurable
 
-from kd_search.distillation.anchors import (
+from kd_search.distillation.checks import (
     check_has_regions,
     check_same_anchors,
     flatten_levels,

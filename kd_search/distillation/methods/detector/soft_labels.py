@@ -5,7 +5,7 @@ from typing import Any, Optional
 import torch
 from detectron2.config import CfgNode, configurable
 
-from kd_search.distillation.anchors import check_same_anchors, check_softmax, flatten_levels
+from kd_search.distillation.checks import check_same_anchors, check_softmax, flatten_levels
 from kd_search.distillation.terms import (
     DISTILLATION_TERM_REGISTRY,
     DistillationTerm,

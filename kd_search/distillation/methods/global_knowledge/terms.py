@@ -22,7 +22,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from torch import nn
 
-from kd_search.distillation.anchors import check_same_anchors, check_softmax, flatten_levels
+from kd_search.distillation.checks import check_same_anchors, check_softmax, flatten_levels
 from kd_search.distillation.methods.global_knowledge.levels import shared_levels
 from kd_search.distillation.methods.global_knowledge.match import PROTOTYPE_BANK, match_of
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm

@@ -1,4 +1,4 @@
-"""Checks that terms on anchors or regions make of student and teacher."""
+"""Checks of terms on anchors or regions, made when a Distiller is built."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ from kd_search.outputs import AnchorSpec, ModelSpec
 
 
 def check_same_anchors(term: str, student: ModelSpec, teacher: ModelSpec) -> None:
-    """Refuse networks whose anchors differ.
+    """Raise ValueError, with both sets of anchors, if those of student and teacher differ.
 
     Args:
         term: named in the error.
-        student, teacher: their specifications.
-
-    Raises:
-        ValueError: printing both sets.
+        student, teacher: specifications of the networks.
     """
     for name, spec in (("student", student), ("teacher", teacher)):
         if spec.anchors is None:
             raise ValueError(
-                f"{term} needs a {name} with anchors of its own: a DistillableRPN or a RetinaNet"
+                f"{term} requires a {name} with anchors: a DistillableRPN or a RetinaNet"
             )
-    assert student.anchors and teacher.anchors
     if student.anchors.dense_classes != teacher.anchors.dense_classes:
         raise ValueError(
-            f"{term} cannot compare an RPN, which tells objects from background, with a one-stage "
-            "detector, which tells classes apart: take a teacher of the student's kind"
+            f"{term} cannot compare the objectness of an RPN with the classes of a one-stage "
+            "detector: use a teacher of the student's kind"
         )
     # Other padding makes other grids of the same image.
     same_padding = student.size_divisibility == teacher.size_divisibility
@@ -40,7 +36,6 @@ def check_same_anchors(term: str, student: ModelSpec, teacher: ModelSpec) -> Non
 
 def describe(spec: ModelSpec) -> str:
     """The anchors of a network in one line: stride and width x height per level."""
-    assert spec.anchors
     levels = []
     for stride, cells in zip(spec.anchors.strides, spec.anchors.cells):
         sides = (cells[:, 2:] - cells[:, :2]).round().int().tolist()
@@ -49,11 +44,6 @@ def describe(spec: ModelSpec) -> str:
         f"{{{', '.join(levels)}}} at offset {spec.anchors.offset:g}, images padded to multiples "
         f"of {spec.size_divisibility}"
     )
-
-
-def flatten_levels(levels: list[torch.Tensor]) -> torch.Tensor:
-    """(N, A_l, ...) of every level to (N, sum A_l, ...)."""
-    return torch.cat(levels, dim=1)
 
 
 def _same(a: AnchorSpec, b: AnchorSpec) -> bool:
@@ -66,20 +56,24 @@ def _same(a: AnchorSpec, b: AnchorSpec) -> bool:
 
 
 def check_has_regions(term: str, student: ModelSpec, teacher: ModelSpec) -> None:
-    """Raise ValueError where one of the two networks predicts no regions."""
+    """Raise ValueError if student or teacher has no region heads."""
     for name, spec in (("student", student), ("teacher", teacher)):
         if spec.regions is None:
             raise ValueError(
-                f"{term} needs a {name} with region heads: leave it out of DISTILLATION.TERMS for "
-                "one-stage detectors"
+                f"{term} requires a {name} with region heads: remove it from DISTILLATION.TERMS "
+                "for one-stage detectors"
             )
 
 
 def check_softmax(term: str, student: ModelSpec, teacher: ModelSpec) -> None:
-    """As :func:`check_has_regions`; the classes of both must share a softmax as well."""
+    """Raise ValueError if student or teacher has no region heads with a softmax over classes."""
     check_has_regions(term, student, teacher)
-    assert student.regions and teacher.regions
     if not (student.regions.softmax and teacher.regions.softmax):
         raise ValueError(
             f"{term} compares softmax classes: set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE to False"
         )
+
+
+def flatten_levels(levels: list[torch.Tensor]) -> torch.Tensor:
+    """(N, A_l, ...) of every level to (N, sum A_l, ...)."""
+    return torch.cat(levels, dim=1)

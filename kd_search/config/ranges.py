@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -174,3 +174,9 @@ def _singles(value: Any) -> Iterator[Any]:
             yield from _singles(entry)
     else:
         yield value
+
+
+def check_choice(key: str, value: object, choices: Collection[str]) -> None:
+    """Raise ValueError if the value of a key is none of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{key} {value!r} must be one of {', '.join(map(repr, choices))}")

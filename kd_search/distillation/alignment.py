@@ -100,7 +100,7 @@ class ClassMap:
         """
         if self.is_identity or deltas.shape[1] == 4 < 4 * self.num_teacher:
             return deltas
-        deltas = deltas.reshape(len(deltas), -1, 4)
+        deltas = deltas.reshape(len(deltas), self.num_teacher, 4)
         rows = torch.arange(len(deltas), device=deltas.device)
         columns = []
         for group in self.groups:
@@ -172,4 +172,4 @@ def _scaled(deltas: torch.Tensor, scale: Optional[list[float]]) -> torch.Tensor:
     """(..., 4 n) deltas times a factor for each of the four."""
     if scale is None:
         return deltas
-    return (deltas.reshape(*deltas.shape[:-1], -1, 4) * deltas.new_tensor(scale)).flatten(-2)
+    return deltas * deltas.new_tensor(scale).repeat(deltas.shape[-1] // 4)

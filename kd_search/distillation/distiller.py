@@ -58,8 +58,8 @@ class Distiller(nn.Module):
     def __init__(
         self,
         *,
-        student: nn.Module,
-        terms: nn.ModuleDict,
+        student: Any,
+        terms: Any,
         teacher: Optional[FrozenTeacher] = None,
         companions: Optional[Mapping[str, Companion]] = None,
         init_layers: Sequence[Any] = (),
@@ -69,7 +69,7 @@ class Distiller(nn.Module):
         """
         Args:
             student: a :class:`~kd_search.distillation.protocols.Student`.
-            terms: name to term, see ``DISTILLATION_TERM_REGISTRY``; they are set up here.
+            terms: ``nn.ModuleDict``, name to term, see ``DISTILLATION_TERM_REGISTRY``; they are set up here.
             teacher: runs in every step if any term requires parts of it.
             companions: name to companion, see ``COMPANION_REGISTRY``; those that the terms name.
             init_layers: layers that :meth:`initialise` copies from the teacher.
@@ -81,12 +81,11 @@ class Distiller(nn.Module):
                 a term, or two terms scale the same loss.
         """
         super().__init__()
-        # Any: their methods are checked below, and nn.Module declares attributes as tensors.
-        self.student: Any = student
-        self.terms: Any = terms
+        self.student = student
+        self.terms = terms
         # Not an nn.Module, which would be registered and saved.
         self.teacher: Any = teacher
-        self.companions: Any = nn.ModuleDict(dict(companions or {}))
+        self.companions: Any = nn.ModuleDict(dict(companions or {}))  # Any: they have no type
         check_terms(terms)
         check_companions(terms, self.companions)
         _check_student(student, terms, self.companions)

@@ -92,6 +92,11 @@ def end_of_schedule(value: float) -> Optional[float]:
     return None if value == -1 else value
 
 
+def module_name(*features: str) -> str:
+    """Name of a module for feature maps: ``nn.ModuleDict`` refuses names with a dot."""
+    return "_".join(features).replace(".", "_")
+
+
 def build_terms(cfg: CfgNode) -> nn.ModuleDict:
     """Build the terms of ``DISTILLATION.TERMS``, in order.
 

@@ -1,15 +1,12 @@
-"""Box regression taught by a teacher that bounds it (Chen et al., NIPS 2017)."""
+"""Box regression bounded by the teacher's error (Chen et al., NIPS 2017)."""
 
 from typing import Any, Optional
 
 import torch
 from detectron2.config import CfgNode, configurable
 
-from kd_search.distillation.checks import (
-    check_has_regions,
-    check_same_anchors,
-    flatten_levels,
-)
+from kd_search.config.ranges import check_choice
+from kd_search.distillation.checks import check_has_regions, check_same_anchors, flatten_levels
 from kd_search.distillation.terms import (
     DISTILLATION_TERM_REGISTRY,
     DistillationTerm,
@@ -18,17 +15,21 @@ from kd_search.distillation.terms import (
 from kd_search.losses import bounded_regression, teacher_l2
 from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
-KINDS = ("bounded", "l2")
+_KEY = "DISTILLATION.BOUNDED_REGRESSION"
 
 
 class RegressionTerm(DistillationTerm):
-    """nu L_b, beside the student's own smooth L1 loss, on positives only.
+    """nu L_b on positives only, added to the student's own smooth L1 loss.
 
-    The margin is a squared length in the scale of the student's deltas: its box transform's weights
-    multiply them (Detectron2: 10, 10, 5, 5 for regions, 1 for anchors). The teacher's deltas come
-    in that scale too.
+    The margin is a squared length in the scale of the student's deltas, which are multiplied by the
+    weights of its box transform (Detectron2: 10, 10, 5, 5 for regions, 1 for anchors). The
+    teacher's deltas have the same scale.
     """
 
+    #: Prefix of the keys of a subclass: "REGION" or "ANCHOR".
+    kind_of_box: str
+
+    @configurable
     def __init__(
         self,
         *,
@@ -40,28 +41,35 @@ class RegressionTerm(DistillationTerm):
         """
         Args:
             kind: "bounded", or "l2" for the distance to the teacher.
-            margin: m; the student pays until it beats the teacher by it.
+            margin: m, by which the student must be better than the teacher.
             loss_weight: nu.
-            loss_weight_end: nu at the end of training, linearly from ``loss_weight``; ``None``: as
-                at the start.
+            loss_weight_end: nu at the end of training, linearly from ``loss_weight``; ``None``
+                keeps it constant.
 
         Raises:
-            ValueError: an unknown kind, or a negative nu at the end.
+            ValueError: the kind is unknown, or nu at the end is negative.
         """
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(
-                f"DISTILLATION.BOUNDED_REGRESSION.KIND {kind!r} must be one of {KINDS}"
-            )
+        check_choice(f"{_KEY}.KIND", kind, ("bounded", "l2"))
         if loss_weight_end is not None and not loss_weight_end >= 0:
             raise ValueError(
-                f"DISTILLATION.BOUNDED_REGRESSION: {type(self).__name__} ends with nu "
-                f"{loss_weight_end}: its ..._LOSS_WEIGHT_END must be 0 or more, or -1"
+                f"{_KEY}.{self.kind_of_box}_LOSS_WEIGHT_END {loss_weight_end} must be 0 or more, "
+                "or -1"
             )
         self.kind = kind
         self.margin = margin
         self.loss_weight = loss_weight
         self.loss_weight_end = loss_weight_end
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        node, kind = cfg.DISTILLATION.BOUNDED_REGRESSION, cls.kind_of_box
+        return {
+            "kind": node.KIND,
+            "margin": node[f"{kind}_MARGIN"],
+            "loss_weight": node[f"{kind}_LOSS_WEIGHT"],
+            "loss_weight_end": end_of_schedule(node[f"{kind}_LOSS_WEIGHT_END"]),
+        }
 
     @property
     def nu(self) -> float:
@@ -82,25 +90,8 @@ class RegionRegressionTerm(RegressionTerm):
     """Bounded regression of the foreground regions, divided by the number of all regions."""
 
     student_parts = teacher_parts = frozenset({Part.REGION_DELTAS})
-
-    @configurable
-    def __init__(self, **kwargs: Any):
-        """
-        Args:
-            kwargs: as :class:`RegressionTerm`.
-        """
-        super().__init__(**kwargs)
-        self.num_classes = 0
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.DISTILLATION.BOUNDED_REGRESSION
-        return {
-            "kind": node.KIND,
-            "margin": node.REGION_MARGIN,
-            "loss_weight": node.REGION_LOSS_WEIGHT,
-            "loss_weight_end": end_of_schedule(node.REGION_LOSS_WEIGHT_END),
-        }
+    kind_of_box = "REGION"
+    num_classes = 0
 
     def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         check_has_regions(type(self).__name__, student, teacher)
@@ -120,27 +111,10 @@ class RegionRegressionTerm(RegressionTerm):
 
 @DISTILLATION_TERM_REGISTRY.register()
 class AnchorRegressionTerm(RegressionTerm):
-    """Bounded regression of the positive anchors, divided by what the own loss is divided by."""
+    """Bounded regression of the positive anchors, with the divisor of the student's own loss."""
 
     student_parts = teacher_parts = frozenset({Part.ANCHOR_DELTAS})
-
-    @configurable
-    def __init__(self, **kwargs: Any):
-        """
-        Args:
-            kwargs: as :class:`RegressionTerm`.
-        """
-        super().__init__(**kwargs)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.DISTILLATION.BOUNDED_REGRESSION
-        return {
-            "kind": node.KIND,
-            "margin": node.ANCHOR_MARGIN,
-            "loss_weight": node.ANCHOR_LOSS_WEIGHT,
-            "loss_weight_end": end_of_schedule(node.ANCHOR_LOSS_WEIGHT_END),
-        }
+    kind_of_box = "ANCHOR"
 
     def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         check_same_anchors(type(self).__name__, student, teacher)
@@ -157,8 +131,8 @@ class AnchorRegressionTerm(RegressionTerm):
 
 
 def _deltas_of_classes(deltas: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """(F, 4) deltas of each region's own class, from (F, 4 K) or class-agnostic (F, 4) ones."""
+    """(F, 4) deltas of each region's own class, from (F, 4 K) or class-agnostic (F, 4) deltas."""
     if deltas.shape[1] == 4:
         return deltas
     rows = torch.arange(len(classes), device=classes.device)
-    return deltas.unflatten(1, (-1, 4))[rows, classes]
+    return deltas.view(len(deltas), deltas.shape[1] // 4, 4)[rows, classes]

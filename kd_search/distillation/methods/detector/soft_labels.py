@@ -1,4 +1,4 @@
-"""Classification taught by soft labels, weighted by class (Chen et al., NIPS 2017)."""
+"""Classification by class-weighted soft labels (Chen et al., NIPS 2017)."""
 
 from typing import Any, Optional
 
@@ -18,6 +18,7 @@ from kd_search.outputs import ModelOutputs, ModelSpec, Part
 class SoftLabelTerm(DistillationTerm):
     """L_cls = mu L_hard + (1 - mu) L_soft, with class weights in the soft part only."""
 
+    @configurable
     def __init__(
         self,
         *,
@@ -30,16 +31,16 @@ class SoftLabelTerm(DistillationTerm):
     ):
         """
         Args:
-            hard_weight: mu, which the student's own loss is multiplied by.
-            hard_weight_end: mu at the end of training, linearly from ``hard_weight``; ``None``: as
-                at the start.
+            hard_weight: mu, the factor of the student's own loss.
+            hard_weight_end: mu at the end of training, linearly from ``hard_weight``; ``None``
+                keeps it constant.
             background_weight: w_c of the background.
             object_weight: w_c of every object class.
             temperature: of student and teacher; the loss is multiplied by its square.
-            loss_weight: factor of the whole soft part.
+            loss_weight: factor of the soft part.
 
         Raises:
-            ValueError: mu outside of 0..1, or a temperature of 0 or less.
+            ValueError: mu is outside of 0..1, or the temperature is not above 0.
         """
         super().__init__()
         for key, value in (("HARD_WEIGHT", hard_weight), ("HARD_WEIGHT_END", hard_weight_end)):
@@ -82,14 +83,6 @@ class RegionClassTerm(SoftLabelTerm):
 
     student_parts = teacher_parts = frozenset({Part.REGION_LOGITS})
 
-    @configurable
-    def __init__(self, **kwargs: Any):
-        """
-        Args:
-            kwargs: as :class:`SoftLabelTerm`.
-        """
-        super().__init__(**kwargs)
-
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         weight = cfg.DISTILLATION.SOFT_LABELS.REGION_LOSS_WEIGHT
@@ -115,14 +108,14 @@ class RegionClassTerm(SoftLabelTerm):
 
 @DISTILLATION_TERM_REGISTRY.register()
 class AnchorClassTerm(SoftLabelTerm):
-    """Soft binary cross-entropy of the student's sampled anchors.
+    """Soft binary cross-entropy of the student's sampled anchors, with its own loss's divisor.
 
-    It is divided by what the student's own loss is divided by: the sampled anchors of an RPN, the
-    positive ones of RetinaNet. There, which the paper does not treat, it is a sum over classes too,
-    weighted by |p_teacher - p_student|^gamma so that the many easy anchors do not drown the rest.
+    For RetinaNet, which the paper does not cover, it is also a sum over classes, weighted by
+    |p_teacher - p_student|^gamma, so that the many easy anchors do not dominate.
     """
 
     student_parts = teacher_parts = frozenset({Part.ANCHOR_LOGITS})
+    dense_classes = False
 
     @configurable
     def __init__(self, *, focal_gamma: float = 2.0, **kwargs: Any):
@@ -133,7 +126,6 @@ class AnchorClassTerm(SoftLabelTerm):
         """
         super().__init__(**kwargs)
         self.focal_gamma = focal_gamma
-        self.dense_classes = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -154,15 +146,14 @@ class AnchorClassTerm(SoftLabelTerm):
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
         """``{"loss_anchor_soft": scalar}`` from ``anchors.logits`` and the student's labels."""
-        sampled = student.anchors.targets.labels >= 0
+        anchors = student.anchors
+        sampled = anchors.targets.labels >= 0
         loss = soft_binary_cross_entropy(
-            flatten_levels(student.anchors.logits)[sampled],
+            flatten_levels(anchors.logits)[sampled],
             flatten_levels(teacher.anchors.logits)[sampled],
             object_weight=self.object_weight,
             background_weight=self.background_weight,
             temperature=self.temperature,
             focal_gamma=self.focal_gamma if self.dense_classes else 0.0,
         )
-        return {
-            "loss_anchor_soft": self.soft_weight * loss.sum() / student.anchors.targets.normalizer
-        }
+        return {"loss_anchor_soft": self.soft_weight * loss.sum() / anchors.targets.normalizer}

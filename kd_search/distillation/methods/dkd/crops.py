@@ -1,4 +1,4 @@
-"""Boxes of people that student and re-ID teacher embed, and their places in the original images."""
+"""Boxes of people for student and re-ID teacher, and their crops of the original images."""
 
 from typing import Any
 
@@ -8,16 +8,17 @@ from torch.nn import functional as F  # noqa: N812
 from kd_search.data.spatial_jitter import jitter_boxes
 from kd_search.outputs import Crops
 
-#: A box that comes back from the network's input this close to its annotation, in pixels of the
-#: original image, is that annotation: the rest is rounding.
+#: Rounding error of a box that was mapped to the network's input and back, pixels of the original
+#: image: a box this close to its annotation equals it.
 _ROUNDING = 0.05
 
 
 class CropSampler:
-    """The annotated people of a batch and, with feature-level augmentation, each shifted once.
+    """Samples the annotated boxes of a batch and, with feature-level augmentation, a shifted copy
+    of each.
 
-    Zhang et al. (AAAI 2021) give the re-ID teacher ground-truth boxes and their shifted copies,
-    never proposals: FSA shifts a box before region pooling, and the teacher's crop with it.
+    In DKD (Zhang et al., AAAI 2021) the re-ID teacher embeds no proposals: FSA shifts a box before
+    region pooling, and the teacher's crop with it.
     """
 
     def __init__(self, *, shifts: bool, input_size: tuple[int, int], padding: float, limit: float):
@@ -39,7 +40,7 @@ class CropSampler:
             batched_inputs: training samples with ``original_image`` and ``to_original``.
 
         Returns:
-            all boxes of an image where they were annotated, then all of them shifted.
+            per image all annotated boxes, then their shifted copies.
         """
         boxes, original_boxes, annotations, ids, shifted = [], [], [], [], []
         for x in batched_inputs:
@@ -66,7 +67,7 @@ class CropSampler:
     def _shift(
         self, boxes: torch.Tensor, image_size: tuple[int, int], to_original: torch.Tensor
     ) -> torch.Tensor:
-        # alpha counts pixels of the original image; boxes are in the network's input.
+        # alpha is in pixels of the original image, boxes in pixels of the network's input.
         limit = self.limit / to_original[:, :2].abs().sum(dim=0)
         return jitter_boxes(
             boxes, image_size, input_size=self.input_size, padding=self.padding, limit=limit
@@ -76,39 +77,36 @@ class CropSampler:
 def cut_crops(
     image: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int], *, mirror: bool = False
 ) -> torch.Tensor:
-    """People cut from an image and brought to one size.
+    """Crop people from an image and resize them.
 
     Args:
         image: (3, H, W), 0..255.
-        boxes: (B, 4) XYXY, pixels of it; corners are rounded outwards.
+        boxes: (B, 4) XYXY, pixels of the image; corners are rounded outwards and clipped at the
+            border. A box outside of the image becomes the nearest pixel.
         size: (height, width) of a crop.
         mirror: mirror the crops.
 
     Returns:
-        (B, 3, height, width) float32, channels as the image's. A box that reaches out of the image
-        is cut at its border; one with nothing inside gives its nearest pixel.
+        (B, 3, height, width) float32, with the image's order of channels.
     """
     height, width = image.shape[1:]
     corners = torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil()], dim=1).int().tolist()
-    crops = []
+    parts = [image.new_zeros((0, 3, *size), dtype=torch.float32)]
     for x0, y0, x1, y1 in corners:
         x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
         x1, y1 = min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
         crop = image[None, :, y0:y1, x0:x1].float()
-        crops.append(F.interpolate(crop, size, mode="bilinear", antialias=True))
-    if not crops:
-        return image.new_zeros((0, 3, *size), dtype=torch.float32)
-    crops = torch.cat(crops)
+        parts.append(F.interpolate(crop, size, mode="bilinear", antialias=True))
+    crops = torch.cat(parts)
     return crops.flip(3) if mirror else crops
 
 
-def is_mirrored(sample: dict) -> bool:
+def is_mirrored(sample: dict[str, Any]) -> bool:
     """Whether a training sample shows its original image mirrored."""
     return bool(sample["to_original"][0, 0] < 0)
 
 
 def _to_original(boxes: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Boxes of the network's input in pixels of the original image."""
-    corners = boxes.reshape(-1, 2) @ matrix[:, :2].T + matrix[:, 2]
-    corners = corners.reshape(-1, 2, 2)
+    corners = (boxes.reshape(-1, 2) @ matrix[:, :2].T + matrix[:, 2]).reshape(-1, 2, 2)
     return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)

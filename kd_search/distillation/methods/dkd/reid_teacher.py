@@ -1,4 +1,4 @@
-"""A frozen re-ID network that embeds people cut from the original images (DKD, AAAI 2021)."""
+"""A frozen re-ID network that embeds crops of the original images (DKD, AAAI 2021)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,10 +22,10 @@ _KEY = "DISTILLATION.REID_TEACHER"
 
 @COMPANION_REGISTRY.register()
 class ReIDTeacher(Companion):
-    """Owns a re-ID network that never trains, and chooses the crops that it embeds.
+    """A re-ID network that is not trained, and the sampler of its crops.
 
-    Student and teacher both get ``crops``: the student pools the boxes from its feature maps, the
-    teacher cuts them from the original images.
+    It adds ``crops`` to the outputs of student and teacher: the student pools the boxes from its
+    feature maps, the teacher cuts them from the original images.
     """
 
     provides = CROP_PARTS
@@ -46,9 +46,9 @@ class ReIDTeacher(Companion):
         Args:
             model: a :class:`~kd_search.distillation.protocols.CropTeacher`.
             input_size: (H, W) of its crops.
-            sampler: chooses the crops; by default the annotated boxes as they are.
-            flips_channels: it was trained on the other order of channels than the student.
-            mirror: show it mirrored crops where the student's image is mirrored.
+            sampler: of the crops; by default the annotated boxes.
+            flips_channels: its order of channels is not the student's.
+            mirror: mirror its crops if the student's image is mirrored.
             cache: features of the annotated people; others are computed.
 
         Raises:
@@ -73,8 +73,8 @@ class ReIDTeacher(Companion):
         node = cfg.DISTILLATION.REID_TEACHER
         if not node.CONFIG_FILE:
             raise ValueError(
-                f"{_KEY}.CONFIG_FILE is empty, but the terms need a re-ID teacher: train one with "
-                "tools/train_net.py and name its config"
+                f"{_KEY}.CONFIG_FILE is empty, but the terms require a re-ID teacher: train one "
+                "with tools/train_net.py and set the key to its config"
             )
         teacher_cfg = read_teacher_config(cfg, node)
         if teacher_cfg.MODEL.REID_NETWORK.NUM_IDS == 0:
@@ -82,9 +82,9 @@ class ReIDTeacher(Companion):
         model = build_distillable(teacher_cfg)
         check_protocol(model, CropTeacher, "a re-ID teacher", f"{_KEY}.CONFIG_FILE")
         weights = load_teacher(model, cfg, node, teacher_cfg, _KEY)
-        size = tuple(teacher_cfg.REID_DATA.SIZE)
-        sia = cfg.DISTILLATION.SIA
-        arguments = {
+        height, width = teacher_cfg.REID_DATA.SIZE
+        size, sia = (height, width), cfg.DISTILLATION.SIA
+        arguments: dict[str, Any] = {
             "model": model,
             "input_size": size,
             "sampler": CropSampler(
@@ -115,10 +115,10 @@ class ReIDTeacher(Companion):
     def before_student(self, batched_inputs: Batch) -> CropOutputs:
         if batched_inputs and "original_image" not in batched_inputs[0]:
             raise ValueError(
-                "the batch has no original_image, which ReIDTeacher cuts its crops from: set "
+                "ReIDTeacher: the batch has no original_image to cut crops from: set "
                 "INPUT.WITH_ORIGINAL_IMAGE to True"
             )
-        # The student samples the regions that it would sample without a teacher.
+        # So that the student samples the same regions as without a teacher.
         with torch.random.fork_rng(devices=[]):
             crops = self.sampler(batched_inputs)
         return self.embed_crops(batched_inputs, crops.to(self.model.device))
@@ -135,13 +135,13 @@ class ReIDTeacher(Companion):
 
     @torch.no_grad()
     def embed_crops(self, batched_inputs: Batch, crops: Crops) -> CropOutputs:
-        """Embeddings and identity logits of people of a batch, without gradient.
+        """Embeddings and identity logits of crops of a batch, without gradient.
 
         Args:
             batched_inputs: with ``original_image``, see ``INPUT.WITH_ORIGINAL_IMAGE``.
             crops: of the batch.
         """
-        cut, cached, where = [], [], []
+        cut, cached, where = [torch.zeros((0, 3, *self.input_size))], [], []
         for x, boxes, annotations in zip(batched_inputs, crops.original_boxes, crops.annotations):
             mirror = self.mirror and is_mirrored(x)
             known = torch.zeros(len(boxes), dtype=torch.bool)
@@ -152,7 +152,7 @@ class ReIDTeacher(Companion):
             if not known.all():
                 image = x["original_image"]
                 cut.append(cut_crops(image, boxes[~known], self.input_size, mirror=mirror))
-        computed = self.features(torch.cat(cut) if cut else torch.zeros((0, 3, *self.input_size)))
+        computed = self.features(torch.cat(cut))
         known = torch.cat(where).to(computed.device)
         features = computed.new_zeros((len(known), computed.shape[1]))
         features[~known] = computed

@@ -1,4 +1,4 @@
-"""Diverse knowledge of an external re-ID network (Zhang et al., AAAI 2021)."""
+"""Distillation of an external re-ID network (DKD, Zhang et al., AAAI 2021)."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 @DISTILLATION_TERM_REGISTRY.register()
 class IdentityProbabilityTerm(DistillationTerm):
-    """L_p = (1/B) sum_i KL(p_i^H || p_i^M), the probability-aware term.
+    """L_p = (1/B) sum_i KL(p_i^H || p_i^M), the probability-aware term, over labelled people.
 
-    Over labelled people only. With shifted boxes (FSA) B counts the unshifted ones, so that both
-    terms of the paper's sum have the weight of one.
+    With shifted boxes (FSA) B counts the unshifted ones, so that each of the paper's two sums has
+    weight one.
     """
 
     student_parts = teacher_parts = joint_parts = frozenset({Part.CROP_LOGITS})
@@ -34,7 +34,7 @@ class IdentityProbabilityTerm(DistillationTerm):
         """
         Args:
             direction: as :func:`kd_search.losses.identity_kl`.
-            temperature: of both sides.
+            temperature: of student and teacher.
             loss_weight: lambda beta_p.
         """
         super().__init__()
@@ -52,11 +52,11 @@ class IdentityProbabilityTerm(DistillationTerm):
         }
 
     def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
-        ours, theirs = (spec.crops.num_identities for spec in (student, teacher))
+        ours, theirs = student.crops.num_identities, teacher.crops.num_identities
         if ours != theirs:
             raise ValueError(
-                f"IdentityProbabilityTerm: the re-ID teacher tells {theirs} identities apart, the "
-                f"student {ours}: train the teacher on the crops of the student's training set"
+                f"IdentityProbabilityTerm: the re-ID teacher has {theirs} identities, the student "
+                f"{ours}: train the teacher on the crops of the student's training set"
             )
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
@@ -77,9 +77,8 @@ class IdentityProbabilityTerm(DistillationTerm):
 class PairRelationTerm(DistillationTerm):
     """L_pr = (1/B^2) ||S^H - S^M||^2 of row-normalised similarity matrices; sizes may differ.
 
-    Embeddings are compared at length one, which the paper does not say: the student's have it
-    anyway, and the teacher's lengths would be a difference that no direction of the student's can
-    make up for.
+    Embeddings are normalised to length one, which the paper does not state: the student's have this
+    length, so that it cannot match other lengths of the teacher's.
     """
 
     student_parts = teacher_parts = joint_parts = frozenset({Part.CROP_EMBEDDINGS})
@@ -89,7 +88,7 @@ class PairRelationTerm(DistillationTerm):
     def __init__(self, *, normalize: bool = True, loss_weight: float = 1.0):
         """
         Args:
-            normalize: take both sides' embeddings at length one; False takes them as they come.
+            normalize: False takes the embeddings of both networks without normalisation.
             loss_weight: lambda beta_pr.
         """
         super().__init__()
@@ -114,8 +113,8 @@ class PairRelationTerm(DistillationTerm):
 class TripletRelationTerm(DistillationTerm):
     """L_tr: a student's embedding is nearer to the teacher's of the same crop than to any other.
 
-    Embeddings are compared at length one, which the paper does not say: the margin then means the
-    same for every teacher.
+    Embeddings are normalised to length one, which the paper does not state: the margin then has the
+    same meaning for every teacher.
     """
 
     student_parts = teacher_parts = joint_parts = frozenset({Part.CROP_EMBEDDINGS})
@@ -133,7 +132,7 @@ class TripletRelationTerm(DistillationTerm):
         """
         Args:
             margin: m.
-            literal: boxes of the same person are negatives as well, as the paper prints it.
+            literal: boxes of the same person are negatives as well, as printed in the paper.
             projection: learn a linear map from the student's embeddings to the teacher's.
             loss_weight: lambda beta_tr.
         """
@@ -155,7 +154,7 @@ class TripletRelationTerm(DistillationTerm):
         }
 
     def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
-        ours, theirs = (spec.crops.embedding_dim for spec in (student, teacher))
+        ours, theirs = student.crops.embedding_dim, teacher.crops.embedding_dim
         if self.projects:
             self.projection = nn.Linear(ours, theirs, bias=False)
         elif ours != theirs:

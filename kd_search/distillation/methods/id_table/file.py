@@ -1,4 +1,4 @@
-"""The pre-computed table of teacher embeddings on disk (Munjal et al., BMVC 2019)."""
+"""Files of precomputed tables of teacher embeddings (Munjal et al., BMVC 2019)."""
 
 import os
 from collections.abc import Sequence
@@ -8,32 +8,24 @@ from typing import Annotated, Any, Literal, Optional, Union
 import torch
 from pydantic import AfterValidator, ConfigDict, model_validator
 
-from kd_search.utils.files import (
-    atomic_write,
-    check_torch_archive,
-)
-from kd_search.utils.schema import (
-    Identifier,
-    Schema,
-    check_schema,
-    shown,
-)
+from kd_search.utils.files import atomic_write, check_torch_archive
+from kd_search.utils.schema import Identifier, Schema, check_schema, shown
 
 FORMAT = "kd_search.id_table"
 FORMAT_VERSION = 1
 
 
 class TableMismatchError(ValueError):
-    """A table that does not belong to the student it was given to."""
+    """A table that does not fit the student."""
 
 
-def _matrix(value: Any) -> torch.Tensor:
+def _matrix(value: Any) -> Any:
     if not _is_plain(value, torch.float32, 2) or not value.isfinite().all():
         raise ValueError("is not a matrix of finite float32")
     return value
 
 
-def _counts(value: Any) -> torch.Tensor:
+def _counts(value: Any) -> Any:
     if not _is_plain(value, torch.int64, 1) or (value < 0).any():
         raise ValueError("is not a vector of int64, 0 or more")
     return value
@@ -72,16 +64,16 @@ class _TableFile(Schema):
 
 @dataclass
 class IDTableFile:
-    """One table: what it holds, of whom, and who made it."""
+    """A table of embeddings with its identities and origin."""
 
-    #: (L, D) float32, unit length; zero where an identity had no box.
+    #: (L, D) float32, unit length; zero for an identity without boxes.
     rows: torch.Tensor
-    #: (L,) int64: boxes behind each row; zeros for a copied table.
+    #: (L,) int64: number of boxes of each row; zeros for a copied table.
     counts: torch.Tensor
-    #: (U, D) float32: embeddings of unlabelled boxes, for a queue that starts with them.
+    #: (U, D) float32: embeddings of unlabelled boxes, for the initial queue.
     unlabelled: torch.Tensor
-    #: L original identities; row i belongs to ``person_ids[i]``.
-    person_ids: list = field(default_factory=list)
+    #: L original identities, by row.
+    person_ids: list[Any] = field(default_factory=list)
     #: "mean" of ground-truth boxes, or "oim", a copy of the teacher's own table.
     source: str = "mean"
     #: Name of the training set.
@@ -96,7 +88,7 @@ class IDTableFile:
         return self.rows.shape[1]
 
     def save(self, path: Union[str, os.PathLike[str]]) -> None:
-        """Write the table; a reader sees the old file or the whole new one."""
+        """Write the table atomically."""
         with atomic_write(path) as f:
             torch.save({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, f)
 
@@ -105,8 +97,8 @@ class IDTableFile:
         """Read a table.
 
         Raises:
-            FileNotFoundError: naming the tool that writes tables.
-            ValueError: if the file is torn, no table of this format, or a field is wrong.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is corrupt or no table of this format, or a field is wrong.
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(
@@ -115,9 +107,9 @@ class IDTableFile:
         try:
             check_torch_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a torn file fails in whatever way its next byte says
+        except Exception as error:  # a corrupt file can fail in any way
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"ID table {path} is torn or not a table: {reason}") from error
+            raise ValueError(f"ID table {path} is corrupt or not a table: {reason}") from error
         known = content.pop("format", None) if isinstance(content, dict) else None
         if not isinstance(known, str) or known != FORMAT:
             raise ValueError(f"{path} is not an ID table: write one with tools/build_id_table.py")
@@ -133,22 +125,19 @@ class IDTableFile:
         *,
         embedding_dim: int,
         num_ids: Optional[int] = None,
-        person_ids: Optional[Sequence] = None,
+        person_ids: Optional[Sequence[Any]] = None,
     ) -> None:
-        """Refuse a table that is not this student's.
+        """Raise :class:`TableMismatchError` if the table does not fit a student.
 
         Args:
             path: named in the error.
             embedding_dim: D of the student.
             num_ids: L of the student, if known.
             person_ids: original identities of the student's training set by row, if known.
-
-        Raises:
-            TableMismatchError: saying what differs.
         """
         if self.embedding_dim != embedding_dim:
             raise TableMismatchError(
-                f"ID table {path} holds embeddings of {self.embedding_dim}, the student has "
+                f"ID table {path} has embeddings of size {self.embedding_dim}, the student has "
                 f"MODEL.REID_HEAD.EMBEDDING_DIM {embedding_dim}"
             )
         rows = self.rows.shape[0]

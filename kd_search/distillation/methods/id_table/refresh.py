@@ -1,27 +1,30 @@
-"""How the rows of a distilled ID table are recomputed during training."""
+"""Recomputation of the rows of a distilled ID table during training."""
 
 from typing import Optional, Union
 
 import torch
+from detectron2.config import CfgNode
 from torch import nn
 
-SOURCES = ("teacher", "blend")
+from kd_search.config.ranges import check_choice
+
 _KEY = "DISTILLATION.ID_TABLE."
 
 
 class TeacherRows(nn.Module):
-    """Means of a live teacher's embeddings over the training set, as the student now sees it.
+    """Means of a teacher's embeddings over the training set, with the student's augmentation.
 
     Args:
         shape: (L, D) of the table.
-        average: average the means over all calls, which is over all views that the augmentation
-            has shown; the sum is a buffer, so that a resumed run goes on with it.
+        average: average the means of all calls, and so over all augmentations. Their sum is a
+            buffer, which checkpoints keep.
     """
 
-    #: Whether it takes means of a live teacher's embeddings; otherwise of the student's.
+    #: Whether the means are of the teacher's embeddings, or else of the student's.
     uses_teacher = True
+    total: torch.Tensor
 
-    def __init__(self, shape: tuple[int, int], average: bool = False):
+    def __init__(self, shape: torch.Size, average: bool = False):
         super().__init__()
         self.average = average
         if average:
@@ -31,13 +34,11 @@ class TeacherRows(nn.Module):
     def forward(
         self, means: torch.Tensor, counts: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
+        """New rows and counts of the table.
+
         Args:
             means: (L, D), unit rows of the teacher.
-            counts: (L,) boxes behind each; a row without any stays as it is.
-
-        Returns:
-            as the arguments, on their device: what the table becomes.
+            counts: (L,) number of boxes of each; 0 leaves the row unchanged.
         """
         if not self.average:
             return means, counts
@@ -47,22 +48,23 @@ class TeacherRows(nn.Module):
 
 
 class BlendedRows(nn.Module):
-    """The teacher's rows, as the table file has them, with a share of the student's means.
+    """normalize((1 - share) teacher + share student).
 
-    normalize((1 - share) teacher + share student). The teacher's part is the same in every
-    refresh, so that the student's share is the stated one however often it is called.
+    The teacher's part is that of the table file, so that the student's share does not grow with the
+    number of calls.
 
     Args:
-        teacher_rows: (L, D), unit rows; zeros where the teacher knows nobody. Such a row stays as
-            it is: it would be the student's alone.
+        teacher_rows: (L, D), unit rows; zeros for an identity that the teacher does not have, whose
+            row does not change.
         share: of the student, between 0 and 1.
     """
 
     uses_teacher = False
+    teacher_rows: torch.Tensor
 
     def __init__(self, teacher_rows: torch.Tensor, share: float):
         super().__init__()
-        # Checkpoints need not hold what the table file does.
+        # Not in checkpoints: the rows are in the table file.
         self.register_buffer("teacher_rows", teacher_rows.clone(), persistent=False)
         self.share = share
 
@@ -80,20 +82,19 @@ class BlendedRows(nn.Module):
 TableRefresh = Union[TeacherRows, BlendedRows]
 
 
-def build_table_refresh(cfg, rows: torch.Tensor) -> Optional[TableRefresh]:
-    """The refresh that ``DISTILLATION.ID_TABLE.REFRESH_PERIOD`` and ``REFRESH_SOURCE`` configure.
+def build_table_refresh(cfg: CfgNode, rows: torch.Tensor) -> Optional[TableRefresh]:
+    """The refresh of ``DISTILLATION.ID_TABLE.REFRESH_PERIOD`` and ``REFRESH_SOURCE``.
 
     Args:
         cfg: the student's config.
         rows: (L, D) of the table file.
 
     Raises:
-        ValueError: keys contradict each other or are out of range; the line names them.
+        ValueError: a key is out of range, or contradicts another.
     """
     node = cfg.DISTILLATION.ID_TABLE
     source = node.REFRESH_SOURCE
-    if source not in SOURCES:
-        raise ValueError(f"{_KEY}REFRESH_SOURCE {source!r} must be one of {SOURCES}")
+    check_choice(f"{_KEY}REFRESH_SOURCE", source, ("teacher", "blend"))
     if node.REFRESH_PERIOD < 0:
         raise ValueError(f"{_KEY}REFRESH_PERIOD {node.REFRESH_PERIOD} must be 0 or more")
     if node.REFRESH_PERIOD == 0:
@@ -101,8 +102,8 @@ def build_table_refresh(cfg, rows: torch.Tensor) -> Optional[TableRefresh]:
     if source == "blend":
         if node.MODE == "frozen":
             raise ValueError(
-                f"{_KEY}REFRESH_SOURCE 'blend' would move the rows of {_KEY}MODE 'frozen' towards "
-                "the student: set MODE 'momentum' or 'ema', or REFRESH_SOURCE 'teacher'"
+                f"{_KEY}REFRESH_SOURCE 'blend' moves rows, and {_KEY}MODE 'frozen' does not: set "
+                "MODE to 'momentum' or 'ema', or REFRESH_SOURCE to 'teacher'"
             )
         share = node.REFRESH_STUDENT_SHARE
         if not 0 < share < 1:
@@ -111,12 +112,12 @@ def build_table_refresh(cfg, rows: torch.Tensor) -> Optional[TableRefresh]:
     teacher = cfg.DISTILLATION.TEACHER
     if not teacher.CONFIG_FILE:
         raise ValueError(
-            f"{_KEY}REFRESH_SOURCE 'teacher' needs a live teacher, but "
-            "DISTILLATION.TEACHER.CONFIG_FILE is empty: name the one that made the table"
+            f"{_KEY}REFRESH_SOURCE 'teacher' requires a teacher, but "
+            "DISTILLATION.TEACHER.CONFIG_FILE is empty: set it to the one that made the table"
         )
     if teacher.BATCH_STATISTICS:
         raise ValueError(
             f"{_KEY}REFRESH_SOURCE 'teacher' embeds image by image: set "
-            "DISTILLATION.TEACHER.BATCH_STATISTICS False"
+            "DISTILLATION.TEACHER.BATCH_STATISTICS to False"
         )
-    return TeacherRows(tuple(rows.shape), node.REFRESH_AVERAGE)
+    return TeacherRows(rows.shape, node.REFRESH_AVERAGE)

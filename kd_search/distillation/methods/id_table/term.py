@@ -1,20 +1,18 @@
-"""Distillation by ID table: the teacher's embeddings are the student's classifier."""
+"""Distillation by ID table: the teacher's embeddings classify the student's."""
 
 from typing import Any, Optional
 
 import torch
 from detectron2.config import CfgNode, configurable
 
+from kd_search.config.ranges import check_choice
 from kd_search.data import get_id_map
 from kd_search.data.person_search.loader import (
     build_person_search_table_loader,
     build_person_search_views_loader,
 )
 from kd_search.distillation.methods.id_table.file import IDTableFile
-from kd_search.distillation.methods.id_table.refresh import (
-    TableRefresh,
-    build_table_refresh,
-)
+from kd_search.distillation.methods.id_table.refresh import TableRefresh, build_table_refresh
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
 from kd_search.modeling.id_table import IDTable
 from kd_search.modeling.identity_means import (
@@ -26,21 +24,18 @@ from kd_search.outputs import ModelOutputs, ModelSpec, Part
 from kd_search.utils.collectives import joint_share
 from kd_search.utils.comm import unwrap_model
 
-MODES = ("frozen", "momentum", "ema")
-QUEUES = ("student", "teacher", "off")
-
 
 @DISTILLATION_TERM_REGISTRY.register()
 class IDTableTerm(DistillationTerm):
-    """OIM loss against a table that a teacher filled (Munjal et al., BMVC 2019).
+    """OIM loss with a table of a teacher's embeddings (Munjal et al., BMVC 2019).
 
-    The abstract fixes the table being pre-computed; that it stays frozen is our reading. The
-    other modes let its rows follow the student, from the teacher's values on. Set
-    ``MODEL.OIM.ENABLED`` to False to put this table in the place of the student's own.
+    The abstract states that the table is precomputed; that it stays frozen is our reading. In the
+    other modes its rows start with the teacher's values and follow the student. Set
+    ``MODEL.OIM.ENABLED`` to False to replace the student's own table by this one.
     """
 
     student_parts = frozenset({Part.EMBEDDINGS})
-    # No teacher_parts: in a step the table is all there is of the teacher.
+    # No teacher_parts: a step needs only the table.
 
     @configurable
     def __init__(
@@ -54,10 +49,10 @@ class IDTableTerm(DistillationTerm):
     ):
         """
         Args:
-            table: filled with the teacher's rows.
+            table: with the teacher's rows.
             loss_weight: factor of ``loss_id_table``.
             gather_over_ranks: as :class:`~kd_search.modeling.ReIDBranch`, whose loss it replaces.
-            refresh: what the rows become every ``refresh_period`` iterations.
+            refresh: computes new rows every ``refresh_period`` iterations.
             refresh_period: iterations between two refreshes.
         """
         super().__init__()
@@ -75,16 +70,15 @@ class IDTableTerm(DistillationTerm):
             raise ValueError(
                 "DISTILLATION.ID_TABLE.PATH is empty: write a table with tools/build_id_table.py"
             )
-        if node.MODE not in MODES:
-            raise ValueError(f"DISTILLATION.ID_TABLE.MODE {node.MODE!r} must be one of {MODES}")
-        if node.QUEUE not in QUEUES:
-            raise ValueError(f"DISTILLATION.ID_TABLE.QUEUE {node.QUEUE!r} must be one of {QUEUES}")
+        check_choice("DISTILLATION.ID_TABLE.MODE", node.MODE, ("frozen", "momentum", "ema"))
+        check_choice("DISTILLATION.ID_TABLE.QUEUE", node.QUEUE, ("student", "teacher", "off"))
         file = IDTableFile.load(node.PATH)
+        sets = cfg.DATASETS.TRAIN
         file.check_fits(
             node.PATH,
             embedding_dim=cfg.MODEL.REID_HEAD.EMBEDDING_DIM,
             num_ids=cfg.MODEL.OIM.NUM_IDS or None,
-            person_ids=_training_identities(cfg),
+            person_ids=get_id_map(sets).to_list() if sets else None,
         )
         queue_size = 0 if node.QUEUE == "off" else node.QUEUE_SIZE
         table = IDTable(
@@ -108,14 +102,14 @@ class IDTableTerm(DistillationTerm):
     def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
         if not self.needs_teacher:
             return
-        identities = None if teacher is None else teacher.identities
-        found = 0 if identities is None else identities.embedding_dim
+        has_identities = teacher is not None and teacher.identities is not None
+        found = teacher.identities.embedding_dim if has_identities else 0
         if found != self.table.embedding_dim:
             raise ValueError(
                 "IDTableTerm: the network of DISTILLATION.TEACHER.CONFIG_FILE has embeddings of "
-                f"{found}, the table of DISTILLATION.ID_TABLE.PATH of {self.table.embedding_dim}: "
-                "name the teacher that made the table, or set "
-                "DISTILLATION.ID_TABLE.REFRESH_SOURCE 'blend'"
+                f"size {found}, the table of DISTILLATION.ID_TABLE.PATH of size "
+                f"{self.table.embedding_dim}: use the teacher that made the table, or set "
+                "DISTILLATION.ID_TABLE.REFRESH_SOURCE to 'blend'"
             )
 
     def forward(
@@ -128,9 +122,10 @@ class IDTableTerm(DistillationTerm):
         return {"loss_id_table": loss * self.loss_weight * share}
 
     def hooks(self, trainer: Any) -> list[Any]:
-        if self.refresh is None:
+        refresh = self.refresh
+        if refresh is None:
             return []
-        distiller = unwrap_model(trainer.model)
+        distiller: Any = unwrap_model(trainer.model)
 
         def build_rows(num_ids: int) -> IdentityMeans:
             if self.needs_teacher:
@@ -142,13 +137,8 @@ class IDTableTerm(DistillationTerm):
                 loader = build_person_search_table_loader(trainer.cfg, trainer.cfg.DATASETS.TRAIN)
                 network, embed = distiller, None
             means = compute_identity_means(network, loader, num_ids, embed, keep_unlabelled=False)
-            rows, counts = self.refresh(means.rows, means.counts)
+            rows, counts = refresh(means.rows, means.counts)
             return means._replace(rows=rows, counts=counts)
 
         tables = {"id_table/IDTableTerm": self.table}
         return [IDTableRefreshHook(self.refresh_period, tables, build_rows)]
-
-
-def _training_identities(cfg):
-    """Original identities of the training set by row; ``None`` where no set is named."""
-    return get_id_map(cfg.DATASETS.TRAIN).to_list() if cfg.DATASETS.TRAIN else None

@@ -11,7 +11,7 @@ from kd_search.config import register_config
 def add_vkd_config(cfg: CfgNode) -> None:
     """Add ``DISTILLATION.VKD``."""
     CN = type(cfg)  # noqa: N806
-    # Terms of VKD (Porrello et al., ECCV 2020): the teacher sees more views of a person.
+    # Terms of VKD (Porrello et al., ECCV 2020): the teacher has more views of a person.
     cfg.DISTILLATION.VKD = CN()
     # alpha: weight of ViewLogitsTerm, 0.1 (the authors' code).
     cfg.DISTILLATION.VKD.LOGITS_WEIGHT = 0.1

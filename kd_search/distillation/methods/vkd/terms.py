@@ -1,23 +1,22 @@
-"""A teacher that sees more views of a person (Porrello et al., ECCV 2020)."""
+"""Distillation of a teacher with more views of a person (VKD, Porrello et al., ECCV 2020)."""
 
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 
+from kd_search.config.ranges import check_choice
 from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
 from kd_search.losses import distance_preservation, identity_kl, logits_squared_error
 from kd_search.outputs import ModelOutputs, ModelSpec, Part
-
-LOGITS_DISTANCES = ("kl", "mse")
 
 
 @DISTILLATION_TERM_REGISTRY.register()
 class ViewLogitsTerm(DistillationTerm):
     """alpha L_KD, L_KD = T^2 mean_b KL(softmax(z_T / T) || softmax(z_S / T)).
 
-    Or, which the authors' code offers beside the paper, the mean of (z_T - z_S)^2 over sets and
-    identities, without a temperature.
+    Or, an option of the authors' code, the mean of (z_T - z_S)^2 over sets and identities, without
+    a temperature.
     """
 
     student_parts = teacher_parts = joint_parts = frozenset({Part.IDENTITY_LOGITS})
@@ -29,17 +28,14 @@ class ViewLogitsTerm(DistillationTerm):
         """
         Args:
             distance: "kl", or "mse".
-            temperature: T, of "kl" alone.
+            temperature: T, for "kl" only.
             loss_weight: alpha.
 
         Raises:
-            ValueError: an unknown distance.
+            ValueError: the distance is unknown.
         """
         super().__init__()
-        if distance not in LOGITS_DISTANCES:
-            raise ValueError(
-                f"DISTILLATION.VKD.LOGITS_DISTANCE {distance!r} must be one of {LOGITS_DISTANCES}"
-            )
+        check_choice("DISTILLATION.VKD.LOGITS_DISTANCE", distance, ("kl", "mse"))
         self.distance = distance
         self.temperature = temperature
         self.loss_weight = loss_weight
@@ -54,11 +50,11 @@ class ViewLogitsTerm(DistillationTerm):
         }
 
     def setup(self, student: ModelSpec, teacher: ModelSpec) -> None:
-        ours, theirs = (spec.identities.num_identities for spec in (student, teacher))
+        ours, theirs = student.identities.num_identities, teacher.identities.num_identities
         if not ours or ours != theirs:
             raise ValueError(
-                f"ViewLogitsTerm: the teacher tells {theirs} identities apart, the student {ours}: "
-                "train both on the same set"
+                f"ViewLogitsTerm: the teacher has {theirs} identities, the student {ours}: train "
+                "both on the same set"
             )
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
@@ -73,16 +69,13 @@ class ViewLogitsTerm(DistillationTerm):
 
 @DISTILLATION_TERM_REGISTRY.register()
 class DistancePreservationTerm(DistillationTerm):
-    """beta L_DP: squared distances between people as the teacher has them; sizes may differ."""
+    """beta L_DP: match the teacher's squared distances between people; sizes may differ."""
 
     student_parts = teacher_parts = joint_parts = frozenset({Part.EMBEDDINGS})
 
     @configurable
     def __init__(self, *, loss_weight: float = 1e-4):
-        """
-        Args:
-            loss_weight: beta.
-        """
+        """``loss_weight`` is beta."""
         super().__init__()
         self.loss_weight = loss_weight
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -69,7 +69,8 @@ class Distiller(nn.Module):
         """
         Args:
             student: a :class:`~kd_search.distillation.protocols.Student`.
-            terms: ``nn.ModuleDict``, name to term, see ``DISTILLATION_TERM_REGISTRY``; they are set up here.
+            terms: ``nn.ModuleDict``, name to term, see ``DISTILLATION_TERM_REGISTRY``; they are set
+                up here.
             teacher: runs in every step if any term requires parts of it.
             companions: name to companion, see ``COMPANION_REGISTRY``; those that the terms name.
             init_layers: layers that :meth:`initialise` copies from the teacher.
@@ -85,7 +86,7 @@ class Distiller(nn.Module):
         self.terms = terms
         # Not an nn.Module, which would be registered and saved.
         self.teacher: Any = teacher
-        self.companions: Any = nn.ModuleDict(dict(companions or {}))  # Any: they have no type
+        self.companions = cast(Any, nn.ModuleDict(dict(companions or {})))
         check_terms(terms)
         check_companions(terms, self.companions)
         _check_student(student, terms, self.companions)

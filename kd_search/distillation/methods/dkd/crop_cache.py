@@ -113,9 +113,7 @@ def _key(
     return digest.hexdigest()
 
 
-def _open(
-    folder: str, key: str, records: Records, *, verify: bool
-) -> tuple[CropCache | None, str]:
+def _open(folder: str, key: str, records: Records, *, verify: bool) -> tuple[CropCache | None, str]:
     """(cache, ""), or (``None``, reason)."""
     index_file, path = os.path.join(folder, INDEX), os.path.join(folder, FEATURES)
     if not os.path.isfile(index_file):

@@ -1,9 +1,8 @@
-"""The boxes that prototypes are picked from.
+"""Candidate boxes of prototypes.
 
-Tang et al., "Distilling Object Detectors With Global Knowledge", ECCV 2022, arXiv 2210.09022, as
-in the released code: of every class at most so many images, chosen once for the whole training, and
-in them the boxes of that class that are not small: annotated ones and, where asked for, those that
-the teacher is sure of.
+Tang et al., "Distilling Object Detectors With Global Knowledge", ECCV 2022, arXiv 2210.09022. As in
+the released code, these are the large boxes of a class in a limited number of images of that class,
+chosen once for the training: annotated boxes and, optionally, confident detections of the teacher.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from kd_search.distillation.teacher import FrozenTeacher
 #: Boxes of a class that overlap by more than this IoU are one object.
 SAME_OBJECT = 0.5
 
-#: Keeps the choice of images apart from whatever else is drawn from the seed.
+#: Makes the choice of images independent of other random numbers of the seed.
 _STREAM = 20
 
 
@@ -36,49 +35,49 @@ class CandidateBoxes(NamedTuple):
     person_ids: torch.Tensor
 
     def where(self, chosen: torch.Tensor) -> "CandidateBoxes":
-        """Those of a mask or of indices."""
+        """The boxes of a mask or of indices."""
         return CandidateBoxes(*(column[chosen] for column in self))
 
 
 class CandidateImage(NamedTuple):
-    """An image that was chosen."""
+    """A chosen image."""
 
-    #: All annotated boxes but crowds, as large as they are.
+    #: All annotated boxes without crowds, of any size.
     annotated: CandidateBoxes
-    #: (c,) int64, the classes that it was chosen for.
+    #: (c,) int64, the classes that the image was chosen for.
     classes: torch.Tensor
 
 
 def annotated_boxes(record: Mapping[str, Any]) -> CandidateBoxes:
-    """The boxes of a dataset dict but its crowds, cut at the border where its size is known."""
+    """The boxes of a dataset dict without crowds, clipped at the border if its size is known."""
     entries = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
     boxes = torch.as_tensor(absolute_boxes(entries), dtype=torch.float32)
     if "width" in record and "height" in record:
         boxes = _cut(boxes, record["width"], record["height"])
-    columns = ([a["category_id"] for a in entries], [a.get("person_id", -1) for a in entries])
-    columns = (torch.tensor(column, dtype=torch.int64) for column in columns)
-    return CandidateBoxes(torch.arange(len(boxes)), boxes, *columns)
+    classes = torch.tensor([a["category_id"] for a in entries], dtype=torch.int64)
+    ids = torch.tensor([a.get("person_id", -1) for a in entries], dtype=torch.int64)
+    return CandidateBoxes(torch.arange(len(boxes)), boxes, classes, ids)
 
 
 def choose_images(
     records: Sequence[Mapping[str, Any]], *, images_per_class: int, min_size: float, seed: int
 ) -> dict[int, CandidateImage]:
-    """For every class at most so many images with a box of it that is not small.
+    """Choose images with large boxes for every class.
 
     Args:
         records: dataset dicts with ``annotations``.
-        images_per_class: at most; which ones is drawn from the seed.
-        min_size: width and height of a box must exceed it, pixels of the original image.
-        seed: not negative; the same choice on all ranks and in a resumed training.
+        images_per_class: at most; drawn from the seed if there are more.
+        min_size: width and height of a large box exceed it, pixels of the original image.
+        seed: not negative; the same on all ranks and in a resumed training.
 
     Returns:
-        position to image, in the order of the positions. An image that was chosen for one class
-        lends no box of another.
+        position to image, in the order of the positions. Only boxes of the classes that an image
+        was chosen for are candidates.
     """
     containing: dict[int, list[int]] = {}
     for position, record in enumerate(records):
         found = annotated_boxes(record)
-        for name in found.classes[_is_large(found.boxes, min_size)].unique().tolist():
+        for name in sorted(set(found.classes[_is_large(found.boxes, min_size)].tolist())):
             containing.setdefault(name, []).append(position)
     chosen_for: dict[int, list[int]] = {}
     for name, positions in sorted(containing.items()):
@@ -101,17 +100,19 @@ def candidates_of(
     min_size: float,
     confident: Optional[CandidateBoxes] = None,
 ) -> CandidateBoxes:
-    """The boxes of one image that may become prototypes.
+    """The candidate boxes of one image.
 
     Args:
-        image: what was chosen.
+        image: of :func:`choose_images`.
         width, height: of the original image.
         min_size: see :func:`choose_images`.
-        confident: of :func:`confident_boxes`; those that nobody annotated count, too.
+        confident: of :func:`confident_boxes`; those without an annotation are added.
     """
     found = image.annotated
     if confident is not None:
-        missing = confident.where(~_annotated(confident, found))
+        overlaps = box_iou(confident.boxes, found.boxes) > SAME_OBJECT
+        annotated = (overlaps & (confident.classes[:, None] == found.classes)).any(dim=1)
+        missing = confident.where(~annotated)
         missing = missing._replace(numbers=missing.numbers + len(found.numbers))
         found = CandidateBoxes(*(torch.cat(pair) for pair in zip(found, missing)))
     found = found._replace(boxes=_cut(found.boxes, width, height))
@@ -123,15 +124,15 @@ def candidates_of(
 def confident_boxes(
     teacher: FrozenTeacher, inputs: list[dict[str, Any]], min_score: float
 ) -> CandidateBoxes:
-    """What a teacher finds in an image and is sure of, in the student's classes.
+    """Detections of a teacher with a high score, in the student's classes.
 
-    Classes that the student does not know are left out, and so are boxes that overlap one of a
-    higher score by an IoU above 0.5: several classes of the teacher may be one of the student.
+    Without classes that the student does not have, and after NMS at IoU 0.5: several classes of the
+    teacher may map to one of the student.
 
     Args:
-        teacher: its network detects.
-        inputs: one, with ``image``, ``height`` and ``width``, in the student's channel order.
-        min_score: the score of a box must exceed it.
+        teacher: a detector.
+        inputs: one image, with ``image``, ``height`` and ``width``, in the student's channel order.
+        min_score: the score of a box exceeds it.
     """
     instances = teacher.model(teacher.inputs(inputs))[0]["instances"].to("cpu")
     boxes, scores = instances.pred_boxes.tensor, instances.scores
@@ -144,11 +145,6 @@ def confident_boxes(
     boxes, classes = boxes[keep].float(), classes[keep]
     unlabelled = torch.full_like(classes, -1)
     return CandidateBoxes(torch.arange(len(boxes)), boxes, classes, unlabelled)
-
-
-def _annotated(confident: CandidateBoxes, annotated: CandidateBoxes) -> torch.Tensor:
-    overlap = box_iou(confident.boxes, annotated.boxes) > SAME_OBJECT
-    return (overlap & (confident.classes[:, None] == annotated.classes)).any(dim=1)
 
 
 def _is_large(boxes: torch.Tensor, min_size: float) -> torch.Tensor:

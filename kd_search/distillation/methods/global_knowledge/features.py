@@ -1,9 +1,9 @@
-"""Features of student and teacher in the boxes that prototypes are picked from.
+"""Features of student and teacher in the candidate boxes of prototypes.
 
-The teacher's part is computed once and kept, the student's with every generation of
-prototypes, as in the released code of Tang et al. (ECCV 2022; there the teacher's lies on the GPU
-in half precision, here on the CPU, scaled row by row). Images come one by one, so that neither
-padding nor the number of ranks has a part in a feature.
+The teacher's are computed once, the student's in every generation of prototypes, as in the released
+code of Tang et al. (ECCV 2022; there the teacher's are kept on the GPU in half precision, here on
+the CPU, scaled by row). Batches have one image, so that features depend neither on padding nor on
+the number of ranks.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ from kd_search.distillation.methods.global_knowledge.candidates import (
     candidates_of,
     confident_boxes,
 )
-from kd_search.distillation.methods.global_knowledge.region_features import pool_regions
+from kd_search.distillation.methods.global_knowledge.match import pool_regions
 from kd_search.distillation.teacher import FrozenTeacher
 from kd_search.outputs import Part
 
@@ -36,7 +36,7 @@ class HalfRows(NamedTuple):
 
     @classmethod
     def pack(cls, features: torch.Tensor) -> "HalfRows":
-        """From (N, D) float32; unscaled, features beyond 65504 would become infinite."""
+        """From (N, D) float32; without the scale, features above 65504 would become infinite."""
         scale = features.abs().amax(dim=1, keepdim=True)
         scale = scale.masked_fill(scale == 0, 1.0)
         return cls((features / scale).half(), scale)
@@ -59,7 +59,7 @@ class Candidates:
     teacher: list[HalfRows]
 
     def where(self, chosen: torch.Tensor) -> "Candidates":
-        """Those of a mask or of indices."""
+        """The candidates of a mask or of indices."""
         return Candidates(
             self.images[chosen],
             self.found.where(chosen),
@@ -69,7 +69,7 @@ class Candidates:
 
 
 def join(parts: list[Candidates]) -> Candidates:
-    """One after the other; at least one."""
+    """Concatenate one or more sets of candidates."""
     levels = range(len(parts[0].student))
     return Candidates(
         torch.cat([part.images for part in parts]),
@@ -82,7 +82,7 @@ def join(parts: list[Candidates]) -> Candidates:
 def gather_candidates(own: Candidates) -> Optional[Candidates]:
     """Candidates of all ranks on rank 0, ordered by image, ``None`` elsewhere; a collective call.
 
-    How the images were split over ranks does not change the result.
+    The result does not depend on the distribution of images over ranks.
     """
     parts = comm.gather(own)
     if not parts:
@@ -92,8 +92,7 @@ def gather_candidates(own: Candidates) -> Optional[Candidates]:
 
 
 class CandidateFeatures:
-    """Candidates of this rank's images, with features of a student that changes and a teacher that
-    does not."""
+    """Candidates of this rank's images, with the teacher's features kept between calls."""
 
     def __init__(
         self,
@@ -107,15 +106,15 @@ class CandidateFeatures:
     ):
         """
         Args:
-            student: has ``forward_teacher(batch, parts)``; the caller of :meth:`visit`
-                puts it into evaluation mode.
+            student: has ``forward_teacher(batch, parts)``; the caller of :meth:`visit` sets it to
+                evaluation mode.
             teacher: its network likewise.
-            bank: says which levels are pooled, and how.
+            bank: its levels are pooled.
             images: of :func:`choose_images`.
             min_size: see there.
             min_score: of :func:`confident_boxes`; ``None`` for annotated boxes alone.
         """
-        self._student = student
+        self._student: Any = student
         self._teacher = teacher
         self._bank = bank
         self._images = images
@@ -126,9 +125,11 @@ class CandidateFeatures:
 
     @torch.no_grad()
     def visit(
-        self, batches: Iterable[list[dict]], step: Callable[[int], None] = lambda images: None
+        self,
+        batches: Iterable[list[dict[str, Any]]],
+        step: Callable[[int], None] = lambda images: None,
     ) -> Candidates:
-        """Go through images, each of which has a part of its own in the result.
+        """Candidates of all images, image after image.
 
         Args:
             batches: one image each, of :func:`kd_search.data.training_records.build_record_loader`.
@@ -168,7 +169,7 @@ class CandidateFeatures:
         return found, [HalfRows.pack(level) for level in features]
 
     def _pool(
-        self, model: nn.Module, inputs: list[dict[str, Any]], boxes: torch.Tensor
+        self, model: Any, inputs: list[dict[str, Any]], boxes: torch.Tensor
     ) -> list[torch.Tensor]:
         """Per level (n, D) features of boxes of the original image, on the CPU."""
         features = model.forward_teacher(inputs, frozenset({Part.FEATURES})).features
@@ -183,13 +184,10 @@ class CandidateFeatures:
 
     def _nothing(self) -> Candidates:
         numbers = torch.zeros(0, dtype=torch.int64)
-        student, teacher = (
-            [
-                torch.zeros(0, getattr(self._bank, f"{side}_{level}").shape[-1])
-                for level in range(self._bank.num_levels)
-            ]
-            for side in ("student", "teacher")
-        )
-        teacher = [HalfRows(level.half(), torch.zeros(0, 1)) for level in teacher]
+        student, teacher = [], []
+        for level in range(self._bank.num_levels):
+            ours, theirs, _ = self._bank.prototypes(level)
+            student.append(torch.zeros(0, ours.shape[1]))
+            teacher.append(HalfRows.pack(torch.zeros(0, theirs.shape[1])))
         found = CandidateBoxes(numbers, torch.zeros(0, 4), numbers, numbers)
         return Candidates(numbers, found, student, teacher)

@@ -1,9 +1,9 @@
-"""Makes the prototypes of global knowledge from the training set, again and again."""
+"""Generation of the prototypes of global knowledge from the training set."""
 
 import logging
 import math
-from collections.abc import Callable
-from typing import Optional
+from collections.abc import Callable, Iterable
+from typing import Any, Optional, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -34,14 +34,15 @@ logger = logging.getLogger(__name__)
 
 _KEY = "DISTILLATION.GLOBAL_KNOWLEDGE"
 _SHOWN = 10
+Result = TypeVar("Result")
 
 
 class PrototypeGeneration:
     """The prototypes of a :class:`Distiller`, from boxes of its training set.
 
-    Which images are looked at is chosen once, from the seed. The teacher looks at them in the first
-    generation, the student in each, in evaluation mode and as a test would show them. The result
-    does not depend on the number of ranks or of workers.
+    The images are chosen once, from the seed, and transformed as in a test. The teacher runs in the
+    first generation, the student in each, in evaluation mode. The result does not depend on the
+    number of ranks or workers.
 
     Attributes:
         num_images: of the training set.
@@ -55,24 +56,24 @@ class PrototypeGeneration:
             seed: the same on all ranks and in a resumed training.
 
         Raises:
-            FileNotFoundError, ValueError: a set is missing or broken, or a key is out of range.
+            FileNotFoundError, ValueError: a set is missing or invalid, or a key is out of range.
         """
         node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
         self._node = node
         self._distiller = distiller
         self._seed = seed
-        #: Groups without prototypes, as they were last warned of.
+        #: Groups without prototypes of the last warning.
         self._empty: list[int] = []
         records = training_records(cfg)
         self.num_images = len(records)
         self._images = choose_images(
             records, images_per_class=node.IMAGES_PER_CLASS, min_size=node.MIN_SIZE, seed=seed
         )
-        self._loader = []
+        self._loader: Iterable[list[dict[str, Any]]] = []
         if self._images:
             self._loader = build_record_loader(cfg, records, list(self._images))
         bank = self._bank = distiller.companions[PROTOTYPE_BANK]
-        # What a teacher detects has no identity, and so no cluster.
+        # Detections of a teacher have no identity, and so no cluster.
         confident = node.CONFIDENT_BOXES and not bank.by_identity
         self._features = CandidateFeatures(
             distiller.student,
@@ -84,47 +85,49 @@ class PrototypeGeneration:
         )
 
     def pick(self) -> list[PickedPrototypes]:
-        """Prototypes of the student as it is now, the same on all ranks; a collective call.
+        """Prototypes of the current student, the same on all ranks; a collective call.
 
-        The first call fixes the clusters of people, if there are any; nothing else is changed.
+        The first call sets the clusters of people, if there are any; the bank's prototypes do not
+        change.
 
         Raises:
             ValueError: an image cannot be read (see ``INPUT.ON_IMAGE_ERROR``), or a key is out of
                 range. If any rank fails, all do.
         """
-        progress = Progress(self._loader, "Looking at boxes for prototypes", logger)
+        progress = Progress(self._loader, "Pooling boxes for prototypes", logger)
         with evaluating(self._distiller.student):
             own = fail_together(lambda: self._features.visit(self._loader, progress.step))
         candidates = gather_candidates(own)
         if candidates is not None:
-            candidates = _report_finite(candidates)
+            candidates, left_out = finite_candidates(candidates)
+            if left_out:
+                logger.warning("%d boxes have features that are not finite: left out", left_out)
         self._cluster(candidates)
-        picked = _from_main(lambda: self._pick(candidates))
+        picked = _from_main(
+            lambda x: pick_prototypes(
+                x,
+                self._bank,
+                alpha=self._node.ALPHA,
+                percentile=self._node.PERCENTILE,
+                bandwidth=self._node.BANDWIDTH,
+                device=self._distiller.device,
+            ),
+            candidates,
+        )
         self._report(picked, progress.seconds)
         return picked
-
-    def _pick(self, candidates: Candidates) -> list[PickedPrototypes]:
-        return pick_prototypes(
-            candidates,
-            self._bank,
-            alpha=self._node.ALPHA,
-            percentile=self._node.PERCENTILE,
-            bandwidth=self._node.BANDWIDTH,
-            device=self._distiller.device,
-        )
 
     def _cluster(self, candidates: Optional[Candidates]) -> None:
         bank = self._bank
         if not bank.by_identity or bool((bank.identity_groups != ANY).any()):
             return
         groups = _from_main(
-            lambda: cluster_identities(
-                candidates, len(bank.identity_groups), bank.num_groups, self._seed
-            )
+            lambda x: cluster_identities(x, len(bank.identity_groups), bank.num_groups, self._seed),
+            candidates,
         )
         bank.identity_groups.copy_(groups)
         sizes = torch.bincount(groups[groups != ANY], minlength=bank.num_groups)
-        logger.info("Clusters of people that look alike, identities in each: %s", sizes.tolist())
+        logger.info("Identities in each cluster of people that look alike: %s", sizes.tolist())
 
     def _report(self, picked: list[PickedPrototypes], seconds: float) -> None:
         bank = self._bank
@@ -138,32 +141,40 @@ class PrototypeGeneration:
             what = "clusters of people" if bank.by_identity else "classes"
             shown = ", ".join(map(str, empty[:_SHOWN])) + (", ..." if empty[_SHOWN:] else "")
             logger.warning(
-                "%d %s have no prototype, so that their regions weigh 1: %s",
+                "%d %s have no prototype, their regions have weight 1: %s",
                 *(len(empty), what, shown),
             )
         self._empty = empty
 
 
 class PrototypeHook(HookBase):
-    """Makes prototypes before the first step and every so many iterations.
+    """Generates prototypes before the first step and once in every period of iterations.
 
-    Prototypes are made *before* the step of an iteration that is a multiple of the period, from
-    weights that the checkpoint of the iteration before holds: an interrupted training that goes on
-    from there makes the same ones. A training that is resumed in between has those of its
-    checkpoint.
+    It runs *before* the step of an iteration that is a multiple of the period, with the weights of
+    the previous iteration's checkpoint: a training that is resumed there generates the same
+    prototypes. One that is resumed at another iteration has those of its checkpoint.
     """
 
     def __init__(self, cfg: CfgNode, distiller: Distiller):
         """
         Args:
             cfg: of the training.
-            distiller: with ``prototypes``.
+            distiller: with a :class:`PrototypeBank`.
 
         Raises:
             ValueError: a key is out of range.
         """
         node = cfg.DISTILLATION.GLOBAL_KNOWLEDGE
-        _check_keys(node)
+        # Checked now: the first generation would raise only after the features of its images.
+        for key, fits, wanted in (
+            ("PERIOD", node.PERIOD >= 0, "0 (an epoch) or more"),
+            ("IMAGES_PER_CLASS", node.IMAGES_PER_CLASS >= 1, "1 or more"),
+            ("ALPHA", 0 <= node.ALPHA < math.inf, "0 or more, and finite"),
+            ("PERCENTILE", 0 <= node.PERCENTILE <= 100, "from 0 to 100"),
+            ("BANDWIDTH", node.BANDWIDTH > 0, "above 0"),
+        ):
+            if not fits:
+                raise ValueError(f"{_KEY}.{key} {node[key]} must be {wanted}")
         self._cfg = cfg
         self._distiller = distiller
         self._bank = distiller.companions[PROTOTYPE_BANK]
@@ -183,14 +194,12 @@ class PrototypeHook(HookBase):
             self._period = math.ceil(self._generation.num_images / batch)
 
     def before_step(self) -> None:
-        if not self._bank.in_use:
+        if self._generation is None:
             return
         iteration = self.trainer.iter
         none_yet = iteration == self.trainer.start_iter and self._bank.is_empty
-        if none_yet or iteration % self._period == 0:
-            self._refresh()
-
-    def _refresh(self) -> None:
+        if not (none_yet or iteration % self._period == 0):
+            return
         with self.trainer.between_steps():
             picked = self._generation.pick()
         for prototypes in picked:
@@ -199,27 +208,8 @@ class PrototypeHook(HookBase):
         self.trainer.storage.put_scalar("prototypes/filled", filled, smoothing_hint=False)
 
 
-def _check_keys(node: CfgNode) -> None:
-    """Refuse at once what would be refused in the first generation, an epoch of images later."""
-    for key, fits, wanted in (
-        ("PERIOD", node.PERIOD >= 0, "0 (an epoch) or more"),
-        ("IMAGES_PER_CLASS", node.IMAGES_PER_CLASS >= 1, "1 or more"),
-        ("ALPHA", 0 <= node.ALPHA < math.inf, "a number from 0 on"),
-        ("PERCENTILE", 0 <= node.PERCENTILE <= 100, "from 0 to 100"),
-        ("BANDWIDTH", node.BANDWIDTH > 0, "above 0"),
-    ):
-        if not fits:
-            raise ValueError(f"{_KEY}.{key} {node[key]} must be {wanted}")
-
-
-def _from_main(work: Callable):
-    """What rank 0 makes, on all ranks; a collective call. If it fails, all do."""
-    made = fail_together(lambda: work() if comm.is_main_process() else None)
-    return comm.all_gather(made)[0]
-
-
-def _report_finite(candidates: Candidates) -> Candidates:
-    candidates, left_out = finite_candidates(candidates)
-    if left_out:
-        logger.warning("%d boxes have features that are not finite: left out", left_out)
-    return candidates
+def _from_main(work: Callable[[Candidates], Result], candidates: Optional[Candidates]) -> Result:
+    """Rank 0's result for its candidates, on all ranks; a collective call. If it fails, all do."""
+    made = fail_together(lambda: None if candidates is None else work(candidates))
+    result: Result = comm.all_gather(made)[0]
+    return result

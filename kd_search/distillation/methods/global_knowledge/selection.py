@@ -1,9 +1,9 @@
-"""Prototypes of every group and level, picked from the candidates of a training.
+"""Selection of the prototypes of every group and level from the candidates of a training.
 
 Tang et al., "Distilling Object Detectors With Global Knowledge", ECCV 2022, arXiv 2210.09022: of
-every class and feature level those instances that lie densely in both feature spaces stay, and
-joint matching pursuit picks among them (kd_search/losses/prototypes.py). Groups of people instead
-of the one class "person" are ours.
+the instances of a class and level with a high density in both feature spaces, joint matching
+pursuit selects prototypes (kd_search/losses/prototypes.py). Groups of people instead of the class
+"person" are not in the paper.
 """
 
 import warnings
@@ -12,16 +12,13 @@ from typing import NamedTuple, Union
 import numpy as np
 import torch
 
-from kd_search.distillation.methods.global_knowledge.bank import (
-    ANY,
-    PrototypeBank,
-)
+from kd_search.distillation.methods.global_knowledge.bank import ANY, PrototypeBank
 from kd_search.distillation.methods.global_knowledge.features import Candidates
 from kd_search.losses import density_filter, select_prototypes
 
 
 class PickedPrototypes(NamedTuple):
-    """What :meth:`PrototypeBank.put` takes; n of them, on the CPU."""
+    """Arguments of :meth:`PrototypeBank.put`, on the CPU."""
 
     level: int
     group: int
@@ -32,7 +29,7 @@ class PickedPrototypes(NamedTuple):
 
 
 def finite_candidates(candidates: Candidates) -> tuple[Candidates, int]:
-    """Candidates whose features are finite in both networks and at all levels, and how many not."""
+    """Candidates with finite features in both networks at all levels, and the number of others."""
     finite = torch.ones(len(candidates.images), dtype=torch.bool)
     for ours, theirs in zip(candidates.student, candidates.teacher):
         finite &= ours.isfinite().all(dim=1) & theirs.unpack().isfinite().all(dim=1)
@@ -50,29 +47,28 @@ def pick_prototypes(
     bandwidth: float = 0.1,
     device: Union[torch.device, str] = "cpu",
 ) -> list[PickedPrototypes]:
-    """Pick the prototypes of every group at every level; nothing is written.
+    """Pick the prototypes of every group at every level; the bank is not changed.
 
     Args:
-        candidates: of all ranks, with finite features; people whose cluster is not known belong to
-            no group.
-        bank: says what groups there are and how many prototypes each may have.
+        candidates: of all ranks, with finite features; people of unknown cluster have no group.
+        bank: its groups get at most ``per_class`` prototypes.
         alpha, percentile, bandwidth: of :func:`~kd_search.losses.select_prototypes` and
             :func:`~kd_search.losses.density_filter`.
-        device: where it is computed, in double precision.
+        device: of the computation, in double precision.
 
     Returns:
-        an entry for every level and group; one without candidates has no row.
+        an entry for every level and group; one without candidates has no rows.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: an argument is out of range.
     """
     found = candidates.found
     home = bank.identity_groups.device
     groups = bank.groups_of(found.classes.to(home), found.person_ids.to(home)).cpu()
     rows_of = [(groups == group).nonzero().flatten() for group in range(bank.num_groups)]
     picked = []
-    for level, (student, teacher) in enumerate(zip(candidates.student, candidates.teacher)):
-        teacher = teacher.unpack()
+    for level, (student, packed) in enumerate(zip(candidates.student, candidates.teacher)):
+        teacher = packed.unpack()
         for group, rows in enumerate(rows_of):
             pair = student[rows].to(device), teacher[rows].to(device)
             dense = density_filter(*pair, percentile=percentile, bandwidth=bandwidth)
@@ -89,16 +85,16 @@ def pick_prototypes(
 def cluster_identities(
     candidates: Candidates, num_identities: int, num_clusters: int, seed: int
 ) -> torch.Tensor:
-    """Groups of people that look alike to the teacher: k-means of their mean features.
+    """Clusters of people that look alike to the teacher, by k-means of their mean features.
 
-    The feature of a box are its features of all levels, each of unit length; that of an identity is
-    the mean over its boxes, of unit length. Not in the paper.
+    The feature of a box consists of its features of all levels, each of unit length; that of an
+    identity is the mean over its boxes, of unit length. Not in the paper.
 
     Args:
         candidates: of all ranks, with finite features.
         num_identities: L.
-        num_clusters: at most; where there are no more identities with a box, each has its own.
-        seed: of the first centres.
+        num_clusters: at most; fewer identities with a box have a cluster each.
+        seed: of the initial centres.
 
     Returns:
         (L,) int64, :data:`ANY` for an identity without a box among the candidates.
@@ -106,7 +102,9 @@ def cluster_identities(
     groups = torch.full((num_identities,), ANY, dtype=torch.int64)
     person_ids = candidates.found.person_ids
     labelled = (person_ids >= 0) & (person_ids < num_identities)
-    people, places = person_ids[labelled].unique(return_inverse=True)
+    people, places = map(
+        torch.from_numpy, np.unique(person_ids[labelled].numpy(), return_inverse=True)
+    )
     if len(people) <= num_clusters:
         groups[people] = torch.arange(len(people))
         return groups
@@ -118,7 +116,7 @@ def cluster_identities(
     means = torch.zeros(len(people), features.shape[1], dtype=torch.float64)
     means = _unit(means.index_add_(0, places, features))
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        # Of a cluster that lost all its people, or where all look the same: it has no prototypes.
+        # An empty cluster, as of people with equal features, has no prototypes.
         warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
         _, found = kmeans2(means.numpy(), num_clusters, iter=50, minit="++", seed=seed % 2**32)
     groups[people] = torch.from_numpy(found).long()

@@ -1,20 +1,20 @@
-"""Distillation by global knowledge: prototypes weigh what is learnt (Tang et al., ECCV 2022).
+"""Distillation with weights of prototypes (global knowledge, Tang et al., ECCV 2022).
 
-What the released code does beyond the equations of :mod:`kd_search.losses.global_knowledge`, and so
-do these terms:
+Beyond the equations of :mod:`kd_search.losses.global_knowledge`, these terms follow the released
+code:
 
-* L_global is the sum over levels, every region counted at each.
+* L_global is the sum over levels of all regions.
 * L_fore and L_back are means over levels for two-stage students and sums for one-stage students.
-  Of each level only the boxes that belong to it by their size are foreground.
-* Soft labels are weighed by r of the region's own level. Regions are the foreground proposals; of a
+  At each level only the boxes of its size are foreground.
+* Soft labels are weighted by r at the region's level. Regions are the foreground proposals; of a
   one-stage student, the positive anchors.
 
-For one-stage students there is released code but no configuration. Their regions for L_global,
-L_fore and L_back are the annotated boxes here; the released code takes these or, by a flag that its
-two-stage configuration sets, the positive anchors.
+The released code has no configuration for one-stage students. Their regions for L_global, L_fore
+and L_back are the annotated boxes here; in the released code these or, by a flag that its two-stage
+configuration sets, the positive anchors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,14 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from torch import nn
 
+from kd_search.config.ranges import check_choice
 from kd_search.distillation.checks import check_same_anchors, check_softmax, flatten_levels
-from kd_search.distillation.methods.global_knowledge.levels import shared_levels
-from kd_search.distillation.methods.global_knowledge.match import PROTOTYPE_BANK, match_of
-from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm
+from kd_search.distillation.methods.global_knowledge.match import (
+    PROTOTYPE_BANK,
+    match_of,
+    shared_levels,
+)
+from kd_search.distillation.terms import DISTILLATION_TERM_REGISTRY, DistillationTerm, module_name
 from kd_search.losses import (
     align_maps,
     global_knowledge_loss,
@@ -37,26 +41,24 @@ from kd_search.losses import (
 from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 _KEY = "DISTILLATION.GLOBAL_KNOWLEDGE"
-_REDUCTIONS = {"sum": torch.sum, "mean": torch.mean}
-_DIVERGENCES = {"softmax": weighted_soft_labels, "binary": weighted_binary_soft_labels}
 
 
 class PrototypeTerm(DistillationTerm):
-    """A term that reads the :class:`PrototypeMatch` of its :class:`PrototypeBank`."""
+    """Base of terms that read the :class:`PrototypeMatch` of the :class:`PrototypeBank`."""
 
     companions = (PROTOTYPE_BANK,)
-    #: Whether it needs the prototypes themselves, or weights that come from them.
+    #: Whether it requires prototypes, or weights computed from them.
     needs_prototypes: bool = False
-    #: Whether it reads ``anchor_weights``; the student is then a dense detector.
+    #: Whether it reads ``anchor_weights``, of a dense detector.
     needs_anchor_weights: bool = False
 
 
 @DISTILLATION_TERM_REGISTRY.register()
 class GlobalKnowledgeTerm(PrototypeTerm):
-    """L_global, attenuated: regions look to the student's prototypes as to the teacher's.
+    """L_global, attenuated: match the teacher's projections of regions on prototypes.
 
-    The sum over levels of the mean over regions; exactly 0 before there are prototypes. The
-    released code holds this loss, but no setting of it trains with it.
+    The sum over levels of the mean over regions; exactly 0 without prototypes. The released code
+    has this loss, and no configuration that uses it.
     """
 
     student_parts = teacher_parts = frozenset({Part.FEATURES})
@@ -64,10 +66,7 @@ class GlobalKnowledgeTerm(PrototypeTerm):
 
     @configurable
     def __init__(self, *, loss_weight: float = 5.0):
-        """
-        Args:
-            loss_weight: of the term, at the start of training.
-        """
+        """``loss_weight`` is that at the start of training."""
         super().__init__()
         self.loss_weight = loss_weight
 
@@ -91,10 +90,9 @@ class GlobalKnowledgeTerm(PrototypeTerm):
 
 @DISTILLATION_TERM_REGISTRY.register()
 class WeightedFeatureTerm(PrototypeTerm):
-    """L_fore and L_back, attenuated: the adapted maps imitate the teacher's, boxes by their r.
+    """L_fore and L_back, attenuated: the adapted maps imitate the teacher's, boxes weighted by r.
 
-    A is a convolution per level, 3x3 in the released code. It trains with the student and stays
-    here: neither its weights nor an exported model hold it.
+    A is a convolution per level, trained with the student; 3x3 in the released code.
     """
 
     student_parts = teacher_parts = frozenset({Part.FEATURES})
@@ -113,23 +111,25 @@ class WeightedFeatureTerm(PrototypeTerm):
     ):
         """
         Args:
-            features: maps that both networks have; empty takes all of the same name and stride.
+            features: maps that both networks have; empty: all of the same name and stride.
             one_stage: the student is a RetinaNet.
-            weighted: by r, for which there must be prototypes.
+            weighted: by r, which requires prototypes.
             foreground_weight: of L_fore, at the start of training.
-            background_weight: of L_back, likewise.
-            level_reduction: "mean" or "sum" over levels; "auto" is the sum of one-stage students
-                and the mean of others.
-            adapter_kernel: side of A, in cells.
+            background_weight: of L_back, at the start of training.
+            level_reduction: "mean" or "sum" over levels; "auto" is the sum for one-stage students
+                and the mean for others.
+            adapter_kernel: size of A, in cells.
 
         Raises:
-            ValueError: an even side, which has no centre, or an unknown reduction.
+            ValueError: the size is not odd, or the reduction is unknown.
         """
         super().__init__()
         if adapter_kernel < 1 or adapter_kernel % 2 == 0:
             raise ValueError(f"{_KEY}.ADAPTER_KERNEL {adapter_kernel} must be 1, 3, 5, ...")
-        reductions = {"auto": torch.sum if one_stage else torch.mean, **_REDUCTIONS}
-        self.reduce_levels = _choose("LEVEL_REDUCTION", level_reduction, reductions)
+        check_choice(f"{_KEY}.LEVEL_REDUCTION", level_reduction, ("auto", "mean", "sum"))
+        auto = "sum" if one_stage else "mean"
+        reduction = auto if level_reduction == "auto" else level_reduction
+        self.reduce_levels: Any = {"sum": torch.sum, "mean": torch.mean}[reduction]
         self.adapter_kernel = adapter_kernel
         self.features = tuple(features)
         self.needs_prototypes = weighted
@@ -155,7 +155,7 @@ class WeightedFeatureTerm(PrototypeTerm):
         channels = zip(levels.student_channels, levels.teacher_channels)
         side = self.adapter_kernel
         for name, (ours, theirs) in zip(levels.names, channels):
-            self.adapters[_key(name)] = nn.Conv2d(ours, theirs, side, padding=side // 2)
+            self.adapters[module_name(name)] = nn.Conv2d(ours, theirs, side, padding=side // 2)
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, torch.Tensor]:
         """``{"loss_feature_foreground": scalar, "loss_feature_background": scalar}`` from
@@ -163,7 +163,7 @@ class WeightedFeatureTerm(PrototypeTerm):
         match = match_of(student)
         losses = []
         for level, (name, stride) in enumerate(zip(match.names, match.strides)):
-            adapted = self.adapters[_key(name)](student.features[name])
+            adapted = self.adapters[module_name(name)](student.features[name])
             ours, theirs = align_maps(adapted, stride, teacher.features[name], stride)
             num_images, _, height, width = ours.shape
             here = match.levels == level
@@ -185,14 +185,13 @@ class WeightedFeatureTerm(PrototypeTerm):
 
 @DISTILLATION_TERM_REGISTRY.register()
 class WeightedSoftLabelTerm(PrototypeTerm):
-    """L_soft: classes as the teacher sees them, region by region weighed by r. Not attenuated.
+    """L_soft: soft labels of regions, weighted by r. Not attenuated.
 
     The mean over a two-stage student's foreground proposals, or over a one-stage student's positive
-    anchors. An anchor's r is that of its own box with the class of the object that it was assigned
-    to. One-stage heads have a logit a class and no background: the released code takes the softmax
-    of the K logits ("softmax"); a KL of Bernoulli distributions ("binary") is not in it. (That code
-    multiplies logits that are ordered by level with weights that are ordered by image. Here each
-    anchor has its own weight.)
+    anchors. An anchor's r is that of its box with the class of its target. One-stage heads have a
+    logit for every class and no background: the released code takes the softmax of the K logits
+    ("softmax"); a KL of Bernoulli distributions ("binary") is not in it. (That code multiplies
+    logits in order of level by weights in order of image. Here each anchor has its own weight.)
     """
 
     @configurable
@@ -209,18 +208,19 @@ class WeightedSoftLabelTerm(PrototypeTerm):
         Args:
             one_stage: the student is a RetinaNet: anchors are compared, not regions.
             divergence: "softmax" or "binary"; two-stage students always have "softmax".
-            weighted: by r, for which there must be prototypes.
+            weighted: by r, which requires prototypes.
             temperature: of student and teacher; the loss is multiplied by its square.
             loss_weight: of the term.
 
         Raises:
-            ValueError: a temperature of 0 or less, or an unknown divergence.
+            ValueError: the temperature is not above 0, or the divergence is unknown.
         """
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"{_KEY}.TEMPERATURE {temperature} must be above 0")
-        divergence = _choose("ONE_STAGE_DIVERGENCE", divergence, _DIVERGENCES)
-        self.divergence = divergence if one_stage else weighted_soft_labels
+        check_choice(f"{_KEY}.ONE_STAGE_DIVERGENCE", divergence, ("softmax", "binary"))
+        binary = one_stage and divergence == "binary"
+        self.divergence: Any = weighted_binary_soft_labels if binary else weighted_soft_labels
         self.one_stage = self.needs_anchor_weights = one_stage
         self.student_parts = frozenset({Part.ANCHOR_LOGITS if one_stage else Part.REGION_LOGITS})
         self.teacher_parts = frozenset(
@@ -264,22 +264,11 @@ class WeightedSoftLabelTerm(PrototypeTerm):
         return {"loss_weighted_soft": self.loss_weight * _mean(loss)}
 
 
-def _is_one_stage(cfg) -> bool:
+def _is_one_stage(cfg: CfgNode) -> bool:
     student = META_ARCH_REGISTRY.get(cfg.DISTILLATION.STUDENT_META_ARCH)
     return isinstance(student, type) and issubclass(student, RetinaNet)
 
 
-def _choose(key: str, name: str, choices: dict[str, Callable]) -> Callable:
-    if name not in choices:
-        raise ValueError(f"{_KEY}.{key} {name!r} must be one of {sorted(choices)}")
-    return choices[name]
-
-
-def _key(name: str) -> str:
-    # A module's name has no dot.
-    return name.replace(".", "_")
-
-
 def _mean(losses: torch.Tensor) -> torch.Tensor:
-    # A sum and a division instead of a mean: that of no region is 0, its mean is NaN.
+    # Without regions 0, where mean() is NaN.
     return losses.sum() / max(len(losses), 1)

@@ -13,10 +13,10 @@ from tiny_distiller import distiller_of, losses_of, save_teacher
 from kd_search.checkpoint import PersonSearchCheckpointer
 from kd_search.config import get_cfg
 from kd_search.distillation.methods.global_knowledge import PrototypeBank
-from kd_search.distillation.methods.global_knowledge.levels import shared_levels
-from kd_search.distillation.methods.global_knowledge.region_features import (
+from kd_search.distillation.methods.global_knowledge.match import (
     assign_levels,
     pool_regions,
+    shared_levels,
 )
 from kd_search.outputs import AnchorOutputs, AnchorTargets, ModelOutputs, ModelSpec
 

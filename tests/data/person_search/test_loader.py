@@ -225,7 +225,7 @@ def test_a_bad_image_among_the_first_is_judged_by_the_epoch():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_only_bad_images_end_in_an_error_and_not_in_a_hang(tear, workers):
     dicts = tear(*range(8))
-    with pytest.raises(ImageError, match="8 images drawn one after the other cannot be read"):
+    with pytest.raises(ImageError, match="8 images .*png"):
         _take(_skipping(dicts, num_workers=workers), 1)
 
 
@@ -234,7 +234,7 @@ def test_a_draw_gives_up_after_ten_bad_images(little_set):
     for i in range(30):
         made.add_image(f"{i}.png", [(1, [0, 0, 9, 9])])
         (made.images / f"{i}.png").write_bytes(b"torn")
-    with pytest.raises(ImageError, match="^10 images drawn one after the other"):
+    with pytest.raises(ImageError, match="^10 images .*png"):
         _take(_skipping(_dicts(made)), 1)
 
 
@@ -275,7 +275,7 @@ def test_unknown_settings_are_refused_naming_the_key(street, data_cfg, key, valu
 
 def test_a_set_without_people_is_refused(little_set, data_cfg):
     dicts = _dicts(little_set().add_image("a.png"))
-    with pytest.raises(ValueError, match="no image with people"):
+    with pytest.raises(ValueError, match="DATASETS.TRAIN"):
         build_person_search_train_loader(data_cfg(), dataset=dicts)
 
 

@@ -174,10 +174,10 @@ def test_unreadable_and_too_large_images_are_refused_naming_the_file(crowd, data
     with pytest.raises(ImageError, match="c2s1_000007.png: 64 x 48 pixels"):
         mapper(crowd)
     crowd["file_name"] += ".gone"
-    with pytest.raises(ImageError, match="c2s1_000007.png.gone: no such image"):
+    with pytest.raises(ImageError, match="c2s1_000007.png.gone"):
         mapper(crowd)
 
 
 def test_ground_truth_gallery_boxes_are_not_for_training():
-    with pytest.raises(ValueError, match="with_gt_boxes is for test"):
+    with pytest.raises(ValueError, match="with_gt_boxes"):
         PersonSearchDatasetMapper(augmentations=[], with_gt_boxes=True)

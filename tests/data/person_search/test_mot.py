@@ -245,14 +245,14 @@ def test_what_cannot_work_is_refused(root):
         MOTFiles(str(root), sequences=("MOT16-01",)).load()
     with pytest.raises(ValueError, match="0.8 .*50 .*query_visibility or gallery_gap"):
         MOTFiles(str(root), queries=True, gallery_gap=50).load()
-    with pytest.raises(ValueError, match="frame_step must be 1 or more"):
+    with pytest.raises(ValueError, match="frame_step"):
         MOTFiles(str(root), frame_step=0)
-    with pytest.raises(ValueError, match="min_visibility must be between 0 and 1"):
+    with pytest.raises(ValueError, match="min_visibility"):
         MOTFiles(str(root), min_visibility=30)
     for folder in root.iterdir():
         for image in folder.glob("img1/*"):
             image.unlink()
-    with pytest.raises(ValueError, match="its 2 sequences hold no frame"):
+    with pytest.raises(ValueError, match="2 sequences"):
         MOTFiles(str(root)).load()
 
 

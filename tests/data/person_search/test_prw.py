@@ -44,7 +44,7 @@ def test_a_folder_in_the_name_tells_equal_names_apart(tmp_path):
     dicts = _dicts("day1/a.jpg", "day2/a.jpg")
     _attach(tmp_path, "3 1 1 5 5 day2/a", dicts, IDMap([3]))
     assert "queries" not in dicts[0] and len(dicts[1]["queries"]) == 1
-    with pytest.raises(ValueError, match="line 1: 2 frames of this set are named 'a.jpg'"):
+    with pytest.raises(ValueError, match="line 1: 2 frames .*'a.jpg'"):
         _attach(tmp_path, "3 1 1 5 5 a.jpg", dicts, IDMap([3]))
 
 
@@ -67,9 +67,9 @@ def test_a_bad_line_is_refused_by_number(tmp_path, line, message):
 
 
 def test_a_query_file_without_queries_or_that_is_missing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no query"):
+    with pytest.raises(ValueError, match="query_info.txt"):
         _attach(tmp_path, "\r\n", _dicts("a.jpg"), IDMap([3]))
-    with pytest.raises(FileNotFoundError, match="none.txt: no such query file"):
+    with pytest.raises(FileNotFoundError, match="none.txt"):
         attach_queries([], str(tmp_path / "none.txt"), IDMap([3]))
 
 

@@ -149,7 +149,7 @@ def test_another_structure_is_refused_with_its_entry(tmp_path, value, message):
 
 
 def test_absent_and_torn_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="g.mat: no such file"):
+    with pytest.raises(FileNotFoundError, match="g.mat"):
         read_search_protocol(str(tmp_path / "g.mat"), "TestG1")
     put_mat(tmp_path / "g.mat", TestG3=protocol(ROWS))
     whole = (tmp_path / "g.mat").read_bytes()

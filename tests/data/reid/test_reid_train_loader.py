@@ -105,7 +105,7 @@ def test_ranks_share_the_batches_of_one_process(samples, reid_cfg, monkeypatch):
     assert all(len({s["person_id"] for s in batch}) == 1 for part in parts for batch in part)
     assert _same([a + b for a, b in zip(*parts)], alone)
     monkeypatch.setattr(comm, "get_world_size", lambda: 4)
-    with pytest.raises(ValueError, match="IDS_PER_BATCH 2 is not divisible by 4 ranks"):
+    with pytest.raises(ValueError, match="REID_DATA.IDS_PER_BATCH 2 .*4 ranks"):
         build_reid_train_loader(reid_cfg(), samples=samples)
 
 
@@ -149,7 +149,7 @@ def _tear(path):
 def test_an_unreadable_crop_stops_or_is_replaced_by_another_of_the_person(samples, reid_cfg):
     person = next(s for s in samples if s["person_id"] == 2)
     _tear(person["file_names"][0])
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with pytest.raises(ImageError, match=r"_01\.png"):
         _take(build_reid_train_loader(reid_cfg(), samples=samples), 30)
     cfg = reid_cfg("INPUT.ON_IMAGE_ERROR", "skip", "INPUT.MAX_SKIPPED_FRACTION", 1.0)
     loader = build_reid_train_loader(cfg, samples=samples)
@@ -172,20 +172,20 @@ def test_a_person_without_a_readable_crop_ends_it(samples, reid_cfg):
         if sample["person_id"] == 0:
             _tear(sample["file_names"][0])
     cfg = reid_cfg("INPUT.ON_IMAGE_ERROR", "skip", "INPUT.MAX_SKIPPED_FRACTION", 1.0)
-    with pytest.raises(ImageError, match="drawn one after the other"):
+    with pytest.raises(ImageError, match=r"3 images .*\.png"):
         _take(build_reid_train_loader(cfg, samples=samples), 20)
 
 
 def test_what_does_not_fit_is_named(samples, reid_cfg):
-    with pytest.raises(ValueError, match="IMS_PER_BATCH 6 is not a multiple of .* 4"):
+    with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH 6 .*REID_DATA.IDS_PER_BATCH 4"):
         build_reid_train_loader(reid_cfg("REID_DATA.IDS_PER_BATCH", 4), samples=samples)
-    with pytest.raises(ValueError, match="ON_IMAGE_ERROR 'pass': use"):
+    with pytest.raises(ValueError, match="INPUT.ON_IMAGE_ERROR 'pass'"):
         build_reid_train_loader(reid_cfg("INPUT.ON_IMAGE_ERROR", "pass"), samples=samples)
-    with pytest.raises(ValueError, match="VIEWS.NUM 0 is below 1"):
+    with pytest.raises(ValueError, match="REID_DATA.VIEWS.NUM 0"):
         ViewSettings(0)
-    with pytest.raises(ValueError, match="VIEWS.SOURCE 'x' must be one of"):
+    with pytest.raises(ValueError, match="REID_DATA.VIEWS.SOURCE 'x'"):
         ViewSettings(1, "x")
-    with pytest.raises(ValueError, match="training set has 4"):
+    with pytest.raises(ValueError, match="REID_DATA.IDS_PER_BATCH.* 4"):
         build_reid_train_loader(reid_cfg("REID_DATA.IDS_PER_BATCH", 6), samples=samples)
 
 

@@ -120,7 +120,7 @@ def test_unknown_cameras_are_as_good_as_one_each():
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match="SOURCE 'moon' must be one of tracklet, cameras"):
+    with pytest.raises(ValueError, match="REID_DATA.VIEWS.SOURCE 'moon' .*tracklet, cameras"):
         choose_views([Candidate(0, 1, 0, 1)], 0, 1, "moon", np.random.default_rng(0))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Say whether the difference between two evaluated runs could be chance.
+"""Test whether the difference between two evaluated runs could be chance.
 
     python tools/compare_runs.py output/plain/inference/prw_test output/distilled/inference/prw_test
     python tools/compare_runs.py A.npz B.npz --dataset prw_test
@@ -7,7 +7,7 @@
 Compares the average precision of every query, run B minus run A: mean difference, its 95 %
 bootstrap interval over the queries, and the p value of a paired permutation test. A run is the
 output folder of an evaluation, its person_search_results.json, or its file of detections (.npz),
-which is evaluated again. Runs of different test sets, protocols or queries are refused.
+which is evaluated. Runs of different test sets, protocols or queries are refused.
 
 Exit status: 0 compared, 2 the runs cannot be compared.
 """
@@ -29,13 +29,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("a", metavar="A", help="the run to compare with")
-    parser.add_argument("b", metavar="B", help="the run in question")
+    parser.add_argument("a", metavar="A", help="the baseline")
+    parser.add_argument("b", metavar="B", help="the run to compare")
     parser.add_argument("--names", nargs=2, metavar="NAME", default=("A", "B"), help="of the runs")
     parser.add_argument("--resamples", type=int, default=10000, help="default: 10000")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
     parser.add_argument(
-        "--dataset", metavar="NAME", help="registered set of .npz files; default: as they say"
+        "--dataset", metavar="NAME", help="registered set of .npz files; default: as in the files"
     )
     parser.add_argument("--output", metavar="FILE", help="write the numbers there as JSON")
     return parser

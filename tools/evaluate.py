@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("input", metavar="INPUT", help="file of detections, or folder of arrays")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--dataset", metavar="NAME", help="registered test set; default: as the .npz file says"
+        "--dataset", metavar="NAME", help="registered test set; default: that of the .npz file"
     )
     source.add_argument("--json", metavar="FILE", help="COCO-JSON with person_id")
     parser.add_argument("--images", metavar="DIR", help="image folder of --json")
@@ -96,7 +96,7 @@ def main(argv: Optional[list] = None) -> int:
 
 
 def evaluate_file(path: str, dataset: Optional[str] = None) -> dict[str, Any]:
-    """Results document of a file of detections, for the set that it names or ``dataset``."""
+    """Evaluate a file of detections of the set that it names, or of ``dataset``."""
     args = get_parser().parse_args(
         [path, "--no-table", *(["--dataset", dataset] if dataset else [])]
     )
@@ -124,7 +124,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> tuple[Evaluation, str]:
-    """The evaluation and the name of the set; errors name the input."""
+    """Return the evaluation and the name of the set; errors name the input."""
     metadata: dict[str, Any] = {"use_gt_boxes": args.gt_boxes}
     detections = None
     if not os.path.isdir(args.input):
@@ -173,7 +173,7 @@ def _annotations(args: argparse.Namespace, metadata: dict) -> tuple[str, list[di
         return args.json, files.load().dicts, None
     name = args.dataset or metadata.get("dataset")
     if not isinstance(name, str):
-        raise ValueError(f"{args.input}: does not say of which set it is; use --dataset or --json")
+        raise ValueError(f"{args.input}: has no name of a data set; use --dataset or --json")
     if name not in DatasetCatalog.list():
         known = ", ".join(sorted(n for n in DatasetCatalog.list() if _is_person_search(n)))
         raise ValueError(f"{name!r} is not a registered data set; there are: {known}")

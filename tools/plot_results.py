@@ -5,7 +5,7 @@
     python tools/plot_results.py plain=output/a/inference/cuhk_sysu_test \\
         distilled=output/b/inference/cuhk_sysu_test --output plots/
 
-A run is the output folder of an evaluation, with a label before it if you like. All runs share
+A run is the output folder of an evaluation, with an optional label. All runs share
 
     gallery_sizes.png      mAP over the size of the gallery, where the set's protocol lists several
     cmc.png                share of the queries with a hit among the first k
@@ -16,8 +16,8 @@ and each run has its own
     <label>_camera_pairs.png   mAP of each camera's queries in each camera's images
     <label>_distances.png      distances of the same and of different people
 
-The last three need person_search_detections.npz and the registered data set. What cannot be drawn
-is named.
+The last three need person_search_detections.npz and the registered data set. Plots that cannot be
+drawn are named.
 
 Exit status: 0 drawn, 2 the input cannot be used.
 """
@@ -60,7 +60,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", metavar="[LABEL=]FOLDER")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the pictures")
     parser.add_argument(
-        "--dataset", metavar="NAME", help="registered set; default: as the runs say"
+        "--dataset", metavar="NAME", help="registered set; default: that of the runs"
     )
     parser.add_argument("--max-rank", type=int, default=50, help="of the CMC (default: 50)")
     for name, values, default in (
@@ -136,7 +136,7 @@ def _plot(args: argparse.Namespace) -> None:
 
 
 class _Pictures:
-    """Writes what can be drawn, and says what cannot."""
+    """Writes pictures, and prints why others cannot be drawn."""
 
     def __init__(self, folder: str):
         self._folder = folder
@@ -177,7 +177,7 @@ class _Loaded:
 
 
 def _sizes(folder: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the table of protocols that differ in the gallery alone."""
+    """Rows of the table of protocols that differ only in the gallery."""
     wanted = {key: getattr(args, key) for key in ("boxes", "cameras", "rerank", "mode")}
     wanted["subset"] = "all"
     rows = read_table_rows(folder)
@@ -188,7 +188,7 @@ def _sizes(folder: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _split_label(entry: str) -> tuple[str, str]:
-    """``LABEL=FOLDER``, or a folder that names itself."""
+    """Split ``LABEL=FOLDER``; a folder without label is its own label."""
     label, separator, path = entry.partition("=")
     if separator and not os.path.exists(entry):
         return label, path

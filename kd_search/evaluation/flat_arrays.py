@@ -124,6 +124,15 @@ def check_unit_rows(name: str, values: Any, count: Optional[int]) -> np.ndarray:
     return array
 
 
+def check_offsets(name: str, values: Any, count: int, shape: Shape = (None,)) -> np.ndarray:
+    """Return offsets as int64 if they ascend from 0 to ``count``."""
+    offsets = check_integers(name, values, shape)
+    ends = offsets[[0, -1]].tolist() if len(offsets) else None
+    if ends != [0, count] or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{name} must ascend from 0 to {count}")
+    return offsets
+
+
 def check_top_k(top_k: Iterable[int]) -> list[int]:
     """Return ranks ascending, each once; raise ValueError unless there are some, from 1 on."""
     ranks = sorted({int(k) for k in top_k})

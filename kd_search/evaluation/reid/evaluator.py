@@ -15,11 +15,7 @@ from detectron2.utils import comm
 
 from kd_search.evaluation.reid.embeddings import Entry, merge_entries, save_reid_embeddings
 from kd_search.evaluation.reid.metric import JunkRule
-from kd_search.evaluation.reid.protocol import (
-    ReIDProtocol,
-    evaluate_reid_embeddings,
-    reid_document,
-)
+from kd_search.evaluation.reid.protocol import ReIDProtocol, evaluate_reid_embeddings, reid_document
 from kd_search.utils.files import write_json
 
 #: Names of the files in the output folder of an evaluation.

@@ -87,10 +87,7 @@ def evaluate_reid_embeddings(embeddings: ReIDEmbeddings, protocol: ReIDProtocol)
 
 
 def rank_entries(
-    result: ReIDResult,
-    embeddings: ReIDEmbeddings,
-    query_rows: np.ndarray,
-    gallery_rows: np.ndarray,
+    result: ReIDResult, embeddings: ReIDEmbeddings, query_rows: np.ndarray, gallery_rows: np.ndarray
 ) -> list[dict[str, Any]]:
     """Convert per-query results to plain types, ready for JSON.
 

@@ -108,10 +108,7 @@ def evaluate_detection_set(
         if table is not None and table.cbgm:
             try:
                 contexts = data.contexts(
-                    found,
-                    table.cbgm_k2,
-                    protocol.score_thresh,
-                    given_boxes=boxes == "ground_truth",
+                    found, table.cbgm_k2, protocol.score_thresh, given_boxes=boxes == "ground_truth"
                 )
             except ValueError as error:
                 notes.append(f"{boxes} boxes are not re-ranked: {error}")

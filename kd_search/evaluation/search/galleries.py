@@ -2,24 +2,9 @@
 
 A *gallery* names images: all of a test set, or a list per query as in CUHK-SYSU's protocol files. A
 *gallery protocol* is one way to search a gallery: which cameras, which mode, with or without
-re-ranking. The two modes differ in the treatment of irregular annotations:
-
-=====================================  ============================  ==============================
-situation                              ``corrected``                 ``compat`` (published code)
-=====================================  ============================  ==============================
-an image is listed twice               counts once                   counts as often as it is listed
-                                                                     with a box, is searched once
-the person is in an image twice        either box is accepted        only the first box
-the query's own image is listed        neither searched nor counted  searched and counted
-an image is listed without a box,      counts, and can be found      counts, but cannot be found:
-then again with one                                                  only its first entry matters
-annotated boxes                        as they are                   cut to whole pixels
-an annotated box without area          matches nothing               matches every detection
-equal similarities in one image        the first as given is right   the last as given is right
-equal similarities in the ranking      the first as given leads      the last in the list leads
-=====================================  ============================  ==============================
-
-``docs/evaluation.md`` has the source of each case and its effect on the numbers.
+re-ranking. The mode ``corrected`` handles irregular annotations (an image that is listed twice, the
+query's own image in its list, ...) so that each image counts once, ``compat`` as the published code
+of the SeqNet family; ``docs/evaluation.md`` lists each case with its source and effect.
 """
 
 import functools
@@ -29,7 +14,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from kd_search.evaluation.flat_arrays import check_integers
+from kd_search.evaluation.flat_arrays import check_integers, check_offsets
 from kd_search.evaluation.matching import expand_ranges
 
 #: Which images are searched: all; those of other cameras than the query's (PRW's "multi-view
@@ -89,15 +74,12 @@ class Gallery:
                 gallery and the array.
         """
         prefix = f"gallery {name!r}:"
-        offsets = check_integers(f"{prefix} offsets", offsets, (None,))
         images, boxes = np.asarray(images), np.asarray(boxes)
         check_integers(f"{prefix} images", images, (None,))
+        offsets = check_offsets(f"{prefix} offsets", offsets, len(images))
         rows = len(images) if filled is None else len(filled)
         if boxes.shape != (rows, 4):
             raise ValueError(f"{prefix} boxes has shape {boxes.shape}; expected ({rows}, 4)")
-        ends = offsets[[0, -1]].tolist() if len(offsets) else None
-        if ends != [0, len(images)] or (np.diff(offsets) < 0).any():
-            raise ValueError(f"{prefix} offsets must ascend from 0 to {len(images)}")
         unknown = np.flatnonzero((images < 0) | (images >= num_images))
         if len(unknown):
             query = int(np.searchsorted(offsets, unknown[0], side="right")) - 1

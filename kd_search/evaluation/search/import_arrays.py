@@ -1,22 +1,8 @@
 """Detections and embeddings of other software: a folder of plain arrays, without pickles.
 
-For N detections in G images and Q queries, with embeddings of length D:
-
-=========================  ========  ==============================================================
-file                       shape     meaning
-=========================  ========  ==============================================================
-images.txt                 G lines   image ids or file names of the test set, UTF-8, also those
-                                     without detections
-image_index.npy            (N,)      integer: line of images.txt, from 0, of each detection
-boxes.npy                  (N, 4)    absolute pixels of the original image
-scores.npy                 (N,)      confidence
-embeddings.npy             (N, D)
-query_embeddings.npy       (Q, D)    of the queries, in the order of query_ids.npy
-query_ids.npy              (Q,)      optional, integer; without it, the order of the set's query ids
-gt_image_index.npy,        (M,),     optional, all or none: the annotated boxes, embedded by the
-gt_boxes.npy,              (M, 4),   same model
-gt_embeddings.npy          (M, D)
-=========================  ========  ==============================================================
+``docs/evaluation.md`` lists the files, their shapes and meanings: images.txt, image_index.npy,
+boxes.npy, scores.npy, embeddings.npy, query_embeddings.npy; optionally query_ids.npy and
+gt_image_index.npy, gt_boxes.npy, gt_embeddings.npy.
 
 Arrays are ``.npy`` files of numbers, of any real type. Nothing in them is executed: object arrays,
 which numpy stores as pickles, are refused.

@@ -35,6 +35,7 @@ from kd_search.evaluation.flat_arrays import (
     AnyPath,
     check_floats,
     check_integers,
+    check_offsets,
     check_unit_rows,
 )
 from kd_search.utils.schema import Schema, check_schema
@@ -89,15 +90,11 @@ class DetectionSet:
 
     def _check_rows(self, prefix: str) -> None:
         boxes = check_floats(f"{prefix}boxes", getattr(self, f"{prefix}boxes"), (None, 4))
-        count = len(boxes)
-        name = f"{prefix}offsets"
-        offsets = check_integers(name, getattr(self, name), (len(self.image_ids) + 1,))
-        if offsets[0] != 0 or offsets[-1] != count or (np.diff(offsets) < 0).any():
-            raise ValueError(f"{name} must ascend from 0 to {count}, the number of {prefix}boxes")
-        setattr(self, name, offsets)
         setattr(self, f"{prefix}boxes", boxes)
+        name, shape = f"{prefix}offsets", (len(self.image_ids) + 1,)
+        setattr(self, name, check_offsets(name, getattr(self, name), len(boxes), shape))
         name = f"{prefix}embeddings"
-        setattr(self, name, check_unit_rows(name, getattr(self, name), count))
+        setattr(self, name, check_unit_rows(name, getattr(self, name), len(boxes)))
 
     @property
     def has_gt_boxes(self) -> bool:

@@ -76,7 +76,7 @@ class GalleryMask:
         self.targets = self._find_targets()
 
     def bits(self, row: int, columns: np.ndarray) -> np.ndarray:
-        """(C,) unsigned: bit k says whether set k of a query holds the ascending detections."""
+        """(C,) unsigned: bit k is set where set k of a query holds the (ascending) detection."""
         member: np.ndarray = self._bits[row].take(self.index.image_index.take(columns))
         for k in self._junk:
             junk = self._junk_of(k, row)
@@ -265,7 +265,7 @@ class Targets:
     """The places of the people of a block of queries, and the candidate detections at each place.
 
     A place is an image that holds the query's person; several boxes of the person in it are one
-    place, of which each is accepted. Places are sorted by query and image, candidates by place.
+    place, and each is accepted. Places are sorted by query and image, candidates by place.
     """
 
     query: np.ndarray  # (T,) query of the block
@@ -277,16 +277,11 @@ class Targets:
 
     def select(self, keep: np.ndarray) -> "Targets":
         """Return the places of this mask (T,)."""
-        pairs = keep[self.pair_target]
-        number = np.cumsum(keep) - 1
-        return Targets(
-            self.query[keep],
-            self.image[keep],
-            self.weight[keep],
-            self.can_match[keep],
-            number[self.pair_target[pairs]],
-            self.pair_column[pairs],
-        )
+        pairs, number = keep[self.pair_target], np.cumsum(keep) - 1
+        values = (self.query, self.image, self.weight, self.can_match)
+        query, image, weight, can_match = (array[keep] for array in values)
+        pair_target = number[self.pair_target[pairs]]
+        return Targets(query, image, weight, can_match, pair_target, self.pair_column[pairs])
 
     def true_positives(
         self, similarity: np.ndarray, mode: str, change: Optional[RerankedScores]
@@ -300,14 +295,8 @@ class Targets:
         tie = self.pair_column if mode == "corrected" else -self.pair_column
         order = np.lexsort((tie, -score, self.pair_target))
         first = order[np.flatnonzero(np.diff(self.pair_target[order], prepend=-1))]
-        return TruePositives(
-            self,
-            change,
-            self.query[self.pair_target[first]],
-            self.pair_column[first],
-            score[first],
-            len(similarity),
-        )
+        query, column = self.query[self.pair_target[first]], self.pair_column[first]
+        return TruePositives(self, change, query, column, score[first], len(similarity))
 
 
 def _targets_of(table: TargetTable, own_image: np.ndarray, start: int) -> Targets:

@@ -6,12 +6,7 @@ from typing import Optional
 
 import numpy as np
 
-from kd_search.evaluation.flat_arrays import (
-    Contexts,
-    Detections,
-    GroundTruth,
-    Queries,
-)
+from kd_search.evaluation.flat_arrays import Contexts, Detections, GroundTruth, Queries
 from kd_search.evaluation.query_results import QueryResults
 from kd_search.evaluation.search.galleries import GalleryProtocol
 from kd_search.evaluation.similarity import Similarity

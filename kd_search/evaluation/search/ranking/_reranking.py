@@ -10,13 +10,11 @@ section 3.4. The images that hold the k1 most similar detections of a gallery ar
    their similarities is as large as possible.
 3. The detection that is matched to the query itself gets the largest similarity of that matching.
 
-The paper has k1 = 10, k2 = 3 for CUHK-SYSU and k1 = 30, k2 = 4 for PRW. It does not specify the
-choice among matchings of equal sum; here it is the one that gives the query, then the first of its
-neighbours, and so on, a detection as similar as possible, of equals the first.
-
-Contexts are small, so that all matchings of all images of a block of queries are tried at once.
-Contexts of more than 4, and images with fewer detections than people, go to scipy's
-``linear_sum_assignment``, which makes its own choice among equally good matchings.
+The paper does not specify the choice among matchings of equal sum; here it is the one that gives
+the query, then the first of its neighbours, and so on, a detection as similar as possible, of
+equals the first. All matchings of a block of queries are tried at once. Only contexts of more than
+4, and images with fewer detections than people, go to scipy's ``linear_sum_assignment``, which
+makes its own choice.
 """
 
 import itertools
@@ -28,7 +26,7 @@ from kd_search.evaluation.similarity import Similarity
 
 from ._block import GalleryMask, RerankedScores
 
-# Largest context of which all 4^4 choices are tried; scipy is faster above it.
+# Largest context whose 4^4 choices are all tried; scipy is faster above it.
 _TRY_ALL = 4
 
 

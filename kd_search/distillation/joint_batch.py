@@ -11,7 +11,7 @@ from kd_search.outputs import (
     ModelOutputs,
     Part,
 )
-from kd_search.utils.collectives import join_rows
+from kd_search.utils.comm import join_rows
 
 #: Values that a term may have in ``joint_parts``.
 JOINABLE_PARTS = IDENTITY_PARTS | CROP_PARTS
@@ -22,7 +22,7 @@ def join_outputs(
 ) -> tuple[ModelOutputs, Optional[ModelOutputs]]:
     """The named parts of the joint batch, rank after rank; a collective call.
 
-    Gradients as :func:`~kd_search.utils.collectives.join_rows`.
+    Gradients as :func:`~kd_search.utils.comm.join_rows`.
 
     Args:
         student, teacher: of this rank's batch.

@@ -16,8 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from kd_search.engine.parallel import id_tables
-from kd_search.utils.collectives import StoppedElsewhereError, meet_at_end
-from kd_search.utils.comm import sum_over_ranks, unwrap_model
+from kd_search.utils.comm import StoppedElsewhereError, meet_at_end, sum_over_ranks, unwrap_model
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,9 @@
-"""The exported file: a TorchScript module with a description of itself inside.
+"""Files of exported networks: a TorchScript module with metadata.
 
-It is a zip archive whose checksums leave out names, headers and what torch reads without looking at
-them. So the archive ends with a comment, the *seal*: the SHA-256 of all bytes before it. Readers of
-zip pass over a comment, ``torch.jit.load`` too; the metadata say ``sealed``, so that a seal cannot
-be lost unnoticed. Files of older versions have none.
+The checksums of the zip archive do not cover names and headers, and torch does not check them. So
+the archive ends with a comment, the *seal*: the SHA-256 of all bytes before it. Zip readers and
+``torch.jit.load`` ignore comments. The metadata has the flag ``sealed``, so that a missing seal is
+an error; files of older versions have neither.
 """
 
 import hashlib
@@ -20,12 +20,7 @@ from torch import nn
 
 from kd_search.export.tracing import quiet_torchscript
 from kd_search.utils.files import check_torch_archive
-from kd_search.utils.schema import (
-    Count,
-    Schema,
-    check_schema,
-    shown,
-)
+from kd_search.utils.schema import Count, Schema, check_schema, shown
 
 FORMAT = "kd_search.torchscript"
 FORMAT_VERSION = 1
@@ -36,7 +31,7 @@ _SEAL_LENGTH = len(_SEAL) + 64
 
 
 class _Metadata(Schema):
-    """What :func:`kd_search.export.describe` writes."""
+    """Schema of the metadata of :func:`kd_search.export.describe`."""
 
     input_format: Literal["BGR", "RGB"]
     min_size: Count
@@ -55,16 +50,16 @@ class _Metadata(Schema):
 
 
 class Exported(NamedTuple):
-    """What an exported file holds."""
+    """Content of an exported file."""
 
-    #: Has the methods of :class:`kd_search.export.ExportablePersonSearch`.
+    #: With the methods of :class:`kd_search.export.ExportablePersonSearch`.
     module: torch.jit.ScriptModule
     #: See :func:`kd_search.export.describe`.
     metadata: dict[str, Any]
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 (hexadecimal) of all parameters and buffers, the same before export and after."""
+    """Return the SHA-256 (hexadecimal) of all parameters and buffers; export does not change it."""
     digest = hashlib.sha256()
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name in sorted(tensors):
@@ -75,15 +70,15 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def encode(module: torch.jit.ScriptModule, metadata: dict[str, Any]) -> bytes:
-    """The bytes of an exported file."""
-    # To memory first: saved straight to a file, the archive carries that file's name.
+    """Return the bytes of an exported file."""
+    # Saved to memory, because an archive that is saved to a file contains that file's name.
     buffer = io.BytesIO()
     metadata = {"format": FORMAT, "version": FORMAT_VERSION, **metadata, "sealed": True}
     text = json.dumps(metadata, indent=1)
     with quiet_torchscript():
         torch.jit.save(module, buffer, _extra_files={METADATA_NAME: text.encode()})
     content = buffer.getvalue()
-    # The last field of a zip archive is the length of its comment: 0, as torch writes it.
+    # The last field of a zip archive is the length of its comment, 0 in torch's archives.
     content = content[:-2] + struct.pack("<H", _SEAL_LENGTH)
     return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
 
@@ -91,18 +86,18 @@ def encode(module: torch.jit.ScriptModule, metadata: dict[str, Any]) -> bytes:
 def load_exported(
     path: Union[str, os.PathLike], map_location: Union[str, torch.device] = "cpu"
 ) -> Exported:
-    """Load an exported file and verify that its weights are those that were exported.
+    """Load an exported file and verify its weights.
 
-    TorchScript files hold code: load those of people you trust.
+    TorchScript files contain code: load only files from sources that you trust.
 
     Args:
         path: written by :func:`kd_search.export.export_torchscript`.
-        map_location: device; of the type that the network was exported on.
+        map_location: device, of the type that the network was exported on.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no exported person search network, is damaged, or does not fit this
-            device.
+        ValueError: it is not an exported person search network, is damaged, or was exported on
+            another type of device.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(
@@ -113,26 +108,26 @@ def load_exported(
 
 
 def decode(content: bytes, name: str, map_location: Union[str, torch.device] = "cpu") -> Exported:
-    """The reverse of :func:`encode`; ``name`` is used in errors. Raises as load_exported."""
+    """Invert :func:`encode`. ``name`` is for error messages, which are those of load_exported."""
     archive, seal = content[:-_SEAL_LENGTH], content[-_SEAL_LENGTH:]
     sealed = seal.startswith(_SEAL)
     if sealed and seal != _SEAL + hashlib.sha256(archive).hexdigest().encode():
         raise ValueError(
-            f"exported model {name} is damaged: its content is not that of its SHA-256"
+            f"exported model {name} is damaged: its content does not match its SHA-256"
         )
     extra = {METADATA_NAME: ""}
     try:
         check_torch_archive(io.BytesIO(content))
         with quiet_torchscript():
             module = torch.jit.load(io.BytesIO(content), map_location, _extra_files=extra)
-    except Exception as error:  # a torn file fails in whatever way its next byte says
+    except Exception as error:  # corrupt bytes may raise anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown reason"
         raise ValueError(
-            f"exported model {name} is torn or not a TorchScript file: {reason}"
+            f"exported model {name} is truncated, corrupt or not a TorchScript file: {reason}"
         ) from None
     metadata = _read_metadata(extra[METADATA_NAME], name)
     if metadata.get("sealed") and not sealed:
-        raise ValueError(f"exported model {name} is damaged: its SHA-256 at the end is gone")
+        raise ValueError(f"exported model {name} is damaged: the SHA-256 at its end is missing")
     exported_on, wanted = metadata["device"], torch.device(map_location).type
     if exported_on != wanted:
         raise ValueError(

@@ -1,7 +1,6 @@
-"""Does the exported file give what the model gives? Measured, image by image."""
+"""Comparison of an exported network with its model, image by image."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,19 +8,20 @@ from torch import nn
 
 from kd_search.export.exported_file import Exported
 from kd_search.export.tracing import inference_model
+from kd_search.utils.inference import evaluating
 
 FIELDS = ("boxes", "scores", "embeddings", "query_embeddings")
-#: Given boxes of the query check, as fractions of width, height, width, height.
+#: Boxes of the query check, as fractions of width, height, width, height.
 _QUERIES = ((0.0, 0.0, 1.0, 1.0), (0.25, 0.1, 0.5, 0.8), (0.6, 0.3, 0.65, 0.5))
-#: How many of them each image uses, in turn: a number that tracing made constant shows.
+#: How many of them each image uses, in turn: shows a number that tracing has made constant.
 _NUM_QUERIES = (3, 0, 1, 2)
-#: Calls with the first image: TorchScript optimises a graph after it has seen it run, and it is the
-#: optimised graph, made for the size of the first image, that must serve the other images.
+#: Calls with the first image: TorchScript optimises a graph after its first runs, and the optimised
+#: graph, specialised to the size of the first image, has to fit the other images.
 _FIRST_CALLS = 3
 
 
 class ExportParityError(RuntimeError):
-    """An exported network that does not give what the model gives."""
+    """The results of an exported network differ from those of its model."""
 
 
 def check_parity(
@@ -30,31 +30,32 @@ def check_parity(
     images: Iterable[torch.Tensor],
     tolerance: float = 1e-5,
 ) -> dict[str, Any]:
-    """Compare model and exported network; return what was measured, or raise.
+    """Compare model and exported network, and return the differences.
 
-    Every image is searched, and from none to three given boxes of it are embedded. The same people
-    must be found in the same order. A difference is max|model - exported| of a field in an image,
-    divided by the largest magnitude of the field there if that is above 1: relative for boxes,
-    absolute for scores and embeddings. On a CPU 0.0 was measured throughout; the tolerance leaves
-    room for devices that choose a convolution's algorithm by timing it.
+    People are detected in every image, and zero to three given boxes of it are embedded. Both
+    networks must detect the same people in the same order. The difference of a field in an image is
+    max|model - exported|, divided by the largest magnitude of the field if that is above 1:
+    relative for boxes, absolute for scores and embeddings. On a CPU 0.0 was measured throughout;
+    the tolerance is for devices that choose a convolution's algorithm by timing it.
 
     Args:
-        model: as exported; its mode does not matter and is kept.
-        exported: as :func:`load_exported` returns it.
+        model: the exported one, in any mode, which is kept.
+        exported: of :func:`load_exported`.
         images: (3, H, W) network inputs, of different sizes and numbers of people.
         tolerance: largest difference that passes.
 
     Returns:
-        ``tolerance``; ``max_difference``, by field; ``zero_detections``, whether there was an image
-        without detections; and ``images``, for each ``size`` [H, W], the number of ``detections``
-        and the difference by field.
+        ``tolerance``; ``max_difference`` by field; ``zero_detections``, whether some image has no
+        detections; and ``images``, for each its ``size`` [H, W], the number of ``detections`` and
+        the difference by field.
 
     Raises:
         ExportParityError: naming the worst field, its difference and the image.
-        ValueError: without images.
+        ValueError: there are no images.
     """
-    rows = []
-    with torch.no_grad(), _evaluating(inference_model(model)) as eager:
+    rows: list[dict[str, Any]] = []
+    eager = inference_model(model)
+    with torch.no_grad(), evaluating(eager):
         for image in images:
             image = image.to(eager.device)
             queries = _query_boxes(image, _NUM_QUERIES[len(rows) % len(_NUM_QUERIES)])
@@ -84,7 +85,7 @@ def check_parity(
 
 
 def probe_images(sizes: Sequence[tuple[int, int]], seed: int = 0) -> list[torch.Tensor]:
-    """Made-up network inputs: flat grey, where a trained network finds nobody, then noise.
+    """Return synthetic network inputs: uniform grey, without a detection, then noise.
 
     Args:
         sizes: (H, W) of each.
@@ -94,21 +95,19 @@ def probe_images(sizes: Sequence[tuple[int, int]], seed: int = 0) -> list[torch.
         uint8 images (3, H, W).
     """
     generator = torch.Generator().manual_seed(seed)
-    images = []
+    images: list[torch.Tensor] = []
     for height, width in sizes:
         if not images:
             images.append(torch.full((3, height, width), 114, dtype=torch.uint8))
             continue
-        # Coarse noise: per-pixel noise alone is flat grey to deep layers.
+        # Coarse noise, because deep layers average per-pixel noise to uniform grey.
         coarse = torch.rand((1, 3, height // 16 + 1, width // 16 + 1), generator=generator)
         smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
         images.append((smooth * 255).to(torch.uint8))
     return images
 
 
-def _run_model(
-    model: nn.Module, image: torch.Tensor, queries: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def _run_model(model: Any, image: torch.Tensor, queries: torch.Tensor) -> dict[str, torch.Tensor]:
     batch = [{"image": image}]
     people = model(batch)[0]["instances"]
     return {
@@ -126,7 +125,7 @@ def _run_exported(
         boxes, scores, embeddings = exported.module(image)
         query_embeddings = exported.module.embed(image, queries)
     except (RuntimeError, torch.jit.Error) as error:
-        # The last line of TorchScript's long story is its cause.
+        # The cause is the last line of TorchScript's message.
         reason = (str(error).strip().splitlines() or ["unknown reason"])[-1]
         height, width = image.shape[1:]
         raise ExportParityError(
@@ -172,20 +171,9 @@ def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
 
 
 def _badness(difference: float) -> float:
-    """Orders differences, NaN above all: max() alone would lose it."""
+    """Sort key of differences, NaN highest: max() alone could drop it."""
     return difference if difference == difference else float("inf")
 
 
 def _largest(differences: Iterable[float]) -> float:
     return max(differences, key=_badness)
-
-
-@contextmanager
-def _evaluating(model: nn.Module):
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -1,4 +1,4 @@
-"""Export to one TorchScript file, which is checked before it appears."""
+"""Export to a TorchScript file that is checked before it is written."""
 
 import os
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from typing import Any, Optional, Union
 import detectron2
 import torch
 import torchvision
+from detectron2.config import CfgNode
 from torch import nn
 
 import kd_search
@@ -15,7 +16,7 @@ from kd_search.export.parity import check_parity, probe_images
 from kd_search.export.tracing import inference_model, trace_person_search
 from kd_search.utils.files import atomic_write
 
-#: Sizes of the images that an export is checked with where the caller gives none.
+#: Sizes of the images that check an export by default.
 _PROBE_SIZES = ((128, 96), (97, 161), (160, 128))
 
 
@@ -23,21 +24,21 @@ def export_torchscript(
     model: nn.Module,
     path: Union[str, os.PathLike],
     *,
-    cfg,
+    cfg: CfgNode,
     sample_image: Optional[torch.Tensor] = None,
     check_images: Optional[Iterable[torch.Tensor]] = None,
     tolerance: float = 1e-5,
     source_sha256: str = "",
 ) -> dict[str, Any]:
-    """Export a network: trace it, reload it, compare it with the model, and only then write it.
+    """Trace a network, reload it, compare it with the model, and then write it.
 
     Args:
-        model: a PersonSearchRCNN, or a Distiller, whose student is taken. Kept as it is.
-        path: of the file; an older one is replaced in one step, or kept if this fails.
+        model: a PersonSearchRCNN, or a Distiller with one as its student. Not modified.
+        path: of the file. An existing file is replaced atomically, or kept if the export fails.
         cfg: full config of the model, for the metadata.
-        sample_image: (3, H, W) to trace with; ``None`` takes noise.
-        check_images: (3, H, W) network inputs for :func:`check_parity`, best real ones of several
-            sizes, one of them without people; ``None`` takes a few made-up ones.
+        sample_image: (3, H, W) to trace with; ``None``: noise.
+        check_images: (3, H, W) network inputs for :func:`check_parity`, preferably real ones of
+            several sizes, one of them without people; ``None``: a few synthetic ones.
         tolerance: as :func:`check_parity`.
         source_sha256: SHA-256 of the checkpoint file, for the metadata.
 
@@ -45,8 +46,8 @@ def export_torchscript(
         The report of :func:`check_parity`.
 
     Raises:
-        ExportParityError: the exported network gives something else. Nothing is written.
-        ValueError: the model cannot search people.
+        ExportParityError: the results of the exported network differ. Nothing is written.
+        ValueError: the model is not a person search network.
     """
     traced = trace_person_search(model, sample_image)
     content = encode(traced, describe(traced, model, cfg, source_sha256))
@@ -59,13 +60,15 @@ def export_torchscript(
     return report
 
 
-def describe(traced: nn.Module, model: nn.Module, cfg, source_sha256: str = "") -> dict[str, Any]:
-    """The metadata of an exported file: plain JSON types.
+def describe(
+    traced: nn.Module, model: nn.Module, cfg: CfgNode, source_sha256: str = ""
+) -> dict[str, Any]:
+    """Return the metadata of an exported file, in plain JSON types.
 
-    ``input_format`` is the order of the channels of the input, values 0 to 255; mean and standard
-    deviation are in the graph. ``min_size`` and ``max_size`` are what the shorter side was resized
-    to in evaluation, and the limit of the longer one. Detections below ``score_threshold`` are not
-    returned; the search metric used those above ``search_score_threshold``.
+    ``input_format`` is the channel order of the input, with values 0 to 255; the graph applies mean
+    and standard deviation. ``min_size`` and ``max_size`` are the size of the shorter side in
+    evaluation and the limit of the longer one. Detections below ``score_threshold`` are not
+    returned; the search metric uses those above ``search_score_threshold``.
     """
     student = inference_model(model)
     return {

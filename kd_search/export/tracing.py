@@ -1,15 +1,15 @@
-"""A trained person search network as one TorchScript module, by tracing.
+"""Tracing of a person search network to a TorchScript module.
 
-Detectron2's own export package is not used: on stock Detectron2 0.5 its import asks for caffe2,
-which PyTorch no longer has, and its adapter knows one traced method, while people and given boxes
-need two. What it does for tracing is small and stands here.
+Detectron2's export package is not used: in Detectron2 0.5 it imports caffe2, which PyTorch no
+longer has, and its adapter supports one traced method, while detection and the embedding of given
+boxes are two.
 """
 
 import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Optional
+from typing import Any, Optional
 from unittest import mock
 
 import torch
@@ -22,7 +22,7 @@ from kd_search.modeling.id_table import IDTable
 
 
 class ExportablePersonSearch(nn.Module):
-    """Tensors in, tensors out, one image at a time: what the exported file holds."""
+    """Interface of an exported network: tensors in, tensors out, one image at a time."""
 
     def __init__(self, model: nn.Module):
         """
@@ -34,7 +34,7 @@ class ExportablePersonSearch(nn.Module):
         self.model = model
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Find people.
+        """Detect people and embed them.
 
         Args:
             image: (3, H, W) network input, uint8 or float of 0 to 255, channels in the order of
@@ -45,8 +45,9 @@ class ExportablePersonSearch(nn.Module):
             scores: (N,) in [0, 1].
             embeddings: (N, D) of length one.
         """
-        people = self.model.inference(_batch(image), do_postprocess=False)[0]
-        # As Detectron2's post-processing: clipped to nothing is no detection.
+        model: Any = self.model
+        people = model.inference(_batch(image), do_postprocess=False)[0]
+        # As Detectron2's post-processing: boxes without an area in the image are dropped.
         keep = people.pred_boxes.nonempty()
         return (
             people.pred_boxes.tensor[keep],
@@ -55,7 +56,7 @@ class ExportablePersonSearch(nn.Module):
         )
 
     def embed(self, image: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """Embed given people, such as queries.
+        """Embed given boxes of people, such as queries.
 
         Args:
             image: as :meth:`forward`.
@@ -64,19 +65,21 @@ class ExportablePersonSearch(nn.Module):
         Returns:
             (Q, D) embeddings of length one.
         """
-        return self.model.embed(_batch(image), [boxes])
+        model: Any = self.model
+        embeddings: torch.Tensor = model.embed(_batch(image), [boxes])
+        return embeddings
 
 
-def _batch(image: torch.Tensor) -> list[dict]:
-    # A trace remembers the type it saw: without the cast, one of a uint8 image would round floats.
+def _batch(image: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    # A trace fixes the type of its sample: without the cast, that of uint8 would round floats.
     return [{"image": image.to(torch.float32)}]
 
 
-def inference_model(model: nn.Module) -> nn.Module:
-    """The network that is exported: the student of a Distiller, otherwise the model itself.
+def inference_model(model: nn.Module) -> Any:
+    """Return the network to export: the student of a Distiller, otherwise the model itself.
 
     Raises:
-        ValueError: if it cannot search people.
+        ValueError: it is not a person search network.
     """
     model = getattr(model, "module", model)  # DistributedDataParallel
     student = getattr(model, "student", model)
@@ -89,9 +92,9 @@ def inference_model(model: nn.Module) -> nn.Module:
 
 
 def exportable(model: nn.Module) -> ExportablePersonSearch:
-    """A copy of the inference part of ``model``, in evaluation mode and without ID tables."""
+    """Return a copy of the inference part of ``model``, in evaluation mode."""
     student = inference_model(model)
-    # ID tables are as large as a network and serve training alone: the copy leaves them out.
+    # Without ID tables, which may be as large as the network and are used in training only.
     without = {id(part): None for part in student.modules() if isinstance(part, IDTable)}
     return ExportablePersonSearch(copy.deepcopy(student, without)).eval().requires_grad_(False)
 
@@ -102,15 +105,15 @@ def trace_person_search(
     """Trace a network for images of any size and any number of people.
 
     Args:
-        model: a PersonSearchRCNN, or a Distiller, whose student is taken. It is not changed, its
-            training mode included; a copy in evaluation mode is traced, on the model's device.
-        sample_image: (3, H, W); which one does not matter. ``None`` takes noise.
+        model: a PersonSearchRCNN, or a Distiller with one as its student. It is not modified; a
+            copy in evaluation mode is traced, on the model's device.
+        sample_image: (3, H, W), any; ``None``: noise.
 
     Returns:
-        module with the two methods of :class:`ExportablePersonSearch`.
+        A module with the two methods of :class:`ExportablePersonSearch`.
     """
     module = exportable(model)
-    device = module.model.device
+    device = inference_model(model).device
     if sample_image is None:
         noise = torch.Generator().manual_seed(0)
         sample_image = torch.randint(0, 256, (3, 160, 128), generator=noise, dtype=torch.uint8)
@@ -122,22 +125,24 @@ def trace_person_search(
     boxes = boxes * boxes.new_tensor([width, height, width, height])
     inputs = {"forward": (image,), "embed": (image, boxes)}
     with torch.no_grad(), quiet_torchscript(), _exact_tracing():
-        # Not checked by torch, which would trace a second time and compare this one image.
+        # torch's check would trace a second time and compare only this image.
         return torch.jit.trace_module(module, inputs, check_trace=False)
 
 
 @contextmanager
 def _exact_tracing() -> Iterator[None]:
-    """Keep tracing from baking in what differs from image to image."""
+    """Prevent tracing from making constant what differs between images."""
     with ExitStack() as stack:
         # Python's len() of a traced tensor is a constant: the number of regions of the sample.
         stack.enter_context(mock.patch.object(fast_rcnn, "len", _traced_len, create=True))
-        # Under tracing, torchvision always separates levels and classes by shifting boxes apart,
-        # which rounds coordinates; with many boxes it otherwise goes level by level. Scripted, its
-        # choice stays a choice, and the exported file keeps exactly the boxes the model keeps.
+        # When traced, torchvision always separates levels and classes by offsets of the boxes,
+        # which rounds coordinates; otherwise it treats many boxes level by level. A scripted
+        # function keeps that branch, and so the exported file keeps exactly the model's boxes.
         nms = torch.jit.script(torchvision.ops.batched_nms)
 
-        def batched_nms(boxes, scores, idxs, iou_threshold: float):
+        def batched_nms(
+            boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float
+        ) -> Any:
             return nms(boxes.float(), scores, idxs, iou_threshold)
 
         for module in (proposal_utils, fast_rcnn):
@@ -145,15 +150,15 @@ def _exact_tracing() -> Iterator[None]:
         yield
 
 
-def _traced_len(sized) -> int:
+def _traced_len(sized: Any) -> Any:
     return sized.__len__()
 
 
 @contextmanager
 def quiet_torchscript() -> Iterator[None]:
-    """Silence what TorchScript says of every network: its deprecation, and sizes made constant.
+    """Silence TorchScript's warnings about its deprecation and about constant sizes.
 
-    The latter is for the parity check to judge, which knows what must not be constant.
+    :func:`~kd_search.export.check_parity` finds the sizes that must not be constant.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)

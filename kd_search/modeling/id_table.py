@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kd_search.losses.oim import UNLABELLED, check_person_ids, oim_logits, oim_loss
-from kd_search.utils.collectives import (
+from kd_search.utils.comm import (
     join_rows,
     several_ranks,
 )

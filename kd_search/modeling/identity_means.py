@@ -14,8 +14,7 @@ from kd_search.utils.comm import (
     sum_over_ranks,
     unwrap_model,
 )
-from kd_search.utils.eval_mode import evaluating
-from kd_search.utils.progress import Progress
+from kd_search.utils.inference import Progress, evaluating
 
 logger = logging.getLogger(__name__)
 

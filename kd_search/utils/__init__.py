@@ -1,1 +1,1 @@
-"""Files, progress, and communication between ranks."""
+"""Files, threads, inference loops, and communication between ranks."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and as they were written."""
+"""Atomic writing of files, and checks that their content is what was written."""
 
 import contextlib
 import errno
@@ -16,25 +16,26 @@ from typing import Any, BinaryIO, Optional, Union
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # no module
 
-
-#: Where a sealed JSON file keeps the SHA-256 of the rest of its content.
+#: Key of the SHA-256 of the rest of the content in a sealed JSON file.
 _SEAL = "sha256"
-#: Temporary files: process and a random number.
+#: Names of temporary files: process and a random number.
 _TEMPORARY = re.compile(r"\.kd_search-(\d+)-[0-9a-f]{8}\.tmp")
 _MINUTE, _DAY = 60.0, 86400.0
-#: Folders in which this process has removed what dead ones left behind.
+#: Folders from which this process has removed temporary files of dead processes.
 _cleaned: set[str] = set()
+
+PathLike = Union[str, "os.PathLike[str]"]
 
 
 @contextlib.contextmanager
-def atomic_write(path: Union[str, "os.PathLike[str]"]) -> Iterator[BinaryIO]:
-    """Open a binary file beside ``path`` that takes its place if the block ends without an error.
+def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
+    """Open a temporary binary file that replaces ``path`` if the block ends without an error.
 
-    A reader, or a crash, meets the old file or the whole new one, also where several processes
-    write to the same path: the last one wins. Folders are made if absent. The first writing of a
-    process to a folder removes the temporary files that dead processes left there.
+    Readers see the old or the complete new file, also after a crash and if several processes write
+    to the same path; the last one wins. Missing folders are created. The first write of a process
+    to a folder removes the temporary files that dead processes left there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,13 +55,13 @@ def atomic_write(path: Union[str, "os.PathLike[str]"]) -> Iterator[BinaryIO]:
 
 
 def lock_file(handle: int) -> Optional[bool]:
-    """Lock a file that is open for writing, for this process alone, until it closes it or ends.
+    """Lock a file that is open for writing until this process closes it or ends.
 
-    Processes that are forked off do not inherit the lock: workers that outlive a killed process
-    hold nothing.
+    Forked processes do not inherit the lock, so that workers that outlive a killed process hold
+    nothing.
 
     Returns:
-        whether it was free; ``None`` where the file system has no locks.
+        Whether it was free; ``None`` if the file system has no locks.
     """
     if fcntl is None:
         return None
@@ -73,15 +74,12 @@ def lock_file(handle: int) -> Optional[bool]:
     return True
 
 
-def check_writable(path: Union[str, "os.PathLike[str]"], name: str) -> None:
-    """Refuse, before long work, a file that could not be written afterwards; makes its folder.
+def check_writable(path: PathLike, name: str) -> None:
+    """Raise an ``OSError`` if a file cannot be written, before long work; creates its folder.
 
     Args:
         path: of the file.
-        name: what the user calls it: a config key or an option.
-
-    Raises:
-        OSError: naming both, and the reason.
+        name: config key or option that sets the path, for the message.
     """
     folder = Path(path).parent
     try:
@@ -91,16 +89,14 @@ def check_writable(path: Union[str, "os.PathLike[str]"], name: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(
-            f"{name} {path} cannot be written ({error.strerror or error}): name another place"
-        ) from None
+        reason = error.strerror or error
+        raise OSError(f"{name} {path} cannot be written ({reason}): name another place") from None
 
 
-def write_json(path: Union[str, "os.PathLike[str]"], value: Any, *, sealed: bool = False) -> None:
+def write_json(path: PathLike, value: Any, *, sealed: bool = False) -> None:
     """Write strict JSON (no NaN) atomically.
 
-    ``sealed`` adds the checksum of the content, under "sha256", for :func:`read_json`; ``value`` is
-    a dict then.
+    ``sealed`` adds the checksum of the content, a dict, under "sha256" for :func:`read_json`.
     """
     if sealed:
         value = {**value, _SEAL: _sha256(value)}
@@ -109,20 +105,18 @@ def write_json(path: Union[str, "os.PathLike[str]"], value: Any, *, sealed: bool
         file.write(content.encode())
 
 
-def read_json(
-    path: Union[str, "os.PathLike[str]"], what: str = "file", *, sealed: bool = False
-) -> Any:
+def read_json(path: PathLike, what: str = "file", *, sealed: bool = False) -> Any:
     """Read a JSON file.
 
     Args:
         path: of the file.
-        what: the file is, for the message where there is none.
-        sealed: the checksum of :func:`write_json`, where the file has it, must be right; it is not
-            returned. Older files have none, and who edits a file by hand takes it out.
+        what: kind of file, for the message if it does not exist.
+        sealed: check and remove the checksum of :func:`write_json` if the file has one. Older files
+            do not, and users remove it when they edit a file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON, or was changed; one line that names it.
+        ValueError: it is not JSON, or its checksum is wrong; one line that names the file.
     """
     try:
         with open(path, encoding="utf-8") as stream:
@@ -135,32 +129,39 @@ def read_json(
         raise ValueError(f"{path}: not a JSON file ({error})") from None
     if not whole:
         raise ValueError(
-            f"{path}: the content is not that of its {_SEAL}: the file is damaged, or was edited; "
-            f"in the latter case, remove {_SEAL!r} from it"
+            f"{path}: the content does not match its {_SEAL}: the file is damaged or was edited; "
+            f"if you edited it, remove {_SEAL!r}"
         )
     return value
 
 
 def _sha256(value: Any) -> str:
-    """Of a JSON value, however it is indented."""
+    # Of the value and not of the text, which may be indented differently.
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
 
-def check_torch_archive(path: Union[str, "os.PathLike[str]", BinaryIO]) -> None:
-    """Compare a file of ``torch.save`` with its own checksums.
+def file_sha256(path: PathLike) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
 
-    torch writes them, but does not look at them: a flipped bit would go unnoticed.
+
+def check_torch_archive(path: Union[PathLike, BinaryIO]) -> None:
+    """Check a file of ``torch.save`` against its checksums, which torch writes but does not read.
 
     Raises:
-        ValueError: a checksum is wrong, or the archive is torn.
+        ValueError: a checksum is wrong, or the archive is truncated or corrupt.
     """
     if not zipfile.is_zipfile(path):
         return  # torch's old format, which has none
     try:
         with zipfile.ZipFile(path) as archive:
             harmed = archive.testzip()
-    except Exception as error:  # a torn archive fails in whatever way its next byte says
-        raise ValueError(f"the archive is torn ({error})") from None
+    except Exception as error:  # corrupt bytes may raise anything
+        raise ValueError(f"the archive is truncated or corrupt ({error})") from None
     if harmed is not None:
         raise ValueError(f"the checksum of {harmed} in it is wrong")
 
@@ -168,8 +169,8 @@ def check_torch_archive(path: Union[str, "os.PathLike[str]", BinaryIO]) -> None:
 def _remove_left_overs(folder: Path) -> None:
     """Remove temporary files that no process writes to any more.
 
-    A lock tells on one machine. Of another machine on a shared disk it may not, so that a file that
-    was touched in the last minute stays; without any locks one of the last day.
+    Their lock is free, but locks may not reach other machines on a shared disk: files that were
+    modified within a minute stay. Without locks, files of the last day stay.
     """
     key = os.path.realpath(folder)
     if key in _cleaned:
@@ -187,7 +188,7 @@ def _remove_left_overs(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself survive a power failure; some systems have no such call."""
+    """Make a rename survive a power failure, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What a file must look like: one check where it is read, one line about the first thing wrong."""
+"""Schemas of files: one check where a file is read, one line about the first error."""
 
 import gc
 import reprlib
@@ -10,9 +10,9 @@ _INT64 = 2**63 - 1
 
 
 class Schema(BaseModel):
-    """Base of the schemas: "1" is no number, 1 is no bool, NaN and infinity are refused.
+    """Base of the schemas: types are strict ("1" is no number), NaN and infinity are refused.
 
-    Keys that a schema does not name are allowed: a newer version may have written them.
+    Unknown keys are allowed, because a newer version may have written them.
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -33,9 +33,9 @@ def _with_extent(box: list[float]) -> list[float]:
 Integer = Annotated[int, Field(ge=-_INT64, le=_INT64)]
 #: 0 or more.
 Count = Annotated[int, Field(ge=0, le=_INT64)]
-#: Of pictures, in pixels.
+#: Of images, in pixels.
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
-#: In pixels; far more than any picture has.
+#: In pixels; far more than any image has.
 Coordinate = Annotated[float, Field(ge=-1e7, le=1e7)]
 Percent = Annotated[float, Field(ge=0, le=100 + 1e-6)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -49,21 +49,21 @@ AnySchema = TypeVar("AnySchema", bound=BaseModel)
 
 
 def check_schema(value: Any, schema: type[AnySchema], where: Any) -> AnySchema:
-    """Compare what was read from a file with a schema.
+    """Validate the content of a file.
 
     Args:
-        value: nested containers; kept as they are.
-        schema: what they must look like.
+        value: nested containers; not modified.
+        schema: their schema.
         where: the file, for the message.
 
     Returns:
-        the value as an instance of the schema.
+        The value as an instance of the schema.
 
     Raises:
-        ValueError: one line with the file, the path of the first wrong field, and what is wrong.
+        ValueError: one line with the file, the path of the first wrong field, and the error.
     """
     collecting = gc.isenabled()
-    # Making an object for each of 100,000 annotations would search all of them for garbage, often.
+    # Creating an object for each of 100,000 annotations would trigger many garbage collections.
     gc.disable()
     try:
         return schema.model_validate(value)
@@ -94,9 +94,9 @@ def _step(part: Union[int, str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A wrong value in a few characters on one line."""
+    """Return a wrong value in a few characters on one line."""
     if isinstance(value, (str, float, bool, type(None))) or (
-        # Python refuses to write longer ones in decimal digits.
+        # Python refuses to format longer ones in decimal digits.
         isinstance(value, int) and value.bit_length() < 1000
     ):
         return reprlib.repr(value)

@@ -1,4 +1,4 @@
-"""The exported file: what it says of itself, what is refused, and that it needs no Detectron2."""
+"""Exported files: metadata, refused content, and their use without Detectron2."""
 
 import json
 import os
@@ -101,38 +101,38 @@ def test_the_documented_search_runs_without_detectron2(file, fpn, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone.ts does not exist: write it with tools"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.ts"):
         load_exported(tmp_path / "gone.ts")
 
 
-@pytest.mark.parametrize("content", (b"", b"no archive", None), ids=("empty", "text", "torn"))
-def test_a_torn_or_foreign_file_is_refused_in_one_line(file, tmp_path, content):
+@pytest.mark.parametrize("content", (b"", b"no archive", None), ids=("empty", "text", "truncated"))
+def test_a_truncated_or_foreign_file_is_refused_in_one_line(file, tmp_path, content):
     path = tmp_path / "bad.ts"
     path.write_bytes(file.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(ValueError, match="bad.ts is torn or not a TorchScript file") as error:
+    with pytest.raises(ValueError, match=r"bad\.ts") as error:
         load_exported(path)
     assert "\n" not in str(error.value)
 
 
 def test_another_torchscript_file_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(tmp_path / "other.ts"))
-    with pytest.raises(ValueError, match="other.ts is a TorchScript file without the metadata"):
+    with pytest.raises(ValueError, match=r"other\.ts .*metadata"):
         load_exported(tmp_path / "other.ts")
 
 
 def test_another_format_version_is_refused(traced_fpn, metadata):
     content = encode(traced_fpn, {**metadata, "version": 99})
-    with pytest.raises(ValueError, match="format version 99, this kd_search reads version 1"):
+    with pytest.raises(ValueError, match=r"new\.ts .* 99, .* 1"):
         decode(content, "new.ts")
 
 
 def test_changed_weights_are_refused(traced_fpn, metadata):
     content = encode(traced_fpn, {**metadata, "weights_sha256": "0" * 64})
-    with pytest.raises(ValueError, match="x.ts is damaged: its weights do not match"):
+    with pytest.raises(ValueError, match=r"x\.ts .*weights"):
         decode(content, "x.ts")
 
 
 def test_a_file_of_another_device_is_refused(traced_fpn, metadata):
     content = encode(traced_fpn, {**metadata, "device": "cuda"})
-    with pytest.raises(ValueError, match="x.ts was exported for cuda, not cpu"):
+    with pytest.raises(ValueError, match=r"x\.ts .*cuda, not cpu"):
         decode(content, "x.ts", "cpu")

@@ -1,4 +1,4 @@
-"""The traced network gives what the model gives, whatever the image, and holds nothing else."""
+"""Results of the traced network equal the model's for all images; what it contains."""
 
 import io
 from contextlib import nullcontext
@@ -169,9 +169,9 @@ def test_of_a_distiller_the_student_alone_is_exported(fpn):
 
 
 def test_a_plain_detector_and_a_wrong_sample_are_refused(fpn):
-    with pytest.raises(ValueError, match="Linear has no inference"):
+    with pytest.raises(ValueError, match="Linear"):
         trace_person_search(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match=r"must be \(3, H, W\), got \(1, 3, 64, 64\)"):
+    with pytest.raises(ValueError, match=r"\(1, 3, 64, 64\)"):
         trace_person_search(fpn.model, torch.zeros(1, 3, 64, 64))
 
 

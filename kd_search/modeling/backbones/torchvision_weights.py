@@ -1,6 +1,5 @@
 """Loads torchvision weights from a file or from torchvision's own cache."""
 
-import hashlib
 import logging
 import os
 import re
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from kd_search.utils.files import check_torch_archive
+from kd_search.utils.files import check_torch_archive, file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +85,7 @@ def _check_hash(path: str) -> None:
     named = _HASHED_NAME.fullmatch(os.path.basename(path))
     if named is None:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for part in iter(lambda: file.read(1 << 20), b""):
-            digest.update(part)
-    if not digest.hexdigest().startswith(named[1]):
+    if not file_sha256(path).startswith(named[1]):
         raise ValueError("its SHA-256 is not the one that it is named after")
 
 

@@ -17,7 +17,7 @@ from kd_search.outputs import (
     ModelSpec,
     Part,
 )
-from kd_search.utils.collectives import join_rows
+from kd_search.utils.comm import join_rows
 
 EMBEDDINGS = ("before", "after")
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kd_search.modeling.id_table import IDTable
 from kd_search.modeling.roi_heads.reid_head import build_reid_head
-from kd_search.utils.collectives import joint_share
+from kd_search.utils.comm import joint_share
 
 
 class ReIDBranch(nn.Module):

@@ -27,8 +27,7 @@ from kd_search.distillation.methods.global_knowledge.selection import (
     pick_prototypes,
 )
 from kd_search.utils.comm import fail_together
-from kd_search.utils.eval_mode import evaluating
-from kd_search.utils.progress import Progress
+from kd_search.utils.inference import Progress, evaluating
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,7 @@ from kd_search.modeling.identity_means import (
     compute_identity_means,
 )
 from kd_search.outputs import ModelOutputs, ModelSpec, Part
-from kd_search.utils.collectives import joint_share
-from kd_search.utils.comm import unwrap_model
+from kd_search.utils.comm import joint_share, unwrap_model
 
 
 @DISTILLATION_TERM_REGISTRY.register()

@@ -1,4 +1,4 @@
-"""Rows of several ranks in one batch, and where ranks meet; against one process.
+"""Joint batches of several ranks, and errors on one of them, against one process.
 
 Run as a script, this file is one of the processes.
 """
@@ -13,7 +13,7 @@ from gloo import join_group, leave_group, start_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kd_search.utils.collectives import (
+from kd_search.utils.comm import (
     StoppedElsewhereError,
     join_rows,
     joint_share,

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Tell whether this Python's environment holds every version that requirements-dev.txt pins.
+"""Check that this environment has every version that requirements-dev.txt pins.
 
-The Makefile asks it before it uses an active environment. The exit status is 0 where everything
-fits, and 1 otherwise, with one line on stderr for each thing that does not.
+The Makefile runs it before it uses an active environment. The exit status is 0 if everything fits,
+and 1 otherwise, with one line on stderr for each package that does not.
 
 Usage: ``python tools/check_environment.py [--quiet] [--python-only]``.
 """
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# The pinned NumPy has no wheels for older ones.
+# The pinned NumPy has no wheels for older versions.
 OLDEST_PYTHON = (3, 11)
 # Distributions that provide the same module as the pinned one.
 SAME_MODULE = {
@@ -54,7 +54,7 @@ def installed_version(name: str) -> str | None:
 
 
 def mismatches(pins: dict[str, str]) -> list[str]:
-    """Return a line for every pin that the environment does not satisfy."""
+    """Return a line for each pin that the environment does not satisfy."""
     lines = []
     for name, pinned in sorted(pins.items()):
         found = [installed_version(one) for one in (name, *SAME_MODULE.get(name, ()))]
@@ -68,8 +68,8 @@ def mismatches(pins: dict[str, str]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quiet", action="store_true", help="say no more than the first reason")
-    parser.add_argument("--python-only", action="store_true", help="check Python's version alone")
+    parser.add_argument("--quiet", action="store_true", help="print only the first reason")
+    parser.add_argument("--python-only", action="store_true", help="check Python only")
     args = parser.parse_args(argv)
     lines = []
     if sys.version_info[:2] < OLDEST_PYTHON:

@@ -1,8 +1,8 @@
-"""What Detectron2 0.5 (July 2021) needs changed to run, as pure Python, on today's libraries.
+"""Patches that make Detectron2 0.5 (July 2021) run as pure Python on current libraries.
 
 ``tools/install_detectron2.py`` applies this table to the source archive. Each patch must match
-exactly as often as it says, so that another archive, or a table that drifted, stops the set-up
-rather than installing something half-patched.
+exactly ``count`` times, so that another archive or an outdated table stops the set-up instead of
+installing a partly patched Detectron2.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 
 class Patch(NamedTuple):
-    """Replace ``old`` by ``new`` in ``file``, which must hold ``old`` exactly ``count`` times."""
+    """Replacement of ``old`` by ``new`` in ``file``, which contains ``old`` ``count`` times."""
 
     file: str
     old: str
     new: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nothing calls
     why: str
 
 
@@ -149,8 +149,8 @@ PROJECT_FOLDERS = {
     "projects/Panoptic-DeepLab/panoptic_deeplab/": "detectron2/projects/panoptic_deeplab/",
 }
 
-# What the patched tree imports. Detectron2's own list also fixes old versions (iopath < 0.1.10) and
-# development tools (black == 21.4b2) that today's libraries and people's environments contradict.
+# Imports of the patched tree. Detectron2's own list also pins old versions (iopath < 0.1.10) and
+# development tools (black == 21.4b2) that conflict with current libraries.
 REQUIREMENTS = (
     "Pillow>=7.1",
     "cloudpickle",

@@ -4,8 +4,8 @@
     python tools/export_model.py --config-file CONFIG --weights model_final.pth --output student.ts
     python tools/export_model.py --config-file CONFIG --output student.ts MODEL.WEIGHTS last.pth
 
-The network is traced, reloaded and compared with the model on real and made-up images; only if
-both give the same is the file written. Of a distilled network the student is exported.
+The network is traced, reloaded and compared with the model on real and synthetic images. The file
+is written only if the results agree. Of a distilled network the student is exported.
 
 Exit status: 0 exported, 2 not exported.
 """
@@ -51,7 +51,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="N",
         type=int,
         help=f"images of the first DATASETS.TEST to compare on (default: {_DEFAULT_CHECK_IMAGES}, "
-        "or none where the data set is absent); made-up images are always compared too",
+        "or none if the data set is absent); synthetic images are always compared too",
     )
     parser.add_argument("--tolerance", type=float, default=1e-5, help="default: 1e-5, relative")
     add_import_argument(parser)
@@ -59,7 +59,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Optional[list] = None) -> int:
+def main(argv: Optional[list[str]] = None) -> int:
     args = get_parser().parse_args(argv)
     try:
         _export(args)
@@ -71,7 +71,7 @@ def main(argv: Optional[list] = None) -> int:
 
 def _export(args: argparse.Namespace) -> None:
     import_modules(args.imports)
-    # Neither the size of the ID table nor the files of teachers and terms have to be known.
+    # The network is built without its ID table, teachers and terms.
     fixed = ["MODEL.OIM.ENABLED", "False", "MODEL.OIM.NUM_IDS", "1", "MODEL.DEVICE", args.device]
     cfg = build_config(args.config_file, [*args.opts, *fixed], eval_only=True)
     if cfg.MODEL.DEVICE != args.device:
@@ -81,7 +81,7 @@ def _export(args: argparse.Namespace) -> None:
         raise ValueError("no weights to export: give --weights FILE or MODEL.WEIGHTS")
     model = build_model(cfg)
     load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
-    names = [f"made up {i}" for i in range(len(_PROBE_SIZES))]
+    names = [f"synthetic {i}" for i in range(len(_PROBE_SIZES))]
     images = probe_images(_PROBE_SIZES)
     for name, image in _dataset_images(cfg, args.check_images):
         names.append(name)
@@ -100,13 +100,13 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _dataset_images(cfg: CfgNode, wanted: Optional[int]) -> list[tuple[str, torch.Tensor]]:
-    """(name, network input) of images spread over the first test set."""
+    """Return (name, network input) of images spread over the first test set."""
     count = _DEFAULT_CHECK_IMAGES if wanted is None else wanted
     if count <= 0:
         return []
     try:
         if not cfg.DATASETS.TEST:
-            raise ValueError("DATASETS.TEST names no data set")
+            raise ValueError("DATASETS.TEST is empty")
         name = cfg.DATASETS.TEST[0]
         if name not in DatasetCatalog.list():
             raise ValueError(f"the data set {name!r} of DATASETS.TEST is not registered")
@@ -117,12 +117,12 @@ def _dataset_images(cfg: CfgNode, wanted: Optional[int]) -> list[tuple[str, torc
     except (OSError, ValueError) as error:
         if wanted is not None:
             raise
-        print(f"compared on made-up images only: {error}")
+        print(f"compared on synthetic images only: {error}")
         return []
 
 
 def format_report(report: dict[str, Any], names: list[str]) -> str:
-    """The report of ``check_parity`` as a table for people."""
+    """Format the report of ``check_parity`` as a table."""
     fields = list(report["max_difference"])
     lines = [f"{'image':<24} {'size':>10} {'people':>7}" + "".join(f" {f:>17}" for f in fields)]
     for name, row in zip(names, report["images"]):
@@ -133,7 +133,7 @@ def format_report(report: dict[str, Any], names: list[str]) -> str:
     lines.append(f"{'largest difference':<24} {'':>10} {'':>7}{values}")
     lines.append(f"all within {report['tolerance']:g}")
     if not report["zero_detections"]:
-        lines.append("note: people were found in every image, so an empty result was not compared")
+        lines.append("note: every image has detections, so an empty result was not compared")
     return "\n".join(lines)
 
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Install Detectron2 0.5 as pure Python, unless some Detectron2 already imports.
 
-Detectron2 is not on the package index under its own name. The index carries its 0.5 source as
+Detectron2 is not on the package index under its own name. The index has its 0.5 source as
 ``detectron2-cdo``, without the C++ part. This script fetches that archive, checks its hash, applies
-``detectron2_patches.PATCHES``, tries the result in a temporary folder, and only then installs it,
-as one finished wheel. No code of the archive runs before its hash was checked, and whatever goes
-wrong before the last step leaves the environment as it was.
+``detectron2_patches.PATCHES``, imports the result from a temporary folder, and then installs it as
+a wheel. No code of the archive runs before its hash is checked. An error before the last step
+leaves the environment unchanged.
 
 Usage: ``python tools/install_detectron2.py [--archive FILE] [--wheel-dir DIR]``. The exit status is
-0 where a Detectron2 imports at the end, 2 otherwise, with one line on stderr that says why.
+0 if a Detectron2 imports at the end, and 2 otherwise, with the reason in one line on stderr.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ VERSION = "0.5"
 ARCHIVE_NAME = r"detectron2[-_]cdo-0\.5\.tar\.gz"
 SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
 OWN_BUILD = VERSION + "+purepython"
-# The local part of the version tells this build from others in `pip list`, and builds made with
-# different tables from each other.
+# The local part of the version identifies this build in `pip list`, and the table of patches that
+# it was made with.
 WHEEL_VERSION = "{}.t{}".format(
     OWN_BUILD,
     hashlib.sha256(
@@ -59,19 +59,19 @@ WHEEL_VERSION = "{}.t{}".format(
 )
 SUPPORTED_PYTHON = ((3, 9), (3, 13))
 MAX_ARCHIVE_BYTES = 20_000_000
-# A Detectron2 that imports these is kept: an upstream 0.6 whose export package fails, for want of
-# caffe2, is still somebody's working, compiled Detectron2.
-NEEDED_ROOMS = "checkpoint config data engine evaluation layers modeling solver structures utils"
-BUILT_ROOMS = NEEDED_ROOMS + " export model_zoo utils.visualizer"
+# A Detectron2 that imports these packages is kept. The export package is not among them, because
+# that of a working, compiled upstream 0.6 may fail without caffe2.
+NEEDED_PACKAGES = "checkpoint config data engine evaluation layers modeling solver structures utils"
+BUILT_PACKAGES = NEEDED_PACKAGES + " export model_zoo utils.visualizer"
 
 
 class InstallError(Exception):
-    """Something that stops the installation; its text is the line that the user sees."""
+    """An error that stops the installation; its text is shown to the user."""
 
 
 def check_python(version: tuple[int, ...] | None = None) -> None:
     """Raise InstallError unless ``version`` (default: this Python's) is supported."""
-    version = tuple(version or sys.version_info)[:2]
+    version = version[:2] if version else sys.version_info[:2]
     oldest, newest = SUPPORTED_PYTHON
     if not oldest <= version <= newest:
         raise InstallError(
@@ -84,28 +84,28 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def run_python(*arguments: str, extra_path: Path | None = None) -> subprocess.CompletedProcess:
-    """Run this Python with ``arguments``, outside the checkout, and return what it printed."""
+def run_python(*arguments: str, extra_path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run this Python with ``arguments`` outside of the checkout, and capture its output."""
     env = dict(os.environ)
     if extra_path is not None:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(extra_path), env.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, *arguments],
         env=env,
-        cwd=sys.prefix,  # not the checkout, nor any folder with modules of its own
+        cwd=sys.prefix,  # a folder without modules
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def import_check(rooms: str) -> str:
+def import_check(packages: str) -> str:
     """Return a line of Python that imports these packages of Detectron2."""
-    return "import " + ", ".join("detectron2." + room for room in rooms.split())
+    return "import " + ", ".join("detectron2." + package for package in packages.split())
 
 
 def last_line(text: str) -> str:
-    """Return the last line of ``text`` that is not blank: of a traceback, the error itself."""
+    """Return the last line of ``text`` that is not blank, the error in a traceback."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no output"
 
@@ -121,10 +121,10 @@ def check_torch() -> None:
 
 
 def installed_detectron2() -> tuple[str | None, str]:
-    """Return (version, where) of the Detectron2 that imports, or (None, why none does)."""
+    """Return (version, folder) of the Detectron2 that imports, or (None, error)."""
     result = run_python(
         "-c",
-        import_check(NEEDED_ROOMS) + "; print(detectron2.__version__, detectron2.__file__)",
+        import_check(NEEDED_PACKAGES) + "; print(detectron2.__version__, detectron2.__file__)",
     )
     if result.returncode:
         return None, last_line(result.stderr)
@@ -133,7 +133,7 @@ def installed_detectron2() -> tuple[str | None, str]:
 
 
 def outdated_own_build() -> str | None:
-    """Return the version of an installed build of this script's that an older table made."""
+    """Return the version of an installed build of this script with another table of patches."""
     try:
         version = metadata.version("detectron2")
     except metadata.PackageNotFoundError:
@@ -142,10 +142,10 @@ def outdated_own_build() -> str | None:
 
 
 def find_archive_url() -> str:
-    """Ask pip, with whatever index, proxy and login it is set up for, where the archive lies.
+    """Return the URL of the archive from pip, with its configured index, proxy and login.
 
     ``pip download`` cannot fetch it: pip runs the archive's setup.py for its metadata and then
-    refuses an optional requirement in it.
+    rejects an optional requirement in it.
     """
     result = run_python(
         *("-m", "pip", "index", "versions", PROJECT, "--no-binary", ":all:"),
@@ -174,7 +174,8 @@ def pip_setting(name: str) -> str | None:
 
 def download(url: str, attempts: int = 3) -> bytes:
     """Return the bytes at ``url``."""
-    handlers = [urllib.request.HTTPSHandler(context=_ssl_context())]
+    https = urllib.request.HTTPSHandler(context=_ssl_context())
+    handlers: list[urllib.request.BaseHandler] = [https]
     proxy = pip_setting("proxy")
     if proxy:
         handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
@@ -189,7 +190,7 @@ def download(url: str, attempts: int = 3) -> bytes:
                 raise InstallError(f"the archive cannot be fetched from {url}: {error}") from error
             time.sleep(attempt)
     if len(data) > MAX_ARCHIVE_BYTES:
-        raise InstallError(f"{url} holds more than {MAX_ARCHIVE_BYTES} bytes: not the archive")
+        raise InstallError(f"{url} has more than {MAX_ARCHIVE_BYTES} bytes: not the archive")
     return data
 
 
@@ -201,7 +202,7 @@ def _ssl_context() -> ssl.SSLContext:
 
 
 def check_hash(archive: bytes) -> None:
-    """Raise InstallError unless the archive is the one that this script knows."""
+    """Raise InstallError unless the archive has the expected hash."""
     actual = hashlib.sha256(archive).hexdigest()
     if actual != SHA256:
         raise InstallError(
@@ -221,8 +222,10 @@ def read_archive(archive: bytes) -> dict[str, bytes]:
                         path = destination + path[len(source) :]
                 if member.isfile() and (path.startswith("detectron2/") or path == "LICENSE"):
                     if path != posixpath.normpath(path):
-                        raise tarfile.TarError(f"it holds the path {member.name}")
-                    files[path] = tar.extractfile(member).read()
+                        raise tarfile.TarError(f"it contains the path {member.name}")
+                    content = tar.extractfile(member)
+                    assert content is not None  # it is, of folders and devices
+                    files[path] = content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InstallError(f"the archive cannot be unpacked: {error}") from error
     return files
@@ -241,7 +244,7 @@ def apply_patches(files: dict[str, bytes], patches: Iterable[Patch]) -> dict[str
             )
         patched[patch.file] = text.replace(patch.old, patch.new).encode("utf-8")
     if COMPILED_MODULE_FILE in patched:
-        raise InstallError(f"the archive already holds {COMPILED_MODULE_FILE}")
+        raise InstallError(f"the archive already contains {COMPILED_MODULE_FILE}")
     patched[COMPILED_MODULE_FILE] = COMPILED_MODULE_STAND_IN.encode("utf-8")
     return patched
 
@@ -295,7 +298,7 @@ def write_wheel(files: dict[str, bytes], folder: Path) -> Path:
 
 def check_tree_imports(folder: Path) -> None:
     """Raise InstallError unless the patched tree in ``folder`` imports, before it is installed."""
-    result = run_python("-c", import_check(BUILT_ROOMS), extra_path=folder)
+    result = run_python("-c", import_check(BUILT_PACKAGES), extra_path=folder)
     if result.returncode:
         raise InstallError(
             "the patched Detectron2 does not import here (pip install -r requirements.txt first; "
@@ -317,14 +320,14 @@ def install_wheel(wheel: Path) -> None:
 
 
 def install(archive_file: Path | None = None, wheel_dir: Path | None = None) -> None:
-    """Make sure that a Detectron2 imports; raise InstallError where that cannot be had."""
+    """Install Detectron2 unless one imports; raise InstallError if that fails."""
     check_python()
     check_torch()
     if wheel_dir is None:
         version, where = installed_detectron2()
         outdated = outdated_own_build()
         if version is not None and outdated is None:
-            print(f"Detectron2 {version} is there and stays: {where}")
+            print(f"Detectron2 {version} is installed and kept: {where}")
             return
         reason = f"{outdated} has other patches" if outdated else f"no Detectron2 imports: {where}"
         print(f"Building Detectron2 {VERSION} from {PROJECT} ({reason})", flush=True)

@@ -1,4 +1,4 @@
-"""tools/export_model.py: exports what it is told to, or says in one line why not."""
+"""tools/export_model.py: what it exports, and its errors."""
 
 import export_model
 import pytest
@@ -68,7 +68,7 @@ def test_an_absent_data_set_is_said_or_refused_where_it_was_asked_for(trained, c
     assert "'nowhere' of DATASETS.TEST is not registered" in lines(capsys.readouterr().err)[-1]
     assert export_model.main([*arguments, *opts]) == 0
     assert output.exists()
-    assert "compared on made-up images only: the data set 'nowhere'" in capsys.readouterr().out
+    assert "compared on synthetic images only: the data set 'nowhere'" in capsys.readouterr().out
 
 
 def test_a_network_that_differs_is_not_written(trained, capsys, monkeypatch):

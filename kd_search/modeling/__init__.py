@@ -14,13 +14,15 @@ from kd_search.modeling.meta_arch import (
     PersonSearchRCNN,
     ReIDNetwork,
 )
-from kd_search.modeling.roi_heads.box_predictor import DistillableBoxPredictor
 from kd_search.modeling.roi_heads.distillable import (
+    DistillableBoxPredictor,
     DistillableRes5ROIHeads,
     DistillableROIHeads,
 )
-from kd_search.modeling.roi_heads.person_search_c4 import PersonSearchRes5ROIHeads
-from kd_search.modeling.roi_heads.person_search_fpn import PersonSearchROIHeads
+from kd_search.modeling.roi_heads.person_search import (
+    PersonSearchRes5ROIHeads,
+    PersonSearchROIHeads,
+)
 from kd_search.modeling.roi_heads.reid_branch import ReIDBranch
 from kd_search.modeling.roi_heads.reid_head import (
     REID_HEAD_REGISTRY,

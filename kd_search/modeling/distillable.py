@@ -11,12 +11,10 @@ from torch import nn
 
 from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
-_META_ARCHITECTURES = {
+_SUBCLASSES = {
     "GeneralizedRCNN": "DistillableRCNN",
     "RetinaNet": "DistillableRetinaNet",
-}
-_PROPOSAL_GENERATORS = {"RPN": "DistillableRPN"}
-_ROI_HEADS = {
+    "RPN": "DistillableRPN",
     "StandardROIHeads": "DistillableROIHeads",
     "Res5ROIHeads": "DistillableRes5ROIHeads",
 }
@@ -25,8 +23,8 @@ _ROI_HEADS = {
 def as_distillable(cfg: CfgNode) -> CfgNode:
     """A copy of a config that builds the same network as a student or a teacher.
 
-    Detectron2's own classes are replaced by their subclasses of this package. Weights and results
-    are the same, so that any Detectron2 config and its weights can be used as they are.
+    Detectron2's own classes are replaced by their subclasses of this package, with the same weights
+    and results.
 
     Args:
         cfg: of a detector; ``MODEL.META_ARCHITECTURE`` must be that of the network itself.
@@ -34,26 +32,33 @@ def as_distillable(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     model = cfg.MODEL
-    model.META_ARCHITECTURE = _META_ARCHITECTURES.get(
-        model.META_ARCHITECTURE, model.META_ARCHITECTURE
-    )
-    name = model.PROPOSAL_GENERATOR.NAME
-    model.PROPOSAL_GENERATOR.NAME = _PROPOSAL_GENERATORS.get(name, name)
-    model.ROI_HEADS.NAME = _ROI_HEADS.get(model.ROI_HEADS.NAME, model.ROI_HEADS.NAME)
+    for node, key in (
+        (model, "META_ARCHITECTURE"),
+        (model.PROPOSAL_GENERATOR, "NAME"),
+        (model.ROI_HEADS, "NAME"),
+    ):
+        node[key] = _SUBCLASSES.get(node[key], node[key])
     return cfg
 
 
 class FeatureNetwork:
-    """Makes a detector of another package a student and a teacher of terms on features.
+    """Mixin that makes a detector of another package a student and a teacher of feature terms.
 
-    Mixed in before a subclass of ``GeneralizedRCNN`` or ``RetinaNet`` by :func:`build_distillable`.
-    The subclass trains and detects by its own ``forward``; a hook records what its backbone
-    returned, so that the backbone must run once in a training step.
+    :func:`build_distillable` puts it before a subclass of ``GeneralizedRCNN`` or ``RetinaNet``. The
+    subclass trains and detects by its own ``forward``; a hook records the output of its backbone,
+    which must run once in a training step.
     """
+
+    # Of the detector.
+    backbone: Any
+    device: torch.device
+    input_format: str
+    preprocess_image: Any
+    __call__: Any
 
     def spec(self) -> ModelSpec:
         """Feature maps and classes; :attr:`Part.FEATURES` is the only part."""
-        heads = getattr(self, "roi_heads", self)
+        heads: Any = getattr(self, "roi_heads", self)
         return ModelSpec(
             features=self.backbone.output_shape(),
             num_classes=heads.num_classes,
@@ -74,7 +79,7 @@ class FeatureNetwork:
         if len(recorded) != 1:
             raise ValueError(
                 f"{type(self).__name__} ran its backbone {len(recorded)} times in a training step: "
-                "to be a student it needs a forward_train() of its own"
+                "a student like this requires a forward_train() of its own"
             )
         targets = [x["instances"].to(self.device) for x in batched_inputs]
         return losses, ModelOutputs(features=recorded[0], annotated=targets)
@@ -89,10 +94,10 @@ class FeatureNetwork:
 
 
 def build_distillable(cfg: CfgNode) -> nn.Module:
-    """Build the network of a config as a student or a teacher, on ``MODEL.DEVICE``'s default.
+    """Build the network of a config as a student or a teacher.
 
-    Subclasses of ``GeneralizedRCNN`` and ``RetinaNet`` without ``forward_train`` get what
-    :class:`FeatureNetwork` has. Any other network is built as it is.
+    Subclasses of ``GeneralizedRCNN`` and ``RetinaNet`` without ``forward_train`` become
+    :class:`FeatureNetwork`; other networks are not changed.
 
     Args:
         cfg: of the network itself.

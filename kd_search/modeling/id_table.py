@@ -2,11 +2,11 @@
 
 Xiao et al., "Joint Detection and Identification Feature Learning for Person Search", CVPR 2017
 (OIM). With frozen or slow rows it is the table of Munjal et al., "Knowledge Distillation for
-End-to-End Person Search", BMVC 2019. Only this file writes to the table and the queue.
+End-to-End Person Search", BMVC 2019.
 """
 
 import hashlib
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -18,38 +18,39 @@ from kd_search.utils.comm import (
     several_ranks,
 )
 
-# As torch.nn.functional.normalize: keeps zero vectors zero instead of NaN.
+# As torch.nn.functional.normalize: a zero vector stays zero.
 _NORM_EPS = 1e-12
 
 
 class IDTable(nn.Module):
     """OIM loss with its table of identities and its queue of unlabelled people.
 
-    An update is exactly this loop over the embeddings x of all ranks, in order (identity t, or
-    unlabelled; m is the momentum)::
+    An update gives the same bits as this loop over the embeddings x of all ranks, in order
+    (identity t, or unlabelled; m is the momentum)::
 
         labelled:    v_t <- normalize(m v_t + (1 - m) x)             (unless frozen)
         unlabelled:  queue[ptr] <- x;  ptr <- (ptr + 1) mod Q
 
-    computed without a loop over the embeddings, to the same bits.
+    Training calls ``forward``, which stages the embeddings, and then :meth:`commit` if the step is
+    finite on all ranks, or else :meth:`discard`. The next training forward commits embeddings that
+    are still staged, for training loops without support of tables. The order is forward by forward,
+    and inside a forward rank by rank. Every rank has the table of one process with the joint batch,
+    if all ranks call forward (or :meth:`stage`) and commit equally often, with zero rows if a rank
+    has no people.
 
-    Training calls ``forward`` and, after the step was found to be finite on all ranks,
-    :meth:`commit`; or :meth:`discard`. What was staged and not discarded is committed at the next
-    training forward, so that a loop that knows nothing of tables works too. Order: forward by
-    forward, and inside a forward rank by rank. Every rank ends with the table that one process
-    with the joint batch would have, provided that every rank calls forward (or :meth:`stage`) and
-    commit equally often, with zero rows where it has nobody.
-
-    Staging needs training mode and enabled gradients: a pass in training mode without gradients,
-    such as the estimation of batch-norm statistics, does not move the table.
+    Embeddings are staged in training mode with enabled gradients only: a pass without gradients,
+    such as the estimation of batch-norm statistics, does not change the table.
 
     Attributes:
-        rows: buffer (L, D) float32, row i is identity i; zeros until first seen.
-        queue: buffer (Q, D) float32, zeros until filled.
-        queue_ptr: buffer, int64 scalar, the slot written next.
-        num_non_finite: embeddings dropped so far because they were NaN or infinite (all ranks).
+        rows: buffer (L, D) float32, row i is identity i; initially zeros.
+        queue: buffer (Q, D) float32, initially zeros.
+        queue_ptr: buffer, int64 scalar, the next slot.
+        num_non_finite: number of embeddings dropped as NaN or infinite (all ranks).
     """
 
+    rows: torch.Tensor
+    queue: torch.Tensor
+    queue_ptr: torch.Tensor
     _version = 1
 
     def __init__(
@@ -69,12 +70,11 @@ class IDTable(nn.Module):
                 (later ports).
             embedding_dim: D, 256 in the paper.
             temperature: tau, 0.1 in the paper ("scale 10"), 1/30 in NAE, SeqNet and later.
-            momentum: m in [0, 1], the share of the old row that is kept: 0.5 in the paper; close
-                to 1 for a slow exponential moving average.
-            frozen: the rows never move; the queue still does.
+            momentum: m in [0, 1], the weight of the old row: 0.5 in the paper.
+            frozen: update the queue only.
 
         Raises:
-            ValueError: an argument is out of its range.
+            ValueError: an argument is out of range.
         """
         super().__init__()
         for name, value, lowest in (
@@ -99,22 +99,22 @@ class IDTable(nn.Module):
 
     @property
     def num_ids(self) -> int:
-        """L, the number of identities."""
+        """L."""
         return self.rows.shape[0]
 
     @property
     def queue_size(self) -> int:
-        """Q, the number of slots for unlabelled people."""
+        """Q."""
         return self.queue.shape[0]
 
     @property
     def embedding_dim(self) -> int:
-        """D, the length of an embedding."""
+        """D."""
         return self.rows.shape[1]
 
     @property
     def has_staged(self) -> bool:
-        """Whether a forward was staged (be it with zero rows) and neither committed nor dropped."""
+        """Whether a forward, also one with zero rows, is staged."""
         return bool(self._staged)
 
     def forward(self, embeddings: torch.Tensor, person_ids: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,7 @@ class IDTable(nn.Module):
             person_ids: (B,) integers in [0, L), or -1 where unlabelled.
 
         Returns:
-            Scalar float32: mean of -log p_t over the labelled rows, exactly 0 without any.
+            Scalar float32: mean of -log p_t over the labelled rows, exactly 0 if there are none.
 
         Raises:
             ValueError: shapes do not fit, or an identity is out of range.
@@ -144,38 +144,37 @@ class IDTable(nn.Module):
         return oim_logits(embeddings, self.rows, self.queue, self.temperature)
 
     def stage(self, embeddings: torch.Tensor, person_ids: torch.Tensor) -> None:
-        """Remember (B, D) embeddings and their (B,) identities for the next :meth:`commit`."""
+        """Stage (B, D) embeddings and their (B,) identities for the next :meth:`commit`."""
         self._check_embeddings(embeddings)
         check_person_ids(person_ids, len(embeddings), self.num_ids)
         self._append(embeddings, person_ids)
 
     def discard(self) -> None:
-        """Forget everything staged."""
+        """Drop everything staged."""
         self._staged.clear()
 
     @torch.no_grad()
     def commit(self) -> None:
         """Apply the staged embeddings of all ranks to the table and the queue.
 
-        A collective call: under torch.distributed every rank must make it, in the same order
-        among its other collective calls, also with nothing staged. Embeddings that are NaN or
-        infinite are dropped and counted in ``num_non_finite``.
+        A collective call, also with nothing staged. Embeddings that are NaN or infinite are dropped
+        and counted in ``num_non_finite``.
         """
         rows = self.rows
         staged = self._staged[:]
         self._staged.clear()
         if not staged:
             staged.append((rows.new_zeros(0, rows.shape[1]), self.queue_ptr.new_zeros(0)))
-        embeddings, person_ids = _gather_over_ranks(staged)
+        embeddings, gathered_ids = _gather_over_ranks(staged)
         if not embeddings.shape[0]:
             return
 
-        # From here on every rank computes the same. The order is planned on the CPU: one transfer
-        # there and one back instead of a synchronisation for each decision.
-        # A row's largest magnitude is finite only if all are (amax hands NaN on), and is found
-        # ten times faster than isfinite of everything.
+        # From here on all ranks compute the same. The order is planned on the CPU, with two
+        # transfers instead of a synchronisation for each branch.
+        # A row's largest magnitude is finite if and only if the row is (amax returns NaN), and ten
+        # times faster than isfinite of all elements.
         is_finite = np.isfinite(embeddings.abs().amax(dim=1).cpu().numpy())
-        person_ids = person_ids.cpu().numpy()
+        person_ids = gathered_ids.cpu().numpy()
         if not is_finite.all():
             self.num_non_finite += int(np.count_nonzero(~is_finite))
         unlabelled = np.flatnonzero((person_ids == UNLABELLED) & is_finite)
@@ -189,12 +188,12 @@ class IDTable(nn.Module):
     def _blend(self, embeddings: torch.Tensor, positions: np.ndarray, ids: np.ndarray) -> None:
         """Blend the embeddings at ``positions`` (n,), in this order, into the rows ``ids`` (n,).
 
-        Round r holds the (r + 1)-th embedding of every identity that has so many. Identities are
-        sorted by falling number of embeddings: those of a round are the first of ``updated``.
+        Round r holds the (r + 1)-th embedding of every identity with more than r. Identities are
+        sorted by descending number of embeddings: those of a round are the first of ``updated``.
         """
         rows = self.rows
-        targets, sources, sizes = _plan_rounds(ids)
-        targets = _index(targets, rows.device)
+        unique_ids, sources, sizes = _plan_rounds(ids)
+        targets = _index(unique_ids, rows.device)
         new = embeddings.index_select(0, _index(positions[sources], rows.device))
         new.mul_(1 - self.momentum)
         momentum = torch.tensor(self.momentum, dtype=rows.dtype)
@@ -210,7 +209,7 @@ class IDTable(nn.Module):
         queue, size = self.queue, self.queue_size
         if size == 0:
             return
-        # Of more embeddings than slots, the loop would leave the last ones.
+        # Of more embeddings than slots, only the last ones remain.
         overwritten = max(len(positions) - size, 0)
         offsets = torch.arange(overwritten, len(positions), device=queue.device)
         kept = _index(positions[overwritten:], queue.device)
@@ -224,11 +223,11 @@ class IDTable(nn.Module):
 
         Args:
             rows: (L, D), unit rows (zeros for an identity without any embedding).
-            queue: (n, D) with n <= Q, oldest first; the other slots become zero. ``None`` leaves
-                the queue as it is.
+            queue: (n, D) with n <= Q, oldest first; the other slots become zero. ``None`` keeps
+                the queue.
 
         Raises:
-            ValueError: a shape does not fit, or a value is not finite. Nothing is changed then.
+            ValueError: a shape does not fit, or a value is not finite. Nothing is changed.
         """
         _check_replacement("rows", rows, self.rows.shape, exact=True)
         if queue is not None:
@@ -240,7 +239,7 @@ class IDTable(nn.Module):
 
     @torch.no_grad()
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hexadecimal) of table, queue and pointer, to compare over ranks."""
+        """SHA-256 (hexadecimal) of table, queue and pointer, to compare over ranks."""
         digest = hashlib.sha256()
         for tensor in (self.rows, self.queue, self.queue_ptr):
             digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
@@ -263,26 +262,26 @@ class IDTable(nn.Module):
             )
 
     def _append(self, embeddings: torch.Tensor, person_ids: torch.Tensor) -> None:
-        # A copy: the caller may go on to change its embeddings in place.
+        # A copy: the caller may change its embeddings in place.
         embeddings = embeddings.detach().to(self.rows, copy=True)
         person_ids = person_ids.detach().to(self.rows.device, torch.int64, copy=True)
         self._staged.append((embeddings, person_ids))
 
     def _load_from_state_dict(
         self,
-        state_dict,
-        prefix,
-        local_metadata,
-        strict,
-        missing_keys,
-        unexpected_keys,
-        error_msgs,
-    ):
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         version = local_metadata.get("version")
         if version is not None and version > self._version:
             error_msgs.append(
-                f"ID table {prefix[:-1]!r} has layout {version}, this kd_search reads up to layout "
-                f"{self._version}: upgrade kd_search to load it"
+                f"ID table {prefix[:-1]!r} has version {version}, this kd_search reads versions up "
+                f"to {self._version}: upgrade kd_search to load it"
             )
             return
         differences = self._differences(state_dict, prefix)
@@ -290,16 +289,16 @@ class IDTable(nn.Module):
             error_msgs.append(f"ID table {prefix[:-1]!r} does not fit: " + ", ".join(differences))
             return
         if prefix + "queue" not in state_dict:
-            # A loader that drops what does not fit has dropped the queue: its pointer goes too.
+            # A loader that drops tensors of another shape dropped the queue: so is its pointer.
             state_dict.pop(prefix + "queue_ptr", None)
         self.discard()
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def _differences(self, state_dict, prefix: str) -> list[str]:
-        """Say in words how the tables of a state dict differ from this one in size."""
-        found = {}
+    def _differences(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
+        """Descriptions of the differences in size between a state dict and this table."""
+        found: dict[str, Any] = {}
         for name, count in (("rows", "number of ids"), ("queue", "queue size")):
             shape = getattr(state_dict.get(prefix + name), "shape", None)
             if shape is not None:
@@ -318,14 +317,14 @@ class IDTable(nn.Module):
 
 
 def _plan_rounds(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Cut an ordered update into rounds in which every identity appears at most once.
+    """Split an ordered update into rounds in which every identity occurs at most once.
 
     Args:
         ids: (n,) identities, n > 0.
 
     Returns:
-        targets (U,): the identities, by falling number of embeddings; sources (n,): positions in
-        ``ids``, round after round, each in the order of targets; the number in each round.
+        targets (U,): the identities, by descending number of embeddings; sources (n,): indices
+        into ``ids``, round after round, each in the order of targets; the size of each round.
     """
     by_id = np.argsort(ids, kind="stable")
     ids = ids[by_id]
@@ -346,11 +345,10 @@ def _index(positions: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def row_norms(vectors: torch.Tensor) -> torch.Tensor:
-    """Return the (n, 1) L2 norms of (n, D) vectors, to the same bits however many are passed.
+    """(n, 1) L2 norms of (n, D) vectors, with bits that do not depend on n.
 
-    The CPU reduces each contiguous row by itself. A GPU splits a reduction by the shape of the
-    whole tensor, so that one row alone can come out an ulp apart from the same row among others;
-    there the squares are added pairwise by elementwise operations, whose order only D decides.
+    On a CPU each contiguous row is reduced separately. On a GPU the order of a reduction depends on
+    the shape of the tensor; there the squares are added pairwise by elementwise operations.
     """
     if vectors.device.type == "cpu":
         return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
@@ -358,7 +356,7 @@ def row_norms(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def pairwise_row_norms(vectors: torch.Tensor) -> torch.Tensor:
-    """Return the (n, 1) L2 norms of (n, D) vectors by a summation tree that depends on D alone."""
+    """(n, 1) L2 norms of (n, D) vectors by a summation tree that depends on D only."""
     partial = vectors.square()
     while partial.shape[1] > 1:
         half, odd = divmod(partial.shape[1], 2)
@@ -372,10 +370,9 @@ def pairwise_row_norms(vectors: torch.Tensor) -> torch.Tensor:
 def _gather_over_ranks(
     staged: list[tuple[torch.Tensor, torch.Tensor]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Join the staged (n_i, D) embeddings and (n_i,) identities, of all ranks where there are some.
+    """Join the staged (n_i, D) embeddings and (n_i,) identities of all ranks.
 
-    Order: forward by forward, inside a forward rank by rank. The number of rows may differ between
-    ranks and be zero.
+    In order of forwards, inside a forward of ranks, which may have different numbers of rows.
     """
     embeddings, ids = staged[0]
     if len(staged) > 1:
@@ -398,6 +395,4 @@ def _check_replacement(name: str, tensor: torch.Tensor, shape: torch.Size, *, ex
         )
     wrong = int((~torch.isfinite(tensor)).any(dim=1).sum())
     if wrong:
-        raise ValueError(
-            f"{name} for the ID table hold {wrong} embeddings that are NaN or infinite"
-        )
+        raise ValueError(f"{name} of the ID table have {wrong} embeddings that are NaN or infinite")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from detectron2.engine import HookBase
@@ -18,20 +18,21 @@ from kd_search.utils.inference import Progress, evaluating
 
 logger = logging.getLogger(__name__)
 
-# Sums are kept as integers in units of 2^-40: their addition is exact, so the order of the boxes
-# and their split over ranks cannot change a bit. Components are at most 1, which leaves room for
-# 2^22 boxes of one identity.
+# Sums are integers in units of 2^-40: their addition is exact, so that the order of the boxes and
+# their distribution over ranks do not change the result. Components are at most 1, which allows
+# 2^22 boxes of an identity.
 _UNIT = 2.0**40
 
-Embed = Callable[[list, list], torch.Tensor]
+Batch = list[dict[str, Any]]
+Embed = Callable[[Batch, list[torch.Tensor]], torch.Tensor]
 
 
 class IdentityMeans(NamedTuple):
     """Mean embeddings of a data set, the same on all ranks, on the CPU."""
 
-    #: (L, D) float32: normalize(mean_i normalize(x_i)); zeros for an identity without a box.
+    #: (L, D) float32: normalize(mean_i normalize(x_i)); zeros for an identity without boxes.
     rows: torch.Tensor
-    #: (L,) int64: boxes behind each row.
+    #: (L,) int64: number of boxes of each row.
     counts: torch.Tensor
     #: (U, D) float32, unit length: embeddings of unlabelled boxes, ordered by image id.
     unlabelled: torch.Tensor
@@ -40,39 +41,39 @@ class IdentityMeans(NamedTuple):
 @torch.no_grad()
 def compute_identity_means(
     model: nn.Module,
-    data_loader: Iterable[list],
+    data_loader: Iterable[Batch],
     num_ids: int,
     embed: Optional[Embed] = None,
     *,
     keep_unlabelled: bool = True,
 ) -> IdentityMeans:
-    """Embed every ground-truth box of a data set and average by identity.
+    """Embed every ground-truth box of a data set in evaluation mode, and average by identity.
 
-    A collective call: each rank goes through its share of the images. The model works in
-    evaluation mode and gets all its modes back. Embeddings that are not finite are left out.
+    A collective call: each rank has its share of the images. Embeddings that are not finite are
+    left out.
 
     Args:
-        model: has ``embed(batch, boxes)``; a DDP wrap is looked through.
+        model: has ``embed(batch, boxes)``; may be wrapped for DDP.
         data_loader: batches of inputs with ``image``, ``image_id`` and ``instances`` with
             ``gt_boxes`` (pixels of ``image``, XYXY) and ``gt_person_ids``, see
             :func:`kd_search.data.build_person_search_table_loader`.
         num_ids: L; identities are in [0, L), or -1.
-        embed: ``(batch, boxes) -> (n, D)`` in place of ``model.embed``.
-        keep_unlabelled: without it, ``unlabelled`` is (0, D).
+        embed: ``(batch, boxes) -> (n, D)`` instead of ``model.embed``.
+        keep_unlabelled: False: ``unlabelled`` is (0, D).
 
     Raises:
         ValueError: an identity is out of range, or no rank has any box.
     """
-    model = unwrap_model(model)
+    network: Any = unwrap_model(model)
     sums = _Sums(num_ids, keep_unlabelled)
     progress = Progress(data_loader, "Embedding ground-truth boxes", logger)
-    with evaluating(model):
+    with evaluating(network):
         for batch in data_loader:
             boxes = [x["instances"].gt_boxes.tensor for x in batch]
-            sums.add(batch, (embed or model.embed)(batch, boxes))
+            sums.add(batch, (embed or network.embed)(batch, boxes))
             progress.step(len(batch))
     logger.info("Embedded the boxes of %d images in %.1f s", progress.images, progress.seconds)
-    return sums.over_ranks(next(model.parameters()).device)
+    return sums.over_ranks(next(network.parameters()).device)
 
 
 class _Sums:
@@ -84,7 +85,7 @@ class _Sums:
         self.unlabelled: list[tuple[str, torch.Tensor]] = []
         self.num_dropped = 0
 
-    def add(self, batch: list[dict], embeddings: torch.Tensor) -> None:
+    def add(self, batch: Batch, embeddings: torch.Tensor) -> None:
         embeddings = embeddings.detach().double().cpu()
         sizes = [len(x["instances"]) for x in batch]
         ids = torch.cat([x["instances"].gt_person_ids for x in batch]).cpu()
@@ -102,8 +103,9 @@ class _Sums:
         self.counts += torch.bincount(ids[known], minlength=self.num_ids)
         if not self.keep_unlabelled:
             return
-        parts = zip(batch, embeddings.split(sizes), (finite & (ids < 0)).split(sizes))
-        for x, part, chosen in parts:
+        for x, part, chosen in zip(
+            batch, embeddings.split(sizes), (finite & (ids < 0)).split(sizes)
+        ):
             if chosen.any():
                 self.unlabelled.append((str(x["image_id"]), part[chosen].float()))
 
@@ -120,31 +122,27 @@ class _Sums:
         parts.sort(key=lambda part: part[0])
         unlabelled = torch.cat([torch.zeros(0, dim), *(part for _, part in parts)])
         dropped = sum(comm.all_gather(self.num_dropped))
-        _report(counts, len(unlabelled), dropped)
+        absent = (counts == 0).nonzero().flatten().tolist()
+        logger.info(
+            "Means of %d identities from %d boxes; %d unlabelled boxes",
+            *(len(counts) - len(absent), int(counts.sum()), len(unlabelled)),
+        )
+        if absent:
+            shown = ", ".join(map(str, absent[:10])) + (", ..." if absent[10:] else "")
+            logger.warning("%d identities have no box and a row of zeros: %s", len(absent), shown)
+        if dropped:
+            logger.warning("%d embeddings were not finite and are left out", dropped)
         return IdentityMeans(
             nn.functional.normalize(sums.double() / _UNIT).float(), counts, unlabelled
         )
 
 
-def _report(counts: torch.Tensor, num_unlabelled: int, num_dropped: int) -> None:
-    absent = (counts == 0).nonzero().flatten().tolist()
-    logger.info(
-        "Means of %d identities from %d boxes; %d unlabelled boxes",
-        *(len(counts) - len(absent), int(counts.sum()), num_unlabelled),
-    )
-    if absent:
-        shown = ", ".join(map(str, absent[:10])) + (", ..." if absent[10:] else "")
-        logger.warning("%d identities have no box and a row of zeros: %s", len(absent), shown)
-    if num_dropped:
-        logger.warning("%d embeddings were not finite and are left out", num_dropped)
-
-
 class IDTableRefreshHook(HookBase):
-    """Recomputes ID tables from ground-truth boxes every so many iterations.
+    """Recomputes ID tables from ground-truth boxes once in every period of iterations.
 
-    A table that follows the student embedding by embedding lags behind it; this hook replaces its
-    rows by those of ``build_rows``. The queue stays, and so do rows of identities without a box.
-    How far the rows moved, as cosine distance, goes to ``<label>/moved_mean`` and
+    The rows that follow the student embedding by embedding lag behind it; this hook replaces them
+    by those of ``build_rows``. The queue and the rows of identities without boxes do not change.
+    The cosine distances between old and new rows are logged as ``<label>/moved_mean`` and
     ``<label>/moved_max``.
     """
 
@@ -158,7 +156,7 @@ class IDTableRefreshHook(HookBase):
         Args:
             period: iterations between two refreshes.
             tables: label to table.
-            build_rows: number of identities to their means; called by all ranks together.
+            build_rows: number of identities to their means; a collective call.
         """
         self._period = period
         self._tables = tables
@@ -182,10 +180,10 @@ class IDTableRefreshHook(HookBase):
 
 @torch.no_grad()
 def refresh_rows(table: IDTable, means: IdentityMeans) -> tuple[float, float]:
-    """Put means into a table where there are any.
+    """Replace the rows of identities with boxes.
 
     Returns:
-        mean and largest cosine distance that a row moved by, among rows that were not empty.
+        mean and largest cosine distance between old and new rows, without rows of zeros.
     """
     old = table.rows.to("cpu", copy=True)
     seen = means.counts > 0
@@ -194,6 +192,6 @@ def refresh_rows(table: IDTable, means: IdentityMeans) -> tuple[float, float]:
     if not compared.any():
         return 0.0, 0.0
     cosine = (old[compared].double() * means.rows[compared].double()).sum(dim=1)
-    # Rounding takes an unmoved row a little past 1.
+    # Because of rounding the cosine of equal rows may exceed 1.
     moved = (1 - cosine).clamp(min=0)
     return float(moved.mean()), float(moved.max())

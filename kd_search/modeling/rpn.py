@@ -1,6 +1,6 @@
-"""Detectron2's RPN, able to output its predictions for every anchor."""
+"""Detectron2's RPN with outputs for every anchor."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from kd_search.outputs import AnchorOutputs, AnchorSpec, AnchorTargets
 
 
-def anchor_spec(network, *, dense_classes: bool = False) -> AnchorSpec:
+def anchor_spec(network: Any, *, dense_classes: bool = False) -> AnchorSpec:
     """Anchors of an RPN or a RetinaNet; tensors are copies on the CPU."""
     generator = network.anchor_generator
     return AnchorSpec(
@@ -22,15 +22,26 @@ def anchor_spec(network, *, dense_classes: bool = False) -> AnchorSpec:
     )
 
 
+def per_anchor(x: torch.Tensor, size: int) -> torch.Tensor:
+    """(N, A * size, H, W) to (N, H * W * A, size), the order of the anchors."""
+    return x.unflatten(1, (-1, size)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+
+
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class DistillableRPN(RPN):
     """RPN that returns its logits, deltas and sampled labels. Weights and results are RPN's."""
 
-    #: Filled by :meth:`losses` while :meth:`forward_train` runs. Kept longer, it would hold the
-    #: graph of the step.
+    #: Filled by :meth:`losses` during :meth:`forward_train` only: it holds the graph of the step.
     _recorded: Optional[list[AnchorOutputs]] = None
 
-    def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+    def losses(
+        self,
+        anchors: list[Boxes],
+        pred_objectness_logits: list[torch.Tensor],
+        gt_labels: list[torch.Tensor],
+        pred_anchor_deltas: list[torch.Tensor],
+        gt_boxes: list[Any],
+    ) -> dict[str, torch.Tensor]:
         if self._recorded is not None:
             targets = AnchorTargets(
                 labels=torch.stack(gt_labels),
@@ -45,7 +56,9 @@ class DistillableRPN(RPN):
         )
 
     @torch.no_grad()
-    def _delta_targets(self, anchors, gt_labels, gt_boxes) -> torch.Tensor:
+    def _delta_targets(
+        self, anchors: list[Boxes], gt_labels: list[torch.Tensor], gt_boxes: list[Any]
+    ) -> torch.Tensor:
         anchors = Boxes.cat(anchors).tensor
         positive = [labels == 1 for labels in gt_labels]
         sources = torch.cat([anchors[mask] for mask in positive])
@@ -72,11 +85,8 @@ class DistillableRPN(RPN):
         """Logits and deltas of every anchor, without proposals and their NMS; for teachers."""
         maps = [features[name] for name in self.in_features]
         logits, deltas = self.rpn_head(maps)
-        box_dim = self.anchor_generator.box_dim
         return AnchorOutputs(
             boxes=[a.tensor for a in self.anchor_generator(maps)],
-            logits=[x.permute(0, 2, 3, 1).flatten(1) for x in logits],
-            deltas=[
-                x.unflatten(1, (-1, box_dim)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in deltas
-            ],
+            logits=[per_anchor(x, 1).squeeze(2) for x in logits],
+            deltas=[per_anchor(x, self.anchor_generator.box_dim) for x in deltas],
         )

@@ -1,7 +1,7 @@
-"""Faster R-CNN that also says who it found."""
+"""Faster R-CNN with a re-ID branch."""
 
 from dataclasses import replace
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
@@ -31,7 +31,7 @@ class PersonSearchRCNN(DistillableRCNN):
 
     @property
     def id_table(self) -> Optional[IDTable]:
-        """The network's own identity table, or ``None`` where it trains without OIM."""
+        """The network's own identity table, or ``None`` if it trains without OIM."""
         return self.roi_heads.reid.id_table
 
     def spec(self) -> ModelSpec:
@@ -44,7 +44,7 @@ class PersonSearchRCNN(DistillableRCNN):
         return replace(spec, parts=spec.parts | parts, identities=identities, crops=identities)
 
     def forward_train(
-        self, batched_inputs: list[dict]
+        self, batched_inputs: list[dict[str, Any]]
     ) -> tuple[dict[str, torch.Tensor], ModelOutputs]:
         """As :meth:`DistillableRCNN.forward_train`, with ``identities.logits`` if it has any."""
         losses, outputs = super().forward_train(batched_inputs)
@@ -52,11 +52,9 @@ class PersonSearchRCNN(DistillableRCNN):
         return losses, replace(outputs, identities=replace(outputs.identities, logits=logits))
 
     def embed_crops(self, outputs: ModelOutputs, crops: Crops) -> CropOutputs:
-        """Embeddings and, if the network has any, identity logits of given boxes.
+        """Embeddings and, if the network has any, identity logits of boxes of a batch.
 
-        Args:
-            outputs: of the batch, with ``features``.
-            crops: boxes per image of the batch.
+        ``outputs`` are those of the batch, with ``features``.
         """
         boxes = [Boxes(b.to(self.device)) for b in crops.boxes]
         embeddings = self.roi_heads.embed(outputs.features, boxes)
@@ -70,34 +68,35 @@ class PersonSearchRCNN(DistillableRCNN):
         outputs = super().forward_regions(outputs, student, parts)
         if not parts & IDENTITY_PARTS:
             return outputs
-        sampled, logits = student.regions, None
+        sampled = student.regions
         boxes = sampled.foreground_boxes(sampled.logits.shape[1] - 1)
         embeddings = self.roi_heads.embed(outputs.features, boxes)
+        identities = IdentityOutputs(embeddings, student.identities.person_ids)
         if Part.IDENTITY_LOGITS in parts:
             logits = self.roi_heads.reid.identity_logits(embeddings)
-        identities = IdentityOutputs(embeddings, student.identities.person_ids, logits)
+            identities = replace(identities, logits=logits)
         return replace(outputs, identities=identities)
 
     def inference(
         self,
-        batched_inputs: list[dict],
+        batched_inputs: list[dict[str, Any]],
         detected_instances: Optional[list[Instances]] = None,
         do_postprocess: bool = True,
-    ):
-        """Find people and embed them.
+    ) -> Any:
+        """Detect people and embed them.
 
         Args:
-            batched_inputs: as Detectron2's. ``query_boxes`` (Q, 4), XYXY in pixels of ``image``,
-                asks for the embeddings of these boxes too, ``annotated_boxes`` (A, 4) likewise;
-                ``gallery_boxes`` (G, 4), the same, replaces detection by given boxes (scores 1).
+            batched_inputs: as Detectron2's, with optional boxes, XYXY in pixels of ``image``:
+                ``query_boxes`` (Q, 4) and ``annotated_boxes`` (A, 4) are embedded as well,
+                ``gallery_boxes`` (G, 4) replace detection (scores 1).
             detected_instances: boxes that replace detection, as in Detectron2.
             do_postprocess: scale boxes to the ``height`` and ``width`` of each input.
 
         Returns:
             Per image ``{"instances": Instances}`` with ``pred_boxes``, ``scores``,
-            ``pred_classes`` and ``pred_embeddings`` (N, D), and where asked for
-            ``"query_embeddings"`` (Q, D) and ``"gt_instances"``, the annotated boxes as
-            ``instances``. Without post-processing, the list of ``Instances`` alone.
+            ``pred_classes`` and ``pred_embeddings`` (N, D), for query boxes
+            ``"query_embeddings"`` (Q, D), and for annotated boxes ``"gt_instances"``, as
+            ``instances``. Without post-processing, the list of ``Instances`` only.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -121,20 +120,24 @@ class PersonSearchRCNN(DistillableRCNN):
             self._add_annotated(outputs, batched_inputs, features, images.image_sizes)
         return outputs
 
-    def embed(self, batched_inputs: list[dict], boxes: list[torch.Tensor]) -> torch.Tensor:
-        """Embeddings of given boxes, such as queries or ground truth.
+    def embed(
+        self, batched_inputs: list[dict[str, Any]], boxes: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """(sum n_i, D) L2-normalised embeddings of given boxes, such as queries or ground truth.
 
         Args:
             batched_inputs: N inputs with ``image``.
             boxes: N tensors (n_i, 4), XYXY in pixels of ``image``.
-
-        Returns:
-            (sum n_i, D) L2-normalised embeddings, image after image.
         """
         features = self.backbone(self.preprocess_image(batched_inputs).tensor)
         return self.roi_heads.embed(features, [Boxes(b.to(self.device)) for b in boxes])
 
-    def _add_query_embeddings(self, outputs, batched_inputs, features) -> None:
+    def _add_query_embeddings(
+        self,
+        outputs: list[dict[str, Any]],
+        batched_inputs: list[dict[str, Any]],
+        features: dict[str, torch.Tensor],
+    ) -> None:
         none = torch.zeros((0, 4))
         boxes = [Boxes(x.get("query_boxes", none).to(self.device)) for x in batched_inputs]
         embeddings = self.roi_heads.embed(features, boxes).split([len(b) for b in boxes])
@@ -142,7 +145,13 @@ class PersonSearchRCNN(DistillableRCNN):
             if "query_boxes" in x:
                 output["query_embeddings"] = part
 
-    def _add_annotated(self, outputs, batched_inputs, features, image_sizes) -> None:
+    def _add_annotated(
+        self,
+        outputs: list[dict[str, Any]],
+        batched_inputs: list[dict[str, Any]],
+        features: dict[str, torch.Tensor],
+        image_sizes: list[tuple[int, int]],
+    ) -> None:
         none = torch.zeros((0, 4))
         given = [
             _as_detections(x.get("annotated_boxes", none), size).to(self.device)

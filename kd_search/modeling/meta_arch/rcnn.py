@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
@@ -23,14 +24,15 @@ from kd_search.outputs import (
 
 @META_ARCH_REGISTRY.register()
 class DistillableRCNN(GeneralizedRCNN):
-    """GeneralizedRCNN that can be a student and a teacher. Weights and results are unchanged.
+    """GeneralizedRCNN that can be a student and a teacher. Weights and results are the same.
 
-    It outputs features always, anchors with a :class:`DistillableRPN` and regions with
-    :class:`DistillableHeads`; other proposal generators and ROI heads, such as Detectron2's
-    ``CascadeROIHeads``, run as they are. See :func:`kd_search.modeling.as_distillable`.
+    It outputs features, anchors with a :class:`DistillableRPN`, and regions with
+    :class:`DistillableHeads`. Other proposal generators and ROI heads, such as Detectron2's
+    ``CascadeROIHeads``, are supported without their parts. See
+    :func:`kd_search.modeling.as_distillable`.
     """
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """As GeneralizedRCNN: a dict of scalar losses in training, otherwise detections."""
         if not self.training:
             return self.inference(batched_inputs)
@@ -38,33 +40,32 @@ class DistillableRCNN(GeneralizedRCNN):
 
     def spec(self) -> ModelSpec:
         """Feature maps, classes, anchors and delta scales of this network."""
-        parts, anchors, regions = {Part.FEATURES}, None, None
+        spec = ModelSpec(
+            features=self.backbone.output_shape(),
+            num_classes=self.roi_heads.num_classes,
+            size_divisibility=self.backbone.size_divisibility,
+            image_format=self.input_format or "BGR",
+        )
         if isinstance(self.proposal_generator, DistillableRPN):
-            parts |= ANCHOR_PARTS
             anchors = anchor_spec(self.proposal_generator)
+            spec = replace(spec, parts=spec.parts | ANCHOR_PARTS, anchors=anchors)
         if isinstance(self.roi_heads, DistillableHeads):
-            parts |= REGION_PARTS
             predictor = self.roi_heads.box_predictor
             weights = tuple(predictor.box2box_transform.weights)
             regions = RegionSpec(weights, predictor.has_softmax)
-        return ModelSpec(
-            features=self.backbone.output_shape(),
-            num_classes=self.roi_heads.num_classes,
-            parts=frozenset(parts),
-            size_divisibility=self.backbone.size_divisibility,
-            image_format=self.input_format or "BGR",
-            anchors=anchors,
-            regions=regions,
-        )
+            spec = replace(spec, parts=spec.parts | REGION_PARTS, regions=regions)
+        return spec
 
     def forward_train(
-        self, batched_inputs: list[dict]
+        self, batched_inputs: list[dict[str, Any]]
     ) -> tuple[dict[str, torch.Tensor], ModelOutputs]:
         """Losses and outputs of a training batch."""
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
         features = self.backbone(images.tensor)
-        anchors = regions = identities = None
+        anchors: Any = None
+        regions: Any = None
+        identities: Any = None
         if isinstance(self.proposal_generator, DistillableRPN):
             proposals, losses, anchors = self.proposal_generator.forward_train(
                 images, features, targets
@@ -83,22 +84,19 @@ class DistillableRCNN(GeneralizedRCNN):
         return {**losses, **region_losses}, outputs
 
     @torch.no_grad()
-    def forward_teacher(self, batched_inputs: list[dict], parts: frozenset[Part]) -> ModelOutputs:
-        """Outputs of this network as a teacher; nothing is proposed.
+    def forward_teacher(
+        self, batched_inputs: list[dict[str, Any]], parts: frozenset[Part]
+    ) -> ModelOutputs:
+        """Outputs of this network as a teacher, without proposals and gradient.
 
-        Args:
-            batched_inputs: the student's batch.
-            parts: what to compute; regions are left to :meth:`forward_regions`.
-
-        Returns:
-            outputs without gradient.
+        Anchors if in ``parts``; :meth:`forward_regions` adds regions.
         """
         images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        anchors = None
-        if parts & ANCHOR_PARTS:
-            anchors = self.proposal_generator.predict_anchors(features)
-        return ModelOutputs(images, features, anchors)
+        outputs = ModelOutputs(images, self.backbone(images.tensor))
+        if not parts & ANCHOR_PARTS:
+            return outputs
+        anchors = self.proposal_generator.predict_anchors(outputs.features)
+        return replace(outputs, anchors=anchors)
 
     @torch.no_grad()
     def forward_regions(
@@ -108,19 +106,21 @@ class DistillableRCNN(GeneralizedRCNN):
 
         Args:
             outputs: of :meth:`forward_teacher`, of the same batch.
-            student: of the same batch; its ``regions.proposals`` are used.
-            parts: what to compute.
+            student: of the same batch, with ``regions.proposals``.
+            parts: to compute.
 
         Returns:
-            ``outputs`` with ``regions``, in this network's classes; as they are where no part of
+            ``outputs`` with ``regions``, in this network's classes; unchanged if no part of
             regions is required.
         """
         if not parts & REGION_PARTS:
             return outputs
         sampled, features = student.regions, outputs.features
-        # Regions are those of the student's classes: the logits of the student have K + 1 columns.
+        # The student's classes define the foreground; its logits have K + 1 columns.
         num_classes = sampled.logits.shape[1] - 1
-        logits = deltas = foreground = None
+        logits: Any = None
+        deltas: Any = None
+        foreground: Any = None
         if parts & {Part.REGION_LOGITS, Part.REGION_DELTAS}:
             boxes = [p.proposal_boxes for p in sampled.proposals]
             logits, deltas = self.roi_heads.predict_boxes(features, boxes)

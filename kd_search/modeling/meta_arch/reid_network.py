@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import nn
 from torch.nn import functional as F
 
+from kd_search.config.ranges import check_choice
 from kd_search.losses import batch_hard_triplet
 from kd_search.outputs import (
     IDENTITY_PARTS,
@@ -19,24 +22,25 @@ from kd_search.outputs import (
 )
 from kd_search.utils.comm import join_rows
 
-EMBEDDINGS = ("before", "after")
-
 
 @META_ARCH_REGISTRY.register()
 class ReIDNetwork(nn.Module):
-    """Frames to features, their mean over the set, BNNeck, identity logits.
+    """Embeddings and identity logits of sets of frames; a crop is a set of one frame.
 
-    A crop is a set of one frame. As in VKD (Porrello et al., ECCV 2020), the feature of a set is
-    the mean of its frames', the triplet loss sees it before the batch normalisation of the neck,
-    and the logits of a set are the mean of those of its frames. Crops are trained so in BoT (Luo
-    et al., CVPRW 2019), the kind of network that DKD (Zhang et al., AAAI 2021) distils.
+    As in VKD (Porrello et al., ECCV 2020), the feature of a set is the mean of its frames', the
+    triplet loss is computed before the batch normalisation of the neck (BNNeck), and the logits of
+    a set are the mean of its frames'. With single crops it is the network of BoT (Luo et al.,
+    CVPRW 2019), the kind that DKD (Zhang et al., AAAI 2021) distils.
     """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
 
     @configurable
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Any,
         feature: str,
         num_ids: int,
         pixel_mean: tuple[float, ...],
@@ -53,20 +57,20 @@ class ReIDNetwork(nn.Module):
         """
         Args:
             backbone: Detectron2 backbone.
-            feature: name of its map that is pooled.
+            feature: name of the feature map to pool.
             num_ids: L.
             pixel_mean, pixel_std: of the channels in the order of ``image_format``.
             image_format: "BGR" or "RGB".
             label_smoothing: of the cross-entropy.
             cls_weight: of ``loss_reid_cls``.
-            triplet_weight: of ``loss_reid_triplet``; 0 leaves it out.
+            triplet_weight: of ``loss_reid_triplet``; 0 for none.
             margin: of the triplet loss; negative for the soft margin.
-            train_views: frames of each set that :meth:`forward_train` draws; 0 takes all.
+            train_views: number of frames of each set that :meth:`forward_train` draws; 0 for all.
             test_embedding: "before" or "after" the batch normalisation of the neck.
-            gather_over_ranks: with several ranks, take the losses of the joint batch.
+            gather_over_ranks: with several ranks, compute the losses of the joint batch.
 
         Raises:
-            ValueError: no identity, or another ``test_embedding``.
+            ValueError: there is no identity, or ``test_embedding`` is unknown.
         """
         super().__init__()
         if num_ids < 1:
@@ -74,15 +78,12 @@ class ReIDNetwork(nn.Module):
                 "MODEL.REID_NETWORK.NUM_IDS is 0 and was not resolved: build the config with "
                 "kd_search.engine.build_config, or set it to the number of identities"
             )
-        if test_embedding not in EMBEDDINGS:
-            raise ValueError(
-                f"MODEL.REID_NETWORK.TEST_EMBEDDING {test_embedding!r} must be one of {EMBEDDINGS}"
-            )
+        check_choice("MODEL.REID_NETWORK.TEST_EMBEDDING", test_embedding, ("before", "after"))
         self.backbone = backbone
         self.feature = feature
         channels = backbone.output_shape()[feature].channels
         self.neck = nn.BatchNorm1d(channels)
-        # BNNeck: the classifier has no bias, so the neck has none either; the bias stays zero.
+        # BNNeck: neither the classifier nor the neck has a bias; the neck's stays zero.
         self.neck.bias.requires_grad_(False)
         self.classifier = nn.Linear(channels, num_ids, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
@@ -98,7 +99,7 @@ class ReIDNetwork(nn.Module):
         self.gather_over_ranks = gather_over_ranks
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.MODEL.REID_NETWORK
         return {
             "backbone": build_backbone(cfg),
@@ -136,7 +137,7 @@ class ReIDNetwork(nn.Module):
             crops=identities,
         )
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """
         Args:
             batched_inputs: each with ``frames`` (T, 3, H, W), 0..255, T and size alike in a batch;
@@ -150,20 +151,19 @@ class ReIDNetwork(nn.Module):
         return self.forward_train(batched_inputs)[0]
 
     def forward_train(
-        self, batched_inputs: list[dict]
+        self, batched_inputs: list[dict[str, Any]]
     ) -> tuple[dict[str, torch.Tensor], ModelOutputs]:
         """Losses and outputs of a training batch.
 
         Returns:
             ``loss_reid_cls`` and ``loss_reid_triplet``, means over labelled samples and over those
-            with a triplet, of all ranks where ``gather_over_ranks`` is on; of this rank's batch
-            ``identities``: embeddings (B, D) before the neck, logits (B, L) and ``person_ids``
-            (B,).
+            with a triplet, of all ranks with ``gather_over_ranks``; and ``identities`` of this
+            rank's batch: embeddings (B, D) before the neck, logits (B, L), ``person_ids`` (B,).
         """
         ids = torch.tensor([x["person_id"] for x in batched_inputs], device=self.device)
         features, logits = self._predict(self._drawn_views(self._frames(batched_inputs)))
-        predicted = (features, logits, ids)
-        # Without gradients nothing is trained, and the other ranks may not be here.
+        predicted = [features, logits, ids]
+        # Without gradients nothing is trained, and other ranks may not make the call.
         if self.gather_over_ranks and torch.is_grad_enabled():
             predicted = join_rows(*predicted)
         losses = self.losses(*predicted)
@@ -189,32 +189,25 @@ class ReIDNetwork(nn.Module):
         return losses
 
     @torch.no_grad()
-    def forward_teacher(self, batched_inputs: list[dict], parts: frozenset[Part]) -> ModelOutputs:
-        """Outputs of this network as a teacher of a batch of sets.
-
-        Args:
-            batched_inputs: as :meth:`forward`; all frames are used.
-            parts: unused: features and logits cost one pass.
-        """
+    def forward_teacher(
+        self, batched_inputs: list[dict[str, Any]], parts: frozenset[Part]
+    ) -> ModelOutputs:
+        """Identities of a batch as in :meth:`forward`, of all frames and of all parts."""
         features, logits = self._predict(self._frames(batched_inputs))
         return ModelOutputs(identities=IdentityOutputs(features, logits=logits))
 
     def crop_features(self, crops: torch.Tensor) -> torch.Tensor:
-        """Features of single crops before the neck: all that has to be kept of them.
+        """(P, D) float32 features of single crops before the neck, the input of :meth:`classify`.
 
         Args:
             crops: (P, 3, H, W), 0..255, channels in the order of ``INPUT.FORMAT``; P may be 0.
-
-        Returns:
-            (P, D) float32.
         """
         if len(crops) == 0:
             return self.classifier.weight.new_zeros((0, self.classifier.in_features))
         return self._pooled(crops[:, None])[:, 0]
 
     def feature_maps(self, crops: torch.Tensor) -> torch.Tensor:
-        """(P, 3, H, W) crops, as :meth:`crop_features`, to the (P, D, h, w) float32 maps whose
-        means over places are their features."""
+        """(P, D, h, w) float32 maps of crops as in :meth:`crop_features`, which averages them."""
         images = (crops.float() - self.pixel_mean) / self.pixel_std
         return self.backbone(images)[self.feature].float()
 
@@ -225,7 +218,7 @@ class ReIDNetwork(nn.Module):
         return self._test_embedding(features), self.classifier(self.neck(features))
 
     def embed(self, frames: torch.Tensor) -> torch.Tensor:
-        """(B, T, 3, H, W) frames to the (B, D) embeddings that are compared at test."""
+        """(B, T, 3, H, W) frames to the (B, D) embeddings of a test."""
         return self._test_embedding(self._pooled(frames).mean(dim=1))
 
     def _test_embedding(self, features: torch.Tensor) -> torch.Tensor:
@@ -245,12 +238,12 @@ class ReIDNetwork(nn.Module):
         return maps.mean(dim=(2, 3)).view(batch, length, -1)
 
     def _drawn_views(self, frames: torch.Tensor) -> torch.Tensor:
-        """(B, T, ...) to (B, M, ...): other M frames of every set, without repetition."""
+        """(B, T, ...) to (B, M, ...): M random frames of every set, without repetition."""
         batch, length = frames.shape[:2]
         if not 0 < self.train_views < length:
             return frames
         drawn = torch.rand((batch, length)).argsort(dim=1)[:, : self.train_views]
         return frames[torch.arange(batch)[:, None], drawn]
 
-    def _frames(self, batched_inputs: list[dict]) -> torch.Tensor:
+    def _frames(self, batched_inputs: list[dict[str, Any]]) -> torch.Tensor:
         return torch.stack([x["frames"] for x in batched_inputs]).to(self.device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.modeling.box_regression import _dense_box_regression_loss
@@ -11,7 +14,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss
 from torch.nn.functional import one_hot
 
-from kd_search.modeling.rpn import anchor_spec
+from kd_search.modeling.rpn import anchor_spec, per_anchor
 from kd_search.outputs import (
     ANCHOR_PARTS,
     AnchorOutputs,
@@ -26,36 +29,21 @@ from kd_search.outputs import (
 class DistillableRetinaNet(RetinaNet):
     """RetinaNet that can be a student and a teacher.
 
-    Weights, losses and detections are RetinaNet's, the losses with the same bits in every process.
+    Weights, losses and detections are RetinaNet's; the losses have the same bits in every process.
     """
 
-    def forward(self, batched_inputs: list[dict]):
-        """
-        Args:
-            batched_inputs: as Detectron2's, each with ``image`` (3, H, W), in training
-                ``instances`` with ``gt_boxes`` and ``gt_classes``.
-
-        Returns:
-            In training a dict of scalar losses. Otherwise per image ``{"instances": Instances}``.
-        """
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """As RetinaNet: a dict of scalar losses in training, otherwise detections."""
         if not self.training:
             return super().forward(batched_inputs)
         return self.forward_train(batched_inputs)[0]
 
     def forward_train(
-        self, batched_inputs: list[dict]
+        self, batched_inputs: list[dict[str, Any]]
     ) -> tuple[dict[str, torch.Tensor], ModelOutputs]:
-        """Losses and outputs of a training batch.
+        """Losses, see :meth:`losses`, and images, features and anchors of a training batch.
 
-        The losses are divided by a running mean of the number of positive anchors, which every
-        call moves: call it once a step.
-
-        Args:
-            batched_inputs: see :meth:`forward`.
-
-        Returns:
-            ``loss_cls`` and ``loss_box_reg``, and images, features and anchors. An anchor between
-            the two IoU thresholds is ignored: its label and class are -1.
+        An anchor between the two IoU thresholds is ignored: its label and class are -1.
         """
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
@@ -63,12 +51,12 @@ class DistillableRetinaNet(RetinaNet):
         maps = [features[name] for name in self.head_in_features]
         anchors = self.anchor_generator(maps)
         predictions = self.head(maps)
-        logits = [_per_anchor(x, self.num_classes) for x in predictions[0]]
-        deltas = [_per_anchor(x, 4) for x in predictions[1]]
+        logits = [per_anchor(x, self.num_classes) for x in predictions[0]]
+        deltas = [per_anchor(x, 4) for x in predictions[1]]
         classes, gt_boxes = self.label_anchors(anchors, targets)
         losses = self.losses(anchors, logits, classes, deltas, gt_boxes)
-        if self.vis_period > 0:
-            self._visualize_now_and_then(batched_inputs, images, maps, anchors, predictions)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self._visualize(batched_inputs, images, maps, anchors, predictions)
         outputs = ModelOutputs(
             images,
             features,
@@ -90,28 +78,28 @@ class DistillableRetinaNet(RetinaNet):
         pred_anchor_deltas: list[torch.Tensor],
         gt_boxes: list[torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """Detectron2's losses to rounding, by the same operations in every process.
+        """Detectron2's losses up to rounding, by the same operations in every process.
 
-        Detectron2 calls a TorchScript function, which torch compiles anew after its first calls in
-        a process: a resumed run would round its first steps otherwise than one that never stopped.
+        Detectron2 calls a TorchScript function, which torch compiles again after its first calls in
+        a process: the first steps of a resumed run would have other rounding errors.
 
         Args:
             anchors: of each level A_l boxes.
             pred_logits: of each level (N, A_l, K).
             gt_labels: of each image (sum A_l,): 0 to K - 1, K for background, -1 for ignored.
             pred_anchor_deltas: of each level (N, A_l, 4).
-            gt_boxes: of each image (sum A_l, 4) XYXY, undefined where there is no object.
+            gt_boxes: of each image (sum A_l, 4) XYXY, undefined without an object.
 
         Returns:
             ``loss_cls`` and ``loss_box_reg``: sums over anchors, divided by a running mean of the
-            number of positive ones that every call moves.
+            number of positive anchors, which every call updates: call it once a step.
         """
         labels = torch.stack(gt_labels)
         valid = labels >= 0
         positive = valid & (labels != self.num_classes)
         num_positive = int(positive.sum())
         get_event_storage().put_scalar("num_pos_anchors", num_positive / len(gt_labels))
-        # Detectron2 main has no attribute for the momentum, and none for the mean at first.
+        # Detectron2 main has no attribute for the momentum, and initially none for the mean.
         momentum = getattr(self, "loss_normalizer_momentum", 0.9)
         mean = getattr(self, "loss_normalizer", 100)
         self.loss_normalizer = momentum * mean + (1 - momentum) * max(num_positive, 1)
@@ -139,29 +127,23 @@ class DistillableRetinaNet(RetinaNet):
         }
 
     @torch.no_grad()
-    def forward_teacher(self, batched_inputs: list[dict], parts: frozenset[Part]) -> ModelOutputs:
-        """Outputs of this network as a teacher.
-
-        Args:
-            batched_inputs: the student's batch.
-            parts: what to compute.
-
-        Returns:
-            outputs without gradient.
-        """
+    def forward_teacher(
+        self, batched_inputs: list[dict[str, Any]], parts: frozenset[Part]
+    ) -> ModelOutputs:
+        """Outputs of this network as a teacher, without gradient; anchors if in ``parts``."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        anchors = None
-        if parts & ANCHOR_PARTS:
-            maps = [features[name] for name in self.head_in_features]
-            boxes = [a.tensor for a in self.anchor_generator(maps)]
-            logits, deltas = self._head_outputs(maps, parts)
-            anchors = AnchorOutputs(
-                boxes,
-                None if logits is None else [_per_anchor(x, self.num_classes) for x in logits],
-                None if deltas is None else [_per_anchor(x, 4) for x in deltas],
-            )
-        return ModelOutputs(images, features, anchors)
+        outputs = ModelOutputs(images, features)
+        if not parts & ANCHOR_PARTS:
+            return outputs
+        maps = [features[name] for name in self.head_in_features]
+        boxes = [a.tensor for a in self.anchor_generator(maps)]
+        logits, deltas = self._head_outputs(maps, parts)
+        if logits is not None:
+            logits = [per_anchor(x, self.num_classes) for x in logits]
+        if deltas is not None:
+            deltas = [per_anchor(x, 4) for x in deltas]
+        return replace(outputs, anchors=AnchorOutputs(boxes, logits, deltas))
 
     def spec(self) -> ModelSpec:
         """Feature maps, classes and anchors of this network."""
@@ -174,7 +156,7 @@ class DistillableRetinaNet(RetinaNet):
             anchors=anchor_spec(self, dense_classes=True),
         )
 
-    def _head_outputs(self, maps: list[torch.Tensor], parts: frozenset[Part]):
+    def _head_outputs(self, maps: list[torch.Tensor], parts: frozenset[Part]) -> tuple[Any, Any]:
         """Logits and deltas of the head, ``None`` for a half that is not required."""
         head = self.head
         if type(head) is not RetinaNetHead or parts >= ANCHOR_PARTS:
@@ -183,7 +165,7 @@ class DistillableRetinaNet(RetinaNet):
                 logits if Part.ANCHOR_LOGITS in parts else None,
                 deltas if Part.ANCHOR_DELTAS in parts else None,
             )
-        # The two halves share no layer, and each is as large as a backbone.
+        # The two halves share no layer, and each costs as much as a backbone.
         if Part.ANCHOR_LOGITS in parts:
             return [head.cls_score(head.cls_subnet(x)) for x in maps], None
         return None, [head.bbox_pred(head.bbox_subnet(x)) for x in maps]
@@ -204,27 +186,20 @@ class DistillableRetinaNet(RetinaNet):
         return AnchorTargets(labels, torch.cat(deltas), float(self.loss_normalizer), classes)
 
     @torch.no_grad()
-    def _visualize_now_and_then(
+    def _visualize(
         self,
-        batched_inputs: list[dict],
+        batched_inputs: list[dict[str, Any]],
         images: ImageList,
         maps: list[torch.Tensor],
         anchors: list[Boxes],
         predictions: tuple[list[torch.Tensor], list[torch.Tensor]],
     ) -> None:
-        if get_event_storage().iter % self.vis_period != 0:
-            return
         # Detectron2's inference turns logits into scores in place; the terms still need them.
-        predictions = [[x.clone() for x in part] for part in predictions]
+        copies = [[x.clone() for x in part] for part in predictions]
         if hasattr(self, "forward_inference"):
-            results = self.forward_inference(images, maps, predictions)
+            results = self.forward_inference(images, maps, copies)
         else:  # Detectron2 0.5
-            logits = [_per_anchor(x, self.num_classes) for x in predictions[0]]
-            deltas = [_per_anchor(x, 4) for x in predictions[1]]
+            logits = [per_anchor(x, self.num_classes) for x in copies[0]]
+            deltas = [per_anchor(x, 4) for x in copies[1]]
             results = self.inference(anchors, logits, deltas, images.image_sizes)
         self.visualize_training(batched_inputs, results)
-
-
-def _per_anchor(x: torch.Tensor, size: int) -> torch.Tensor:
-    """(N, A * size, H, W) to (N, H * W * A, size), the order of the anchors."""
-    return x.unflatten(1, (-1, size)).permute(0, 3, 4, 1, 2).flatten(1, 3)

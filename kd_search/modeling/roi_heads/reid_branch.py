@@ -1,9 +1,9 @@
-"""The re-ID branch that both kinds of ROI heads carry: a head and, in training, an ID table."""
+"""The re-ID branch of ROI heads: a head and, in training, an ID table or a classifier."""
 
-from typing import Optional
+from typing import Any, Optional, Union
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import nn
@@ -24,7 +24,7 @@ class ReIDBranch(nn.Module):
         head: nn.Module,
         id_table: Optional[IDTable] = None,
         oim_loss_weight: float = 1.0,
-        classifier: Optional[nn.Module] = None,
+        classifier: Optional["CosineClassifier"] = None,
         classifier_loss_weight: float = 1.0,
         gather_over_ranks: bool = True,
     ):
@@ -33,10 +33,10 @@ class ReIDBranch(nn.Module):
             head: (R, C, H, W) -> (R, D) embeddings, see ``REID_HEAD_REGISTRY``.
             id_table: the student's own table; ``None`` trains without OIM.
             oim_loss_weight: factor of ``loss_oim``.
-            classifier: (R, D) -> (R, L) identity logits; ``None`` trains without.
+            classifier: (R, D) -> (R, L) identity logits; ``None`` trains without a classifier.
             classifier_loss_weight: factor of ``loss_identity``.
-            gather_over_ranks: with several ranks, weigh both losses so that their mean over ranks
-                is that over the labelled regions of all.
+            gather_over_ranks: weight both losses so that their mean over ranks is the mean over
+                the labelled regions of all ranks.
         """
         super().__init__()
         self.head = head
@@ -47,7 +47,7 @@ class ReIDBranch(nn.Module):
         self.gather_over_ranks = gather_over_ranks
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec):
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         table, classifier = None, None
         head = cfg.MODEL.REID_HEAD
         if (cfg.MODEL.OIM.ENABLED or head.CLASSIFIER) and cfg.MODEL.OIM.NUM_IDS < 1:
@@ -59,7 +59,7 @@ class ReIDBranch(nn.Module):
             table = IDTable(
                 num_ids=cfg.MODEL.OIM.NUM_IDS,
                 queue_size=cfg.MODEL.OIM.QUEUE_SIZE,
-                embedding_dim=cfg.MODEL.REID_HEAD.EMBEDDING_DIM,
+                embedding_dim=head.EMBEDDING_DIM,
                 temperature=cfg.MODEL.OIM.TEMPERATURE,
                 momentum=cfg.MODEL.OIM.MOMENTUM,
             )
@@ -80,7 +80,7 @@ class ReIDBranch(nn.Module):
     @property
     def num_identities(self) -> int:
         """L of :meth:`identity_logits`; 0 without table and classifier."""
-        part = self.id_table if self.classifier is None else self.classifier
+        part: Union[IDTable, CosineClassifier, None] = self.classifier or self.id_table
         return 0 if part is None else part.num_ids
 
     def forward(self, regions: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ class ReIDBranch(nn.Module):
         return self.head(regions)
 
     def identity_logits(self, embeddings: torch.Tensor) -> Optional[torch.Tensor]:
-        """(R, L) logits of the labelled identities, from the classifier or else the ID table."""
+        """(R, L) logits of the labelled identities, of the classifier or else the ID table."""
         if self.classifier is not None:
             return self.classifier(embeddings)
         if self.id_table is not None:
@@ -96,14 +96,11 @@ class ReIDBranch(nn.Module):
         return None
 
     def losses(self, embeddings: torch.Tensor, person_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
+        """``loss_oim``, 0 without a table, and with a classifier ``loss_identity``.
+
         Args:
             embeddings: (P, D) embeddings of foreground regions.
             person_ids: (P,) rows of the table, -1 where unlabelled.
-
-        Returns:
-            ``loss_oim``; without a table, the zero that keeps the branch in the graph. With a
-            classifier also ``loss_identity``, the mean over labelled regions.
         """
         share = joint_share(person_ids >= 0) if self.gather_over_ranks else 1.0
         if self.id_table is None:
@@ -118,15 +115,9 @@ class ReIDBranch(nn.Module):
 
 
 class CosineClassifier(nn.Module):
-    """Identity logits as cosines with one trained direction per identity, over a temperature."""
+    """Identity logits: cosines with a trained direction of each identity, over a temperature."""
 
     def __init__(self, embedding_dim: int, num_ids: int, temperature: float = 0.1):
-        """
-        Args:
-            embedding_dim: D.
-            num_ids: L.
-            temperature: of the softmax.
-        """
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_ids, embedding_dim))
         nn.init.normal_(self.weight)
@@ -143,27 +134,20 @@ class CosineClassifier(nn.Module):
             return embeddings.float() @ directions.T / self.temperature
 
     def loss(self, embeddings: torch.Tensor, person_ids: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of the labelled rows; zero with a graph where there is none."""
+        """Mean cross-entropy of the labelled rows; 0 on the graph if there are none."""
         labelled = person_ids >= 0
         logits = self(embeddings[labelled])
         loss = F.cross_entropy(logits, person_ids[labelled], reduction="sum")
         return loss / labelled.sum().clamp(min=1)
 
 
-def foreground_person_ids(foreground: list[Instances], device) -> torch.Tensor:
-    """Identities of sampled foreground regions.
-
-    Args:
-        foreground: per image, regions matched to a person.
-        device: where the answer goes.
-
-    Returns:
-        (P,) int64, -1 where unlabelled.
+def foreground_person_ids(foreground: list[Instances], device: torch.device) -> torch.Tensor:
+    """(P,) int64 identities of the foreground regions of all images, -1 where unlabelled.
 
     Raises:
-        ValueError: if the ground truth carries no ``gt_person_ids``.
+        ValueError: the ground truth has no ``gt_person_ids``.
     """
-    ids = []
+    ids = [torch.zeros(0, dtype=torch.int64, device=device)]
     for regions in foreground:
         if len(regions) == 0:
             continue
@@ -172,15 +156,13 @@ def foreground_person_ids(foreground: list[Instances], device) -> torch.Tensor:
                 "the ground truth has no gt_person_ids: load it with PersonSearchDatasetMapper"
             )
         ids.append(regions.gt_person_ids)
-    if not ids:
-        return torch.zeros(0, dtype=torch.int64, device=device)
     return torch.cat(ids)
 
 
 def set_embeddings(instances: list[Instances], embeddings: torch.Tensor) -> list[Instances]:
-    """Give each image its share of ``embeddings`` (R, D) as ``pred_embeddings``."""
+    """Set ``pred_embeddings`` of each image to its share of (R, D) ``embeddings``."""
     if len(instances) == 1:
-        # No split: tracing would bake today's number of detections into the graph.
+        # No split: tracing would make the number of detections a constant of the graph.
         instances[0].pred_embeddings = embeddings
         return instances
     counts = [x.pred_boxes.tensor.shape[0] for x in instances]

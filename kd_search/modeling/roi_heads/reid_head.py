@@ -1,11 +1,15 @@
-"""From pooled region features to L2-normalised embeddings."""
+"""Re-ID heads: pooled region features to L2-normalised embeddings."""
+
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.utils.registry import Registry
 from torch import nn
 from torch.nn import functional as F
+
+from kd_search.config.ranges import check_choice
 
 REID_HEAD_REGISTRY = Registry("REID_HEAD")
 REID_HEAD_REGISTRY.__doc__ = """
@@ -17,7 +21,7 @@ embeddings, R = 0 included; ``embedding_dim`` is D.
 """
 
 
-def build_reid_head(cfg, input_shape: ShapeSpec) -> nn.Module:
+def build_reid_head(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
     """Build ``MODEL.REID_HEAD.NAME`` for regions of ``input_shape``."""
     return REID_HEAD_REGISTRY.get(cfg.MODEL.REID_HEAD.NAME)(cfg, input_shape)
 
@@ -26,8 +30,8 @@ def build_reid_head(cfg, input_shape: ShapeSpec) -> nn.Module:
 class EmbeddingHead(nn.Module):
     """Convolutions, pooling, one linear layer, L2 norm: the ID branch of OIM (CVPR 2017).
 
-    OIM itself has no convolutions of its own (res5 comes before), average pooling over the whole
-    region and no normalisation layer.
+    OIM has no convolutions here (they follow res5), average pooling over the whole region and no
+    normalisation layer.
     """
 
     @configurable
@@ -47,23 +51,19 @@ class EmbeddingHead(nn.Module):
         Args:
             input_shape: channels of the region features.
             embedding_dim: D, the length of an embedding.
-            num_conv: 3x3 convolutions before pooling.
+            num_conv: number of 3x3 convolutions before pooling.
             conv_dim: their channels.
             conv_norm: their normalisation, as Detectron2's ``get_norm``.
             pool: "avg" or "max", over each stripe.
-            num_stripes: horizontal stripes pooled apart and concatenated.
+            num_stripes: horizontal stripes that are pooled separately and concatenated.
             embedding_norm: "" or "BN", after the linear layer.
 
         Raises:
-            ValueError: for another ``pool`` or ``embedding_norm``.
+            ValueError: ``pool`` or ``embedding_norm`` is unknown.
         """
         super().__init__()
-        if pool not in ("avg", "max"):
-            raise ValueError(f'MODEL.REID_HEAD.POOL {pool!r} must be "avg" or "max"')
-        if embedding_norm not in ("", "BN"):
-            raise ValueError(
-                f'MODEL.REID_HEAD.EMBEDDING_NORM {embedding_norm!r} must be "" or "BN"'
-            )
+        check_choice("MODEL.REID_HEAD.POOL", pool, ("avg", "max"))
+        check_choice("MODEL.REID_HEAD.EMBEDDING_NORM", embedding_norm, ("", "BN"))
         self.embedding_dim = embedding_dim
         self.pool = pool
         self.num_stripes = num_stripes
@@ -90,7 +90,7 @@ class EmbeddingHead(nn.Module):
         self.norm = nn.BatchNorm1d(embedding_dim) if embedding_norm == "BN" else None
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec):
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         head = cfg.MODEL.REID_HEAD
         return {
             "input_shape": input_shape,
@@ -104,31 +104,25 @@ class EmbeddingHead(nn.Module):
         }
 
     def forward(self, regions: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            regions: (R, C, H, W) pooled features.
-
-        Returns:
-            (R, D) float32 embeddings of length one.
-        """
+        """(R, C, H, W) pooled features to (R, D) float32 embeddings of length one."""
         if self.training and regions.shape[0] == 0:
-            # Batch statistics of nothing are NaN; every parameter must still see a gradient, or
-            # DistributedDataParallel waits for it for ever.
+            # Batch statistics of no rows are NaN. DistributedDataParallel waits for a gradient of
+            # every parameter.
             touch = sum(parameter.sum() for parameter in self.parameters()) * 0.0
             return regions.new_zeros((0, self.embedding_dim)).float() + touch
         x = self.convs(regions)
         pool = F.adaptive_avg_pool2d if self.pool == "avg" else F.adaptive_max_pool2d
         x = self.linear(pool(x, (self.num_stripes, 1)).flatten(1))
         if self.norm is not None:
-            x = self._normalise(x)
-        # float32: under autocast a half-precision norm costs three digits of the similarity.
+            x = _normalise(self.norm, x)
+        # float32: under autocast a half-precision norm loses three digits of the similarity.
         return F.normalize(x.float(), dim=1)
 
-    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and x.shape[0] == 1:
-            # One row has no variance: fall back to the running statistics.
-            norm = self.norm
-            return F.batch_norm(
-                x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
-            )
-        return self.norm(x)
+
+def _normalise(norm: nn.BatchNorm1d, x: torch.Tensor) -> torch.Tensor:
+    if norm.training and x.shape[0] == 1:
+        # One row has no variance: use the running statistics.
+        return F.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+        )
+    return norm(x)

@@ -1,10 +1,10 @@
-"""Detectron2's checkpointer, made to survive interruptions and to distrust files."""
+"""Detectron2's checkpointer with atomic writes and checks of what is read."""
 
 import logging
 import os
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
 import torch
@@ -13,14 +13,14 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kd_search.checkpoint.plain import to_plain
-from kd_search.checkpoint.safe_pickle import load_arrays_pickle
-from kd_search.checkpoint.schema import check_dtypes, check_model, check_parts
-from kd_search.checkpoint.torchvision_names import is_torchvision_resnet, rename_torchvision_resnet
-from kd_search.utils.files import (
-    atomic_write,
-    check_torch_archive,
+from kd_search.checkpoint.foreign import (
+    is_torchvision_resnet,
+    load_arrays_pickle,
+    rename_torchvision_resnet,
 )
+from kd_search.checkpoint.plain import to_plain
+from kd_search.checkpoint.schema import check_dtypes, check_model, check_parts
+from kd_search.utils.files import atomic_write, check_torch_archive
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +32,14 @@ _HEURISTICS = "?matching_heuristics=True"
 class PersonSearchCheckpointer(DetectionCheckpointer):
     """Saves and loads models in Detectron2's format, the same on Detectron2 0.5 and main.
 
-    - A checkpoint holds ``model``, what else the checkpointer was given (``optimizer``, ...), and
-      plain types only. A model with ``checkpoint_parts()``, such as a :class:`Distiller`, says what
-      is ``model`` and what is stored beside it: the student, so that the result loads into a plain
-      config, its terms in ``terms``, and companions by their keys.
-    - Files are written to a temporary file and renamed: a reader sees the old or the whole new one.
-    - :meth:`resume_or_load` falls back from a checkpoint that is corrupt or gone to the one before.
-    - What is read is checked before any of it is applied, see :mod:`kd_search.checkpoint.schema`.
-    - ``.pth`` and ``.pyth`` files are read with ``weights_only``. ``.pkl`` files may hold arrays
-      and plain containers; others are refused, unless ``trust_pickle``.
+    - A checkpoint holds ``model`` and the checkpointables (``optimizer``, ...), in plain types. The
+      method ``checkpoint_parts()`` of a model, such as a :class:`Distiller`, returns ``model`` (the
+      student, so that the result loads into a plain config) and other modules by key.
+    - Files are written atomically.
+    - :meth:`resume_or_load` falls back from a missing or corrupt checkpoint to the previous one.
+    - Files are checked before they are applied, see :mod:`kd_search.checkpoint.schema`.
+    - ``.pth`` and ``.pyth`` files are read with ``weights_only``, ``.pkl`` files with arrays and
+      plain containers only, unless ``trust_pickle``.
     - Weights with torchvision's ResNet names are renamed to Detectron2's.
     """
 
@@ -60,15 +59,14 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             save_dir: local folder of the checkpoints.
             save_to_disk: defaults to the main process only.
             trust_pickle: execute ``.pkl`` files (``MODEL.TRUST_PICKLE``).
-            max_to_keep: so many ``model_<iteration>.pth`` are kept, the newest; ``None`` keeps all.
-            checkpointables: what else to save: objects with ``state_dict`` and ``load_state_dict``.
+            max_to_keep: number of newest ``model_<iteration>.pth`` to keep; ``None`` for all.
+            checkpointables: other objects with ``state_dict`` and ``load_state_dict``.
         """
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        if hasattr(model, "checkpoint_parts"):
-            model, parts = model.checkpoint_parts()
+        network: Any = model.module if isinstance(model, DistributedDataParallel) else model
+        if hasattr(network, "checkpoint_parts"):
+            network, parts = network.checkpoint_parts()
             checkpointables.update(parts)
-        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        super().__init__(network, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.trust_pickle = trust_pickle
         self.max_to_keep = max_to_keep
         #: Iteration of the last checkpoint written by this process; ``None`` before the first.
@@ -79,12 +77,12 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<name>.pth`` with the model, the checkpointables and ``kwargs``, on rank 0.
 
-        It becomes the last checkpoint, unless it is named ``model_best...``: training goes on from
-        the last iteration, not from the best.
+        It becomes the last checkpoint, unless it is named ``model_best...``: training resumes at
+        the last iteration, not at the best.
 
         Raises:
-            TypeError: something to save is neither a tensor nor of a plain type.
-            OSError: as of the file system; earlier checkpoints are untouched.
+            TypeError: an entry is neither a tensor nor of a plain type.
+            OSError: of the file system; earlier checkpoints do not change.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -115,7 +113,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
 
     def _by_age(self) -> list[str]:
         """All ``model_*.pth`` of the folder, newest first."""
-        # By time and not by iteration: the folder may hold files of a longer, older training.
+        # By time: the folder may hold files of an older, longer training.
         files = [
             os.path.join(self.save_dir, name)
             for name in os.listdir(self.save_dir)
@@ -126,16 +124,13 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
     # ------------------------------------------------------------------------------------ loading
 
     def load(self, path: str, checkpointables: Optional[list[str]] = None) -> dict[str, Any]:
-        """Load a file; keys that are missing or unexpected in the model are logged.
+        """Load a file and return its other entries; missing and unexpected keys are logged.
 
         Args:
-            path: a file, or what Detectron2 resolves (``detectron2://...``, ``https://...``).
-                ``?matching_heuristics=True`` behind it matches names as for Caffe2 models. Empty:
+            path: a file, or a path of Detectron2 (``detectron2://...``, ``https://...``). The
+                suffix ``?matching_heuristics=True`` matches names as for Caffe2 models. Empty:
                 nothing is loaded.
-            checkpointables: names of what to load beside the model; ``None`` for all there is.
-
-        Returns:
-            what else the file holds.
+            checkpointables: names of other objects to load; ``None`` for all.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -148,17 +143,16 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         return self._apply(self._read(path, names), path, names)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from the last readable checkpoint of ``save_dir``; without one, load ``path``.
+        """Resume from the last readable checkpoint of ``save_dir``; without one, load ``path``.
 
         A collective call: rank 0 chooses the checkpoint for all ranks.
 
         Returns:
-            what the file holds beside the model and, if resumed, the checkpointables. ``resumed``
-            is the checkpoint's name, or ``""``.
+            the file's other entries, and ``resumed``, the path of the checkpoint or ``""``.
 
         Raises:
-            FileNotFoundError, ValueError: as :meth:`load`; no checkpoint can be read; or a
-                checkpoint is of another model.
+            FileNotFoundError, ValueError: as :meth:`load`; no checkpoint can be read, or it is of
+                another model.
         """
         if not (resume and comm.all_gather(self.has_checkpoint())[0]):
             return {**self.load(path, checkpointables=[]), "resumed": ""}
@@ -172,8 +166,8 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             checkpoint = self._read_state(path)
         return {**self._apply(checkpoint, path, self.checkpointables, strict=True), "resumed": path}
 
-    def _newest_readable(self) -> tuple[Optional[dict], str, str]:
-        """(checkpoint, its path, "") or (None, "", what is wrong)."""
+    def _newest_readable(self) -> tuple[Optional[dict[str, Any]], str, str]:
+        """(checkpoint, its path, "") or (None, "", error)."""
         last = self.get_checkpoint_file()
         files = [last, *(f for f in self._by_age() if f != last)]
         problems = []
@@ -187,12 +181,8 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
                         "Checkpoint %s cannot be used (%s). Falling back to %s",
                         *(file, error, files[i + 1]),
                     )
-        return (
-            None,
-            "",
-            f"no checkpoint in {self.save_dir} can be resumed: {'; '.join(problems)}. To start "
-            "again, train without --resume",
-        )
+        problem = f"no checkpoint in {self.save_dir} can be resumed: {'; '.join(problems)}"
+        return None, "", f"{problem}. To start again, train without --resume"
 
     def _read_state(self, path: str) -> dict[str, Any]:
         checkpoint = self._read(path, self.checkpointables, ["iteration"])
@@ -201,12 +191,12 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _read(self, path: str, names: Iterable[str], more: Iterable[str] = ()) -> dict[str, Any]:
-        """Read and check a file; ``names`` of what else is loaded, and of ``more`` that is used."""
+        """Read a file and check the model, checkpointables ``names`` and plain values ``more``."""
         by_heuristics = path.endswith(_HEURISTICS)
         file = path[: -len(_HEURISTICS)] if by_heuristics else path
         try:
             file = self.path_manager.get_local_path(file)
-        except Exception as error:  # whatever the handler of this kind of path raises
+        except Exception as error:  # of the handler of this kind of path
             raise FileNotFoundError(f"weights {path} cannot be fetched: {error}") from error
         if not os.path.isfile(file):
             raise FileNotFoundError(f"weights {path} do not exist")
@@ -231,7 +221,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             if asked is None:
                 raise ValueError(f"{filename} is corrupt or no checkpoint") from error
             raise ValueError(
-                f"{filename} is refused: it asks for {asked[1]}, and only tensors and plain types "
+                f"{filename} is refused: it contains {asked[1]}, and only tensors and plain types "
                 "are read from checkpoints"
             ) from None
         except Exception as error:  # a corrupt file can fail in any way
@@ -259,7 +249,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             raise ValueError(f"{filename} holds a {type(data).__name__} and no weights by name")
         if "model" in data and "__author__" in data:
             return data
-        # As in Detectron2: a file of Caffe2 or Detectron, where detectors have "blobs".
+        # As in Detectron2: a file of Caffe2 or Detectron, whose detectors have "blobs".
         data = data.get("blobs", data)
         if isinstance(data, dict):
             data = {k: v for k, v in data.items() if not str(k).endswith("_momentum")}
@@ -295,21 +285,64 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
                 continue
             try:
                 self.checkpointables[name].load_state_dict(checkpoint.pop(name))
-            except Exception as error:  # whatever the owner of this part raises
+            except Exception as error:  # of any type
                 reason = " ".join(str(error).split())
                 raise ValueError(f"{name} of checkpoint {path} does not fit: {reason}") from error
         return checkpoint
 
 
-def _differences(incompatible) -> str:
+class _CompleteCheckpointer(PersonSearchCheckpointer):
+    def load(self, path: str, checkpointables: Optional[list[str]] = None) -> dict[str, Any]:
+        self._path = path
+        return super().load(path, checkpointables)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        lacks = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
+        # Anchors are made from the config; only some versions of Detectron2 save them.
+        missing = sorted(k for k in lacks if "cell_anchors" not in k and ".id_table." not in k)
+        if missing:
+            raise ValueError(
+                f"{self._path}: the weights are not of this config: they lack, or have in another "
+                f"shape, {_first_of(missing)}"
+            )
+        return incompatible
+
+
+def load_trained(
+    model: nn.Module,
+    path: str,
+    *,
+    checkpointables: Optional[Sequence[str]] = (),
+    trust_pickle: bool = False,
+) -> None:
+    """Load the weights of all parts of a network that is not trained further.
+
+    ID tables may be missing or of another size: inference does not use them.
+
+    Args:
+        model: a network, or a ``Distiller``, whose student is loaded.
+        path: the checkpoint.
+        checkpointables, trust_pickle: see :class:`PersonSearchCheckpointer`; by default only the
+            network is loaded.
+
+    Raises:
+        FileNotFoundError, ValueError: as :meth:`PersonSearchCheckpointer.load`, and for weights of
+            another config, with the file and the missing weights.
+    """
+    checkpointer = _CompleteCheckpointer(model, trust_pickle=trust_pickle)
+    checkpointer.load(path, None if checkpointables is None else list(checkpointables))
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
+def _differences(incompatible: Any) -> str:
     shapes = [f"{k} is {there} there and {here} here" for k, there, here in incompatible[2]]
     parts = [
         ("missing there", incompatible.missing_keys),
         ("unknown here", incompatible.unexpected_keys),
         ("of another shape", shapes),
     ]
-    return "; ".join(
-        f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if names[3:] else "")
-        for what, names in parts
-        if names
-    )
+    return "; ".join(f"{what}: {_first_of(names)}" for what, names in parts if names)

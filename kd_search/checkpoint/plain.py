@@ -1,4 +1,4 @@
-"""What a checkpoint may hold: tensors and plain types, so that it loads with weights_only."""
+"""Plain types of checkpoints, which load with weights_only."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -13,24 +13,24 @@ _PLAIN = (type(None), bool, int, float, str, bytes, torch.Size, torch.dtype, tor
 def to_plain(value: Any, name: str = "checkpoint") -> Any:
     """Copy nested containers, with NumPy scalars as Python numbers and arrays as tensors.
 
-    The layout versions that modules write beside their state dict (``_metadata``) are kept.
+    The versions that modules add to their state dict (``_metadata``) are kept.
 
     Args:
         value: dicts, lists and tuples of tensors, arrays, numbers and strings.
         name: of the value, for the error.
 
     Raises:
-        TypeError: naming the entry that is of another type.
+        TypeError: naming the entry of another type.
     """
     if isinstance(value, torch.Tensor):
-        # A parameter would pull its class into the file.
+        # A parameter would add its class to the file.
         return value.detach()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
-        plain = OrderedDict() if isinstance(value, OrderedDict) else {}
+        plain: Any = OrderedDict() if isinstance(value, OrderedDict) else {}
         for key, item in value.items():
             plain[to_plain(key, f"key of {name}")] = to_plain(item, f"{name}.{key}")
         if hasattr(value, "_metadata"):

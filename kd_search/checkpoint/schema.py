@@ -1,4 +1,4 @@
-"""What a checkpoint must look like, checked before any of it is applied."""
+"""Schema of checkpoints, checked before they are applied."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Optional
@@ -9,17 +9,11 @@ from detectron2.solver import LRMultiplier
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, create_model
 from torch import nn
 
-from kd_search.utils.schema import (
-    Count,
-    NonNegative,
-    Schema,
-    check_schema,
-    shown,
-)
+from kd_search.utils.schema import Count, NonNegative, Schema, check_schema, shown
 
-# What torch's SGD, Adam, RMSprop and Adagrad keep of a parameter, in its shape.
+# State of torch's SGD, Adam, RMSprop and Adagrad in the shape of a parameter.
 _BUFFERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
-# Far beyond any setting of an optimizer; still a float32 and a 64-bit integer.
+# Above any setting of an optimizer; fits into a float32 and a 64-bit integer.
 _LARGEST = 1e15
 
 
@@ -40,7 +34,7 @@ def _dense(tensor: torch.Tensor) -> None:
 
 
 def _value(value: Any) -> Any:
-    """Of an optimizer: tensors, finite numbers, flags, names, and tuples of them."""
+    """Values of an optimizer: tensors, finite numbers, flags, names, and tuples of them."""
     if isinstance(value, torch.Tensor):
         _dense(value)
     elif isinstance(value, (tuple, list)):
@@ -67,7 +61,8 @@ _Value = Annotated[Any, BeforeValidator(_value)]
 _OPEN = ConfigDict(**{**Schema.model_config, "extra": "allow"})
 
 
-# Below, a part that is absent is None, but None in a file is wrong.
+#: Default of an absent part; pydantic does not validate defaults, so that None in a file is wrong.
+_ABSENT: Any = None
 
 
 class _Model(Schema):
@@ -89,7 +84,7 @@ class _Optimizer(Schema):
 
 class _Scheduler(Schema):
     last_epoch: Count
-    base_lrs: list[Annotated[Any, AfterValidator(_rate)]] = None
+    base_lrs: list[Annotated[Any, AfterValidator(_rate)]] = _ABSENT
 
 
 class _Best(Schema):
@@ -98,12 +93,12 @@ class _Best(Schema):
 
 
 class _Hooks(Schema):
-    LRScheduler: _Scheduler = None
-    BestCheckpointer: _Best = None
+    LRScheduler: _Scheduler = _ABSENT
+    BestCheckpointer: _Best = _ABSENT
 
 
 class _Trainer(Schema):
-    """Of :class:`kd_search.engine.PersonSearchTrainer`; older versions had fewer numbers."""
+    """State of :class:`kd_search.engine.PersonSearchTrainer`; older versions have fewer fields."""
 
     iteration: Count
     seed: Count = 0
@@ -122,22 +117,18 @@ class _GradScaler(Schema):
 
 
 class _Whole(Schema):
-    """All parts that training saves under these names; others are their owner's business."""
+    """The parts that training saves under these names; their owners check others."""
 
-    iteration: Count = None
-    optimizer: _Optimizer = None
-    scheduler: _Scheduler = None
-    trainer: _Trainer = None
-    grad_scaler: _GradScaler = None
+    iteration: Count = _ABSENT
+    optimizer: _Optimizer = _ABSENT
+    scheduler: _Scheduler = _ABSENT
+    trainer: _Trainer = _ABSENT
+    grad_scaler: _GradScaler = _ABSENT
 
 
 def check_model(checkpoint: Mapping[str, Any], path: str) -> None:
-    """Refuse weights that are none.
-
-    Raises:
-        ValueError: ``model`` is not names to dense tensors, or arrays, of real numbers; one line
-            with the file and the name.
-    """
+    """Raise ValueError, with file and name, if ``model`` has an entry that is no dense tensor or
+    array of real numbers."""
     check_schema({"model": checkpoint["model"]}, _Model, path)
 
 
@@ -147,23 +138,24 @@ def check_parts(
     path: str,
     more: Iterable[str] = (),
 ) -> None:
-    """Refuse parts of a checkpoint that cannot be those of the training that is to take them.
+    """Check that parts of a checkpoint fit the objects that will load them.
 
     Args:
-        checkpoint: what was read.
-        parts: name to what will load that part: optimizer, scheduler, ...
+        checkpoint: content of the file.
+        parts: name to object: optimizer, scheduler, ...
         path: of the file, for the message.
         more: names of plain values to check.
 
     Raises:
-        ValueError: one line with the file, the path of the first wrong field, and what is wrong.
+        ValueError: one line with the file, the path of the first wrong field, and the reason.
     """
     found = {name: checkpoint[name] for name in (*parts, *more) if name in checkpoint}
     if isinstance(found.get("grad_scaler"), dict) and not found["grad_scaler"]:
-        del found["grad_scaler"]  # of a scaler that is switched off
-    modules = [name for name in found if isinstance(parts.get(name), nn.Module)]
-    whole = create_model("_Parts", __base__=_Whole, **dict.fromkeys(modules, (Weights, None)))
-    check_schema(found, whole, path)
+        del found["grad_scaler"]  # of a disabled scaler
+    fields: dict[str, Any] = {
+        name: (Weights, None) for name in found if isinstance(parts.get(name), nn.Module)
+    }
+    check_schema(found, create_model("_Parts", __base__=_Whole, **fields), path)
     iteration = found.get("iteration")
     for name, state in found.items():
         part, where = parts.get(name), f"{path}: {name}"
@@ -180,11 +172,7 @@ def check_parts(
 
 
 def check_dtypes(state: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
-    """Refuse weights that would lose more than precision in the place of the ones there are.
-
-    Raises:
-        ValueError: such as fractions for a counter; the line names the weight.
-    """
+    """Raise ValueError, with the name, for a weight that the model's type cannot represent."""
     for name, value in state.items():
         here = own.get(name)
         if isinstance(value, torch.Tensor) and isinstance(here, torch.Tensor):
@@ -192,7 +180,9 @@ def check_dtypes(state: Mapping[str, Any], own: Mapping[str, Any], where: str) -
                 raise ValueError(f"{where}: {name} is {value.dtype}, {here.dtype} is expected")
 
 
-def _check_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, where: str):
+def _check_optimizer(
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, where: str
+) -> None:
     groups, own = state["param_groups"], optimizer.param_groups
     sizes = [[len(group["params"]) for group in side] for side in (groups, own)]
     if sizes[0] != sizes[1]:
@@ -212,33 +202,36 @@ def _check_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer,
         if number not in shapes:
             raise ValueError(f"{where}.state[{number}] is of no parameter")
         for key, value in values.items():
-            here, tensor = f"{where}.state[{number}].{shown(key)}", isinstance(value, torch.Tensor)
-            # torch counts steps in numbers or in tensors without dimensions; all else it keeps are
+            entry, tensor = f"{where}.state[{number}].{shown(key)}", isinstance(value, torch.Tensor)
+            # torch counts steps in numbers or in tensors without dimensions; other state are
             # tensors, most of them of the parameter's shape.
             if not (tensor or value is None or (key == "step" and type(value) in (int, float))):
-                raise ValueError(f"{here} is no tensor, found {shown(value)}")
+                raise ValueError(f"{entry} is no tensor, found {shown(value)}")
             if tensor and value.shape != shapes[number] and (value.dim() or key in _BUFFERS):
                 shape, other = tuple(value.shape), tuple(shapes[number])
-                raise ValueError(f"{here} is of shape {shape}, not {other}")
+                raise ValueError(f"{entry} is of shape {shape}, not {other}")
 
 
 def _alike(value: Any, here: Any, given: bool) -> bool:
-    """Numbers may be others, as the learning rate is; flags say which algorithm it is."""
+    """Whether values of an optimizer differ at most in a number, as the learning rate does; flags
+    choose the algorithm."""
     if here is None or isinstance(here, bool):
-        # torch's optimizers fill in flags that an older version did not save.
+        # torch's optimizers set flags that an older version did not save.
         return not given or value is here
     if isinstance(here, (tuple, list)):
         return isinstance(value, (tuple, list)) and len(value) == len(here)
     if not isinstance(here, (int, float, torch.Tensor)):
         return type(value) is type(here)
-    if isinstance(value, torch.Tensor) or isinstance(here, torch.Tensor):
+    if isinstance(value, torch.Tensor) and isinstance(here, torch.Tensor):
         return type(value) is type(here) and value.numel() == 1 and value.dtype == here.dtype
-    return type(value) in (int, float)
+    return not isinstance(here, torch.Tensor) and type(value) in (int, float)
 
 
-def _check_scheduler(state, scheduler, iteration: Optional[int], where: str) -> None:
+def _check_scheduler(
+    state: Mapping[str, Any], scheduler: Any, iteration: Optional[int], where: str
+) -> None:
     epoch = state["last_epoch"]
-    # Detectron2's is stepped once an iteration, before a checkpoint is written or behind it.
+    # Detectron2 steps it once an iteration, before or after it writes a checkpoint.
     steps = isinstance(scheduler, LRMultiplier) and iteration is not None
     if steps and epoch - iteration not in (0, 1):
         raise ValueError(f"{where}.last_epoch {epoch} is not of iteration {iteration}")
@@ -246,7 +239,7 @@ def _check_scheduler(state, scheduler, iteration: Optional[int], where: str) -> 
     if rates is not None and len(state.get("base_lrs", rates)) != len(rates):
         raise ValueError(f"{where}.base_lrs has {len(state['base_lrs'])} rates, not {len(rates)}")
     for key in state:
-        # Loading puts everything into the object: it must not hide what the object does.
+        # Loading sets all entries as attributes: they must not hide a method or the optimizer.
         hidden = getattr(scheduler, str(key), None)
         if callable(hidden) or isinstance(hidden, torch.optim.Optimizer):
             raise ValueError(f"{where}.{shown(key)} is no state of a scheduler")

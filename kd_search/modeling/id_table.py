@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd_search.losses.oim import UNLABELLED, check_person_ids, oim_logits, oim_loss
-from kd_search.utils.comm import (
-    join_rows,
-    several_ranks,
-)
+from kd_search.losses import check_person_ids, oim_logits, oim_loss
+from kd_search.losses._tensors import UNLABELLED
+from kd_search.utils.comm import join_rows, several_ranks
 
 # As torch.nn.functional.normalize: a zero vector stays zero.
 _NORM_EPS = 1e-12

@@ -31,7 +31,9 @@ def register_config(add_keys: AddKeys) -> AddKeys:
     Args:
         add_keys: called with a config that has all keys of Detectron2 and of kd_search's core.
     """
-    _registered.setdefault(f"{add_keys.__module__}.{add_keys.__qualname__}", add_keys)
+    name = f"{add_keys.__module__}.{add_keys.__qualname__}"
+    # Lambdas and local functions share a name; a module that is reloaded replaces its function.
+    _registered[f"{name}@{id(add_keys)}" if "<" in name else name] = add_keys
     return add_keys
 
 

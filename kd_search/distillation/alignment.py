@@ -151,7 +151,12 @@ class TeacherOutputAligner:
 
     def _regions(self, regions: RegionOutputs) -> RegionOutputs:
         logits, deltas, foreground = regions.logits, regions.deltas, regions.foreground_logits
-        if deltas is not None and logits is not None:
+        if deltas is not None:
+            if not self.classes.is_identity and logits is None:
+                raise ValueError(
+                    "DISTILLATION.TEACHER.CLASS_MAP chooses deltas by class, but the teacher "
+                    "outputs regions.deltas without regions.logits"
+                )
             deltas = _scaled(self.classes.deltas(deltas, logits), self.region_scale)
         if logits is not None:
             logits = self.classes.softmax_logits(logits)

@@ -259,7 +259,8 @@ def _teacher_parts(terms: Any, companions: Any) -> frozenset[Part]:
 
 def _check_student(student: Any, terms: Any, companions: Any) -> None:
     check_protocol(student, Student, "a student", _STUDENT_KEY)
-    available = student.spec().parts
+    # A student predicts all regions; Part.FOREGROUND_LOGITS spares a teacher the others.
+    available = student.spec().parts - {Part.FOREGROUND_LOGITS}
     if any(companion.provides & CROP_PARTS for companion in companions.values()):
         check_protocol(student, CropStudent, "a student that embeds crops", _STUDENT_KEY)
     readers = [(type(term).__name__, term) for term in terms.values()]

@@ -1,5 +1,6 @@
 """A teacher's outputs in the channels, classes and delta scales of its student."""
 
+import pytest
 import torch
 
 from kd_search.distillation import TeacherOutputAligner
@@ -59,3 +60,12 @@ def test_class_map_is_applied_to_dense_anchors_and_regions_but_not_to_objectness
     regions = rpn.align(ModelOutputs(regions=given)).regions
     assert regions.logits.shape == (4, 3)
     assert torch.equal(regions.foreground_logits, regions.logits[1:])
+
+
+def test_deltas_without_logits_are_scaled_and_refused_where_classes_differ():
+    specs = [ModelSpec({}, 2, regions=RegionSpec((weight,) * 4)) for weight in (10.0, 5.0)]
+    outputs = ModelOutputs(regions=RegionOutputs([], deltas=torch.ones(1, 8)))
+    aligned = TeacherOutputAligner(*specs).align(outputs)
+    assert torch.equal(aligned.regions.deltas, torch.full((1, 8), 2.0))
+    with pytest.raises(ValueError, match=r"DISTILLATION\.TEACHER\.CLASS_MAP"):
+        TeacherOutputAligner(*specs, [[0, 1], [1, 0]]).align(outputs)

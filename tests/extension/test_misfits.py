@@ -146,6 +146,10 @@ MISFITS = {
         lambda: distill(term(student_parts=frozenset({Part.CROP_LOGITS}))),
         ["DISTILLATION.TERMS", "LossTerm", "crops.logits", "DistillableRCNN"],
     ),
+    "student has no part of foreground logits": (
+        lambda: distill(term(student_parts=frozenset({Part.FOREGROUND_LOGITS}))),
+        ["DISTILLATION.TERMS", "LossTerm", "regions.foreground_logits"],
+    ),
     "teacher lacks a part": (
         teacher_of_regions_for_a_retinanet,
         ["DISTILLATION.TEACHER.CONFIG_FILE", "DistillableRetinaNet", "regions.logits"],

@@ -4,7 +4,7 @@ import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
-from kd_search.modeling.roi_heads.poolers import RectangularROIPooler
+from kd_search.modeling.roi_heads.person_search import RectangularROIPooler
 
 SCALES = (1 / 4, 1 / 8)
 BOXES = [

@@ -1,6 +1,6 @@
 """The search protocol as it is defined, query by query and image by image. Slow and obvious.
 
-Written from the text of the protocol (``evaluate_search`` states it): float64, no cleverness, the
+Written from the text of the protocol (``rank_gallery`` states it): float64, no cleverness, the
 overlap computed box by box. Only the sort at the end uses numpy as scikit-learn's
 ``average_precision_score`` does, so that the time is spent where the definition spends it.
 """

@@ -78,13 +78,13 @@ def _prw_row(harness):
 
 def _cuhk_rows(harness, data):
     g100 = next(gallery for gallery in data.galleries if gallery.name == "G100")
-    views = [GalleryProtocol(Gallery()), GalleryProtocol(g100)]
+    protocols = [GalleryProtocol(Gallery()), GalleryProtocol(g100)]
 
     def both():
-        return rank_gallery(data.detections, data.ground_truth, data.queries, views)
+        return rank_gallery(data.detections, data.ground_truth, data.queries, protocols)
 
     def alone():
-        return rank_gallery(data.detections, data.ground_truth, data.queries, views[1:])
+        return rank_gallery(data.detections, data.ground_truth, data.queries, protocols[1:])
 
     return [
         _against_definition(
@@ -173,7 +173,7 @@ def all_tables(data):
     """Every row of the table of protocols of a set, both kinds of boxes."""
     options = TableOptions()
     full = [gallery for gallery in data.galleries if gallery.queries is None]
-    views = [
+    protocols = [
         GalleryProtocol(gallery, "all", mode, reranked)
         for mode in MODES
         for gallery in [*data.galleries, complete_gallery(full[0]) if full else Gallery()]
@@ -185,7 +185,7 @@ def all_tables(data):
             detections,
             data.ground_truth,
             data.queries,
-            views,
+            protocols,
             RankingSettings(num_matches=0, k1=options.cbgm_k1),
             contexts=data.contexts,
         )

@@ -68,17 +68,19 @@ class Set:
             contexts=self.contexts,
         )
 
-    def reference(self, view, query, k1=10, **thresholds):
+    def reference(self, protocol, query, k1=10, **thresholds):
         own = self.contexts.offsets[query : query + 2]
         asked = Asked(
             self.queries.embeddings[query].astype(float),
             int(self.queries.person_ids[query]),
             int(self.queries.image_index[query]),
-            self.entries[query] if view.gallery.has_lists else None,
-            view.gallery.complete,
-            view.cameras,
-            view.mode,
-            list(self.contexts.embeddings[slice(*own)].astype(float)) if view.reranked else None,
+            self.entries[query] if protocol.gallery.has_lists else None,
+            protocol.gallery.complete,
+            protocol.cameras,
+            protocol.mode,
+            list(self.contexts.embeddings[slice(*own)].astype(float))
+            if protocol.reranked
+            else None,
             k1,
         )
         return search_by_text(asked, self.scene(), **thresholds)

@@ -152,7 +152,7 @@ CAMERAS = {
 }
 
 
-def run(detections, ground_truth, view, contexts=None, k1=10):
+def run(detections, ground_truth, protocol, contexts=None, k1=10):
     cosines = np.array([row[2] for row in detections], dtype=np.float64)
     queries = Queries(np.array([[1.0, 0.0]]), np.array([7]), np.array([OWN]))
     (result,) = rank_gallery(
@@ -168,7 +168,7 @@ def run(detections, ground_truth, view, contexts=None, k1=10):
             np.array([row[0] for row in ground_truth], dtype=int),
         ),
         queries,
-        [view],
+        [protocol],
         RankingSettings(k1=k1),
         image_cameras=np.array([CAMERA_OF.get(image, -1) for image in range(10)]),
         contexts=contexts,
@@ -198,8 +198,8 @@ def test_lists_worked_out_by_hand(case, mode):
 @pytest.mark.parametrize("case", CAMERAS)
 def test_cameras_worked_out_by_hand(case):
     detections, ground_truth, expected = CAMERAS[case]
-    view = GalleryProtocol(Gallery(), case.rpartition(" ")[2])
-    assert run(detections, ground_truth, view) == pytest.approx(expected)
+    protocol = GalleryProtocol(Gallery(), case.rpartition(" ")[2])
+    assert run(detections, ground_truth, protocol) == pytest.approx(expected)
 
 
 def test_compat_mode_cuts_annotated_boxes_to_whole_pixels():
@@ -236,8 +236,10 @@ def test_a_raised_similarity_may_tie():
     detections = [(0, BOX, 0.6), (0, AWAY, 0.0), (1, AWAY, 1.0)]
     truth = [(0, BOX, 7)]
     for mode, rank in (("corrected", 1), ("compat", 2)):
-        view = GalleryProtocol(Gallery(), mode=mode, reranked=True)
-        assert run(detections, truth, view, around((0.0, 1.0))) == pytest.approx((0.5, 1, 1, rank))
+        protocol = GalleryProtocol(Gallery(), mode=mode, reranked=True)
+        assert run(detections, truth, protocol, around((0.0, 1.0))) == pytest.approx(
+            (0.5, 1, 1, rank)
+        )
 
 
 def test_junk_that_is_raised_is_still_junk():
@@ -245,8 +247,8 @@ def test_junk_that_is_raised_is_still_junk():
     # and the neighbour, exactly there, would raise it to 1.0.
     detections = [(3, BOX, 0.9), (3, AWAY, 0.0), (4, AWAY, 0.7), (0, BOX, 0.95)]
     truth = [(3, BOX, 7), (0, BOX, 7)]
-    view = GalleryProtocol(Gallery(), "junk_same_camera", reranked=True)
-    assert run(detections, truth, view, around((0.0, 1.0))) == pytest.approx((1, 1, 1, 1))
+    protocol = GalleryProtocol(Gallery(), "junk_same_camera", reranked=True)
+    assert run(detections, truth, protocol, around((0.0, 1.0))) == pytest.approx((1, 1, 1, 1))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Packaging of kd_search, with ranges that any Detectron2 environment of today already satisfies.
+"""Packaging of kd_search, with ranges that current Detectron2 environments already satisfy.
 
-Two things are left out of the requirements on purpose, so that ``pip install -e .`` in somebody's
-own Detectron2 environment changes nothing there:
+Two requirements are left out, so that ``pip install -e .`` in an existing Detectron2 environment
+changes nothing else:
 
 * Detectron2. It is not on the package index under its own name; ``tools/install_detectron2.py``
-  makes one where none imports, and upstream's own instructions give a compiled one.
+  builds one if none imports, and upstream's instructions give a compiled one.
 * OpenCV. Several packages (opencv-python, -headless, -contrib, a system package) provide the same
   ``cv2``, and installing a second one overwrites the first. ``pip install -e .[opencv]`` adds one.
 """

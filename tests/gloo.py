@@ -1,4 +1,4 @@
-"""Start a test file as several processes that share a gloo group."""
+"""Processes of a test file that share a gloo group."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 def start_ranks(script, num_ranks: int, folder, *arguments: str) -> None:
-    """Run ``script RANK NUM_RANKS FOLDER ARGUMENTS`` for every rank; all must end well."""
+    """Run ``script RANK NUM_RANKS FOLDER ARGUMENTS`` for every rank; all must succeed."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     paths = [str(REPO), str(REPO / "tests"), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(paths)
@@ -35,7 +35,7 @@ def start_ranks(script, num_ranks: int, folder, *arguments: str) -> None:
 
 
 def join_group(rank: int, num_ranks: int, folder) -> None:
-    """Enter the group of :func:`start_ranks`, on one thread."""
+    """Join the group of :func:`start_ranks`, on one thread."""
     torch.set_num_threads(1)
     store = (Path(folder) / f"store{num_ranks}").as_uri()
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=num_ranks)

@@ -1,4 +1,4 @@
-"""Changes that a file may suffer: a flipped byte, a cut, or a wrong value anywhere in its tree."""
+"""Strategies for damaged files: a flipped byte, a truncation, or a wrong value in a tree."""
 
 import copy
 import json
@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-#: What a value may be replaced by; whatever the place, most of them are wrong there.
+#: Replacements of values; most of them are wrong in any place.
 WRONG_VALUES = (
     *(None, True, False, 0, -1, 3, 1.5, -0.5, 10**400, 2**63, 10**20, 1e308, 1e20),
     *(math.nan, math.inf, "", "text", "1", "nan", "a\nb\x00", [], {}, [None], {"a": 1}, [[[]]]),
 )
 _CHANGES = ("remove", "repeat", "rename", "negate", "empty box", "next")
-#: How many ways there are to change one place.
+#: Number of ways to change one place.
 WAYS = len(WRONG_VALUES) + len(_CHANGES)
 
 
 def places(tree: Any, path: tuple = ()) -> list[tuple]:
-    """Paths to everything in nested dicts and lists but the root, in a fixed order."""
+    """Return the paths to all values in nested dicts and lists, in a fixed order."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     found = []
     for key, value in items:
@@ -33,12 +33,12 @@ def places(tree: Any, path: tuple = ()) -> list[tuple]:
 
 
 def change(tree: Any, path: tuple, way: int, more_values: tuple = ()) -> Any:
-    """A copy of nested dicts and lists that is wrong in one place.
+    """Return a copy of nested dicts and lists with one wrong place.
 
     Args:
         path: of :func:`places`.
         way: below :data:`WAYS`, plus the number of ``more_values``.
-        more_values: further values to put there.
+        more_values: further replacements.
     """
     tree = copy.deepcopy(tree)
     holder = tree
@@ -65,19 +65,19 @@ def change(tree: Any, path: tuple, way: int, more_values: tuple = ()) -> Any:
 
 
 def flip(content: bytes, place: int, bits: int) -> bytes:
-    """Content with some bits (1 to 255) of the byte at ``place`` flipped."""
+    """Return the content with some bits (1 to 255) of the byte at ``place`` flipped."""
     changed = bytearray(content)
     changed[place % len(content)] ^= bits
     return bytes(changed)
 
 
 def to_json(tree: Any) -> str:
-    """JSON as Python's own writer makes it: NaN and infinity included."""
+    """Return JSON as Python writes it, with NaN and infinity."""
     return json.dumps(tree)
 
 
 def lengths(few: int, many: int):
-    """Parametrise a test with ``examples``: few always, many with ``-m fuzz``."""
+    """Parametrise a test with ``examples``: few by default, many with ``-m fuzz``."""
     return pytest.mark.parametrize(
         "examples", [pytest.param(few), pytest.param(many, marks=pytest.mark.fuzz)]
     )
@@ -99,7 +99,7 @@ def changes(tree: Any, more_values: tuple = ()):
 
 
 def harms(content: bytes):
-    """Strategy: ``content`` with a flipped byte, or cut, or with something behind it."""
+    """Strategy: ``content`` with a flipped byte, truncated, or with appended bytes."""
     place = st.integers(0, len(content) - 1)
     return st.one_of(
         st.builds(lambda p, bits: flip(content, p, bits), place, st.integers(1, 255)),
@@ -109,7 +109,7 @@ def harms(content: bytes):
 
 
 def refused(read, path) -> bool:
-    """Whether ``read()`` raises this project's one line about the file; anything else is a bug."""
+    """Return whether ``read()`` raises the one-line error about the file; others are bugs."""
     try:
         read()
     except (ValueError, OSError) as error:

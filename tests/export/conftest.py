@@ -1,4 +1,4 @@
-"""A tiny network that finds several people in some pictures and nobody in others."""
+"""A tiny network with several detections in some images and none in others."""
 
 from functools import cache
 from typing import NamedTuple
@@ -14,20 +14,20 @@ from torch import nn
 import kd_search.modeling  # noqa: F401  registers
 from kd_search.export import trace_person_search
 
-#: Odd ones, smaller and larger than what is traced with.
+#: Odd sizes, smaller and larger than that of the traced image.
 SIZES = ((96, 128), (97, 65), (33, 150), (160, 131), (64, 80))
 
 
 class Network(NamedTuple):
     cfg: CfgNode
     model: nn.Module
-    #: Network inputs of several sizes; nobody is found in one of them, and several in others.
+    #: Network inputs of several sizes, one of them without a detection.
     images: list
 
 
 @cache
 def searching_network(kind: str) -> Network:
-    """Random weights, with the score threshold set so that one of the pictures is empty."""
+    """Random weights, with the score threshold set so that one of the images has no detection."""
     torch.manual_seed(1)
     cfg = tiny_cfg(kind, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
     model = build_model(cfg).eval()

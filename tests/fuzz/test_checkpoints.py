@@ -63,7 +63,7 @@ def unchanged(before, after) -> bool:
 def test_a_wrong_field_is_refused_before_anything_is_loaded_or_training_goes_on(
     tmp_path, monkeypatch, examples
 ):
-    # What it logs of each of some hundred trainings, and files nobody reads, take longest.
+    # Most of the time would be spent on logs and files that this test does not read.
     monkeypatch.setattr(ToyTrainer, "build_writers", lambda self: [])
     monkeypatch.setattr(PersonSearchCheckpointer, "save", lambda *args, **kwargs: None)
     logging.disable(logging.CRITICAL)

@@ -118,7 +118,7 @@ def test_no_graph():
     assert not painted.requires_grad
 
 
-def test_nothing_wrong_passes():
+def test_wrong_arguments_are_refused():
     boxes, image_index, weights = random_boxes(4, seed=0)
     with pytest.raises(ValueError, match=r"boxes.* \(4, 4\), \(3,\), \(4,\)"):
         paint_boxes(boxes, image_index[:3], weights, (3, 5, 6), 8)

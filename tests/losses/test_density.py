@@ -89,7 +89,7 @@ def test_the_default_drops_four_of_ten_in_each_space():
 
 @settings(max_examples=60)
 @given(num_rows=st.integers(1, 9), percentile=st.floats(0, 49.9), seed=st.integers(0, 2**16))
-def test_somebody_passes_below_the_median(num_rows, percentile, seed):
+def test_below_the_median_some_instance_passes(num_rows, percentile, seed):
     student, teacher = features(num_rows, 3, seed), features(num_rows, 3, seed + 1)
     assert density_filter(student, teacher, percentile=percentile).any()
 
@@ -107,17 +107,17 @@ def test_equal_instances_pass_together_wherever_they_lie(dtype):
                 assert passed[copies].unique().numel() == 1, (num_rows, num_dims, percentile)
 
 
-def test_nobody_may_pass_above_the_median():
+def test_above_the_median_possibly_none_passes():
     student = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
     teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     assert density_filter(student, teacher, percentile=60.0).tolist() == [False, True, False]
     assert not density_filter(student, teacher[[1, 0, 0]].flip(0), percentile=99.0)[2]
-    nobody = density_filter(
+    passed = density_filter(
         torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.5, 1.0]]),
         torch.tensor([[0.0, 1.0], [0.5, 1.0], [1.0, 0.0], [1.0, 0.0]]),
         percentile=60.0,
     )
-    assert nobody.tolist() == [False] * 4
+    assert passed.tolist() == [False] * 4
 
 
 def test_copies_of_one_instance_all_pass():
@@ -160,7 +160,7 @@ def test_lower_precision_is_computed_in_float32(dtype):
         assert torch.equal(local_density(rows), density)
 
 
-def test_nothing_wrong_passes():
+def test_wrong_arguments_are_refused():
     rows = features(4, 3)
     with pytest.raises(ValueError, match="bandwidth.* 0"):
         local_density(rows, 0.0)

@@ -308,7 +308,7 @@ def test_no_box_no_background_no_image():
     assert torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
 
 
-def test_where_nobody_agrees_the_foreground_fades():
+def test_without_agreement_the_foreground_fades():
     student, teacher, weights, covered = maps_and_masks()
     fore, _ = weighted_feature_loss(student, teacher, 0 * weights, covered)
     assert fore.item() == 0.0
@@ -495,7 +495,7 @@ def test_golden_numbers():
     assert logits.grad.norm().item() == pytest.approx(GOLDEN_BINARY_GRADIENT_NORM, rel=1e-9)
 
 
-def test_nothing_wrong_passes():
+def test_wrong_arguments_are_refused():
     student, teacher, classes, prototypes_s, prototypes_t, prototype_classes = knowledge()
     with pytest.raises(ValueError, match=r"student \(6, 4\), teacher \(5, 3\), classes \(6, 1\)"):
         agreement_weights(

@@ -406,7 +406,7 @@ def test_golden_numbers():
     assert found.energies.tolist() == pytest.approx(GOLDEN_ENERGIES, rel=1e-9)
 
 
-def test_nothing_wrong_passes():
+def test_wrong_arguments_are_refused():
     student, teacher = instances(6)
     moments = joint_moments(student, teacher)
     for alpha in (-0.1, float("nan"), float("inf")):

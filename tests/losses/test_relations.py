@@ -90,7 +90,7 @@ def test_pairwise_gradcheck(teacher_size):
     assert torch.autograd.gradcheck(lambda s: pairwise_relation_loss(s, teacher), (student,))
 
 
-def test_pairwise_row_of_zeros_is_related_to_nobody():
+def test_pairwise_row_of_zeros_has_no_relations():
     student, teacher = random(4, 3), random(4, 5, seed=1)
     student[2] = 0
     loss = pairwise_relation_loss(student, teacher)
@@ -217,9 +217,7 @@ def test_every_negative_identity_is_unlabelled():
     assert torch.equal(losses, expected)
 
 
-@pytest.mark.parametrize(
-    "person_ids", [[4, 4, 4], [-1, -1, -1]], ids=["one person", "nobody labelled"]
-)
+@pytest.mark.parametrize("person_ids", [[4, 4, 4], [-1, -1, -1]], ids=["one person", "unlabelled"])
 def test_rows_without_a_negative_are_exactly_zero(person_ids):
     student, teacher = random(3, 4).requires_grad_(), random(3, 4, seed=1)
     losses = triplet_relation_loss(student, teacher, torch.tensor(person_ids), 2.0)

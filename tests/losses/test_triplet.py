@@ -102,7 +102,7 @@ def test_unlabelled_rows_take_no_part(margin):
 @pytest.mark.parametrize(
     "person_ids",
     [[0, 1, 2, 3], [5, 5, 5, 5], [-1, -1, -1, -1], [2, -1, -1, 4], [2, 2, -1, -1]],
-    ids=["no positive", "no negative", "nobody", "two alone", "one person and nobody"],
+    ids=["no positive", "no negative", "unlabelled", "two alone", "one person, others unlabelled"],
 )
 def test_without_a_triplet_exactly_zero_on_the_graph(person_ids, margin):
     embeddings = random(4, 3).requires_grad_()

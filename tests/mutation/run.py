@@ -1,9 +1,9 @@
-"""Mutation tests: is there a test that notices each of the plausible mistakes in mutants.yaml?
+"""Mutation tests: check that tests fail for each of the plausible mistakes in mutants.yaml.
 
-A mutant is one mistake in a copy of the checkout. The tests that should notice it run on that copy;
-if none fails, the mutant has survived, and a test is missing. torch and Detectron2 are imported
-once: every mutant is a fork of this process, with its copy first on ``sys.path``. Without a mutant
-the same tests have to pass first.
+A mutant is one mistake in a copy of the checkout. Its tests run on that copy; if none fails, the
+mutant has survived, and a test is missing. torch and Detectron2 are imported once: every mutant
+runs in a fork of this process, with its copy first on ``sys.path``. The same tests have to pass
+without a mutant first.
 
     python tests/mutation/run.py --only losses --only hooks
 """
@@ -31,7 +31,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 CAUGHT, SURVIVED, TIMED_OUT, BROKEN = "caught", "survived", "timed out", "broken"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Seconds that the tests of a mutant may take beyond so many times what they take without it.
+# The time limit of a mutant: a multiple of the time of its tests without it, and extra seconds.
 _PATIENCE, _MORE_SECONDS = 5, 60
 _LOG_LINES = 20
 
@@ -44,10 +44,10 @@ class Mutant(NamedTuple):
     what: str  # in words
     old: str  # occurs exactly once in the file
     new: str
-    tests: tuple[str, ...]  # files or folders of the tests that should notice it
+    tests: tuple[str, ...]  # files or folders of the tests that should fail
 
     def apply(self, root: Path) -> str:
-        """The source of the file in a checkout, with the mistake.
+        """Return the source of the file in a checkout, with the mistake.
 
         Raises:
             ValueError: the fragment does not occur exactly once.
@@ -57,26 +57,26 @@ class Mutant(NamedTuple):
         if count != 1:
             raise ValueError(
                 f"{self.file}: {self.old!r} ({self.what}) occurs {count} times and not once: "
-                "bring the list of mutants up to date"
+                "update the list of mutants"
             )
         return source.replace(self.old, self.new)
 
 
 class Outcome(NamedTuple):
-    """What tests said of a copy of the checkout."""
+    """Result of tests on a copy of the checkout."""
 
     outcome: str
     failed: list[str]  # node ids of tests, in the order in which they failed
     seconds: float
     seconds_of_files: dict[str, float]
-    log: str  # the end of what pytest printed
+    log: str  # the end of the output of pytest
 
 
 def read_mutants(path: Path) -> tuple[list[Mutant], list[str]]:
-    """The mutants of a list, and the modules to import before forking.
+    """Return the mutants of a list, and the modules to import before forking.
 
     The list is YAML: ``preload``, and ``areas``, which maps area to file to ``tests`` and
-    ``mutants``; a mutant has ``what``, ``old``, ``new`` and, where they differ, its own ``tests``.
+    ``mutants``; a mutant has ``what``, ``old``, ``new`` and optionally its own ``tests``.
     """
     content = yaml.safe_load(path.read_text())
     mutants = [
@@ -89,7 +89,7 @@ def read_mutants(path: Path) -> tuple[list[Mutant], list[str]]:
 
 
 def copy_checkout(root: Path, target: Path) -> None:
-    """Copy what git tracks, and what it neither tracks nor ignores."""
+    """Copy the files that git tracks or would add."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others"]
     names = subprocess.run(
         [*command, "--exclude-standard"], check=True, capture_output=True, text=True
@@ -97,12 +97,12 @@ def copy_checkout(root: Path, target: Path) -> None:
     for name in filter(None, names.split("\0")):
         if (root / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            # With the time of the file: by that Python tells whether its bytecode is up to date.
+            # With the time of the file, by which Python recognises outdated bytecode.
             shutil.copy2(root / name, target / name)
 
 
 class Recorder:
-    """Pytest plugin that remembers which tests failed, and how long those of each file took."""
+    """Pytest plugin that records failed tests, and the time of the tests of each file."""
 
     def __init__(self):
         self.failed: list[str] = []
@@ -121,11 +121,11 @@ class Run:
     """Tests in a fork of this process.
 
     Args:
-        folder: for its files; the checkout to test is in ``tree`` there.
+        folder: for its files; ``tree`` in it is the checkout to test.
         tests: files or folders.
         package: must be that of the checkout.
         options: of pytest.
-        limit: seconds; None for as long as it takes.
+        limit: seconds; None: no limit.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class Run:
             except BaseException:
                 traceback.print_exc()
             finally:
-                # No clean-up of the parent's.
+                # Without the clean-up handlers of the parent.
                 os._exit(code)
 
     def poll(self) -> Optional[Outcome]:
-        """What the tests said; None as long as they run."""
+        """Return the result; None while the tests run."""
         seconds = time.monotonic() - self._start
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         late = not pid and self._limit is not None and seconds > self._limit
@@ -173,7 +173,7 @@ class Run:
         return Outcome(outcome, found["failed"], seconds, found["seconds"], "\n".join(log))
 
     def kill(self) -> None:
-        """End it with all processes of its tests."""
+        """Kill it with all processes of its tests."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
 
@@ -196,7 +196,7 @@ def _test(folder: Path, tests: Sequence[str], package: str, options: Sequence[st
     import pytest
     from hypothesis import HealthCheck, Phase, settings
 
-    # The same examples each time, and no search for the simplest one that fails.
+    # The same examples each time, without shrinking those that fail.
     settings.register_profile(
         "mutants",
         derandomize=True,
@@ -222,7 +222,7 @@ def run_mutants(
     jobs: int = 1,
     all_tests: bool = False,
 ) -> Iterator[tuple[Mutant, Outcome]]:
-    """Outcomes of mutants of the checkout in ``work/tree``, as they come.
+    """Yield mutants of the checkout in ``work/tree`` with their outcomes, as they finish.
 
     Args:
         baseline: of the same tests without a mutant.
@@ -263,7 +263,7 @@ def run_mutants(
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Returns 0 if every mutant was caught, 1 if not, 2 where nothing could be said."""
+    """Return 0 if every mutant was caught, 1 if not, 2 if the mutants could not be tested."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -273,7 +273,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         "--only",
         action="append",
         metavar="TEXT",
-        help="mutants with this in their area, file or words; may be repeated",
+        help="mutants with this in their area, file or description; may be repeated",
     )
     parser.add_argument("--jobs", type=int, default=1, help="mutants at once (default: 1)")
     parser.add_argument("--all-tests", action="store_true", help="the whole suite on each mutant")
@@ -287,7 +287,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         metavar="TEST",
         help="leave out a test that fails here without a mutant; may be repeated",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there, too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the outcomes here"
+    )
     args = parser.parse_args(argv)
     root = args.root.resolve()
     mutants, preload = read_mutants(args.list)
@@ -322,7 +324,7 @@ def _report(args, root: Path, mutants: list[Mutant], work: Path) -> int:
     options = [f"--deselect={test}" for test in args.deselect]
     baseline = _wait(Run(work, tests, mutants[0].file.split("/")[0], options))
     if baseline.outcome != SURVIVED:
-        print(f"{baseline.log}\nThese tests fail without a mutant: mend them, or --deselect them")
+        print(f"{baseline.log}\nThese tests fail without a mutant: fix or --deselect them")
         print(*baseline.failed, sep="\n", file=sys.stderr)
         return 2
     print(f"all pass ({baseline.seconds:.0f} s)", flush=True)

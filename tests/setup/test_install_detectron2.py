@@ -34,7 +34,7 @@ def make_archive(files, links=()):
 
 def package_files():
     """Return the files of a package that passes the import check, with one place to patch."""
-    files = {f"detectron2/{room}/__init__.py": "" for room in MODULES}
+    files = {f"detectron2/{module}/__init__.py": "" for module in MODULES}
     files["detectron2/__init__.py"] = '__version__ = "0.5"\n'
     files["detectron2/utils/visualizer.py"] = "dtype = 'np.bool'\n"
     files["LICENSE"] = "the licence\n"
@@ -132,7 +132,7 @@ def test_only_an_own_build_of_other_patches_is_outdated(monkeypatch, version, ou
     assert tool.outdated_own_build() == (version if outdated else None)
 
 
-def test_an_outdated_own_build_is_made_anew(monkeypatch, tmp_path, installed, one_patch):
+def test_an_outdated_own_build_is_replaced(monkeypatch, tmp_path, installed, one_patch):
     monkeypatch.setattr(tool, "check_torch", lambda: None)
     monkeypatch.setattr(tool, "installed_detectron2", lambda: ("0.5", "/somewhere/detectron2"))
     monkeypatch.setattr(tool, "outdated_own_build", lambda: "0.5+purepython.t00000000")
@@ -278,7 +278,7 @@ def test_an_archive_that_leaves_its_folder_stops(path):
         tool.read_archive(make_archive({path: "evil"}))
 
 
-def test_a_torn_archive_is_one_line():
+def test_a_truncated_archive_is_one_line():
     data = make_archive({f"detectron2/{number}.py": str(number) for number in range(100)})
     with pytest.raises(tool.InstallError, match="cannot be unpacked"):
         tool.read_archive(data[: len(data) // 2])

@@ -26,7 +26,7 @@ COUNTS = {2: [3, 2], 3: [4, 0, 1]}
 
 
 class Network(nn.Module):
-    """A layer before the gather, one behind it, and a loss that relates all rows to each other."""
+    """A layer before the gather, one after it, and a loss over all pairs of rows."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +69,7 @@ def gradients(network, rank, counts, dtype=torch.float64):
 
 
 def kinds_of_tensors(rank, counts):
-    """Halves beside float32 rows of nobody, booleans, and integers of any size."""
+    """Halves beside empty float32 rows, booleans, and integers of any size."""
     count = counts[rank]
     tensors = (
         torch.full((count, 2), 0.5 + rank, dtype=torch.float16 if count else torch.float32),
@@ -80,7 +80,7 @@ def kinds_of_tensors(rank, counts):
     return join_rows(*tensors)
 
 
-def nobody():
+def no_rows():
     rows = torch.zeros(0, 2, requires_grad=True)
     rows, ids = join_rows(rows, torch.zeros(0, dtype=torch.int64))
     rows.sum().backward()
@@ -136,9 +136,9 @@ def run_rank(rank, num_ranks, folder):
     result = {
         "gradients": gradients(Network(), rank, counts),
         "autocast": gradients(Network(), rank, counts, torch.bfloat16),
-        "nobody_has_gradients": gradients(Network(), rank, [0] * num_ranks),
+        "gradients_of_no_rows": gradients(Network(), rank, [0] * num_ranks),
         "kinds": kinds_of_tensors(rank, counts),
-        "nobody": nobody(),
+        "no_rows": no_rows(),
         "failures": failures(rank, num_ranks),
         "shares": shares(rank, counts),
         "alive": dist.get_world_size(),
@@ -168,11 +168,11 @@ def test_the_mean_gradient_is_that_of_one_process(ranks, name, dtype, tolerance)
             assert difference < tolerance * value.abs().max(), key
 
 
-def test_ranks_without_anybody_have_gradients_of_zero(ranks):
+def test_ranks_without_rows_have_gradients_of_zero(ranks):
     for rank in ranks:
-        for value in rank["nobody_has_gradients"].values():
+        for value in rank["gradients_of_no_rows"].values():
             assert value.eq(0).all()
-        assert rank["nobody"] == [(0, 2), (0,)]
+        assert rank["no_rows"] == [(0, 2), (0,)]
 
 
 def test_every_type_comes_back_rank_after_rank(ranks):
@@ -189,7 +189,7 @@ def test_every_type_comes_back_rank_after_rank(ranks):
         assert doubles.tolist() == [[r] for r in of_rank]
 
 
-def test_a_rank_that_stops_takes_the_others_to_the_end(ranks):
+def test_a_rank_that_stops_stops_the_others(ranks):
     last = len(ranks) - 1
     for rank, result in enumerate(ranks):
         found = result["failures"]
@@ -211,12 +211,12 @@ def test_a_rank_that_stops_takes_the_others_to_the_end(ranks):
 def test_shares_make_the_joint_mean(ranks):
     counts = COUNTS[len(ranks)]
     for rank, result in enumerate(ranks):
-        share, local, of_nobody = result["shares"]
+        share, local, of_no_rows = result["shares"]
         assert share == pytest.approx(len(ranks) * counts[rank] / sum(counts))
-        assert (local, of_nobody) == (1.0, 0.0)
+        assert (local, of_no_rows) == (1.0, 0.0)
 
 
-def test_one_process_gets_what_it_gave():
+def test_one_process_gets_its_own_tensors():
     rows, ids = torch.ones(2, 3, dtype=torch.float16), torch.tensor([1, 2])
     joined = join_rows(rows, ids)
     assert joined[0] is rows and joined[1] is ids

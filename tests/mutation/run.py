@@ -287,9 +287,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         metavar="TEST",
         help="leave out a test that fails here without a mutant; may be repeated",
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the outcomes here"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the outcomes here")
     args = parser.parse_args(argv)
     root = args.root.resolve()
     mutants, preload = read_mutants(args.list)

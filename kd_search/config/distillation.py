@@ -1,4 +1,4 @@
-"""Keys of distillation that every method shares; methods register their own."""
+"""Config keys of distillation that all methods share; methods register their own."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ def add_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.TERMS = []
 
     cfg.DISTILLATION.TEACHER = CN()
-    # Config file of the frozen teacher; empty where no term needs one. (kd_search)
+    # Config file of the frozen teacher; empty if no term requires one. (kd_search)
     cfg.DISTILLATION.TEACHER.CONFIG_FILE = ""
-    # Weights of the teacher; empty takes MODEL.WEIGHTS of its config file. (kd_search)
+    # Weights of the teacher; empty: MODEL.WEIGHTS of its config file. (kd_search)
     cfg.DISTILLATION.TEACHER.WEIGHTS = ""
     # "KEY VALUE" overrides of the teacher's config. (kd_search)
     cfg.DISTILLATION.TEACHER.OPTS = []
-    # Pairs [class of the teacher, class of the student] where the two differ; several classes of
-    # the teacher may become one, and those not named count as background. Empty: the same classes
-    # in the same order. (kd_search)
+    # Pairs [class of the teacher, class of the student]; several classes of the teacher may map to
+    # one, and others count as background. Empty: the same classes in the same order. (kd_search)
     cfg.DISTILLATION.TEACHER.CLASS_MAP = []
 
-    # Let the teacher normalise by the statistics of the batch, without keeping them, instead of its
-    # running ones: what the code of VKD (ECCV 2020) does. Its weights stay frozen.
+    # Batch normalisation of the teacher by the statistics of the batch, instead of its running
+    # statistics, which do not change: as in the code of VKD (ECCV 2020).
     cfg.DISTILLATION.TEACHER.BATCH_STATISTICS = False
 
-    # What of the teacher the student starts with, after MODEL.WEIGHTS: prefixes of parameter names,
-    # or [prefix of the student, prefix of the teacher]. (kd_search)
+    # Layers of the student that are copied from the teacher, after MODEL.WEIGHTS: prefixes of
+    # parameter names, or [prefix of the student, prefix of the teacher]. (kd_search)
     cfg.DISTILLATION.INIT_FROM_TEACHER = []
-    # Prefixes of the student's parameter names that start at random after MODEL.WEIGHTS: VKD (ECCV
-    # 2020) draws the last block and the classifier of a trained student again. (kd_search)
+    # Prefixes of the student's parameters that are reinitialised after MODEL.WEIGHTS: in VKD (ECCV
+    # 2020) the last block and the classifier of a trained student. (kd_search)
     cfg.DISTILLATION.FRESH_LAYERS = []

@@ -1,4 +1,4 @@
-"""What the values of config keys may be, beyond their types."""
+"""Checks of the values of config keys."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-#: What must hold, in words, and for which keys; of a list, for each of its values. Keys that are
-#: compared with others, or take one of several names, are checked where they are used.
+#: Predicate, its description, and the keys whose values, or elements of lists, it must hold for.
+#: Other checks, such as of two keys or of names, are made by the code that uses the keys.
 _RANGES: tuple[tuple[Callable[[float], bool], str, tuple[str, ...]], ...] = (
     (
         lambda value: value >= 1,
@@ -100,19 +100,16 @@ _SEEDS = 2**32
 
 
 def check_ranges(cfg: CfgNode, *, num_ranks: int = 1, eval_only: bool = False) -> None:
-    """Refuse values that no run can use.
+    """Raise ValueError, with key, value and valid range, for the first value out of range.
 
     Args:
         cfg: merged from all sources.
         num_ranks: of the run.
-        eval_only: nothing is trained: the keys of ``SOLVER`` do not matter.
-
-    Raises:
-        ValueError: naming the first such key, its value and what it may be.
+        eval_only: without training, for which the keys of ``SOLVER`` are not used.
     """
     values = {
         key: value
-        for key, value in _iterate(cfg, "")
+        for key, value in flatten(cfg).items()
         if not (eval_only and key.startswith("SOLVER."))
     }
     for key, value in values.items():
@@ -122,13 +119,13 @@ def check_ranges(cfg: CfgNode, *, num_ranks: int = 1, eval_only: bool = False) -
                 raise ValueError(f"{key} {value!r} {problem}")
     for fits, words, keys in _RANGES:
         for key in keys:
-            # Some are of one version of Detectron2 alone, or may be None.
+            # Some keys are of one version of Detectron2 only, or may be None.
             if not all(fits(v) for v in _singles(values.get(key)) if isinstance(v, (int, float))):
                 raise ValueError(f"{key} {values[key]} must be {words}")
     if cfg.SEED > _SEEDS - num_ranks:
         raise ValueError(f"SEED {cfg.SEED} must be {_SEEDS - num_ranks} at most")
     if not cfg.OUTPUT_DIR:
-        raise ValueError("OUTPUT_DIR is empty: name a folder")
+        raise ValueError("OUTPUT_DIR is empty: set it to a folder")
     if not eval_only:
         _check_solver(cfg)
 
@@ -150,7 +147,7 @@ def _problem(key: str, value: Any) -> str:
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
         return "does not fit into 64 bits"
     if isinstance(value, str):
-        # What neither a file nor a log can be named by.
+        # Such strings cannot be part of a file name.
         if "\0" in value:
             return "contains a NUL character"
         try:
@@ -160,12 +157,15 @@ def _problem(key: str, value: Any) -> str:
     return ""
 
 
-def _iterate(node: CfgNode, prefix: str) -> Iterator[tuple[str, Any]]:
+def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """Values of a config by full key."""
+    values: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _iterate(value, f"{prefix}{key}.")
+            values.update(flatten(value, f"{prefix}{key}."))
         else:
-            yield prefix + key, value
+            values[prefix + key] = value
+    return values
 
 
 def _singles(value: Any) -> Iterator[Any]:

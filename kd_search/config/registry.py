@@ -1,4 +1,4 @@
-"""Config keys that packages register, and the function that makes every config."""
+"""Registry of config keys of packages, and construction of configs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kd_search.config.data import add_data
 from kd_search.config.distillation import add_distillation
 from kd_search.config.model import add_model
+from kd_search.config.ranges import flatten
 from kd_search.config.training import add_training
 
 if TYPE_CHECKING:
@@ -24,9 +25,8 @@ _registered: dict[str, AddKeys] = {}
 def register_config(add_keys: AddKeys) -> AddKeys:
     """Register a function that adds config keys in place; may be used as a decorator.
 
-    From then on every config has the keys: those of training, of teachers, tools and tests. Call it
-    when your package is imported, before any config is made. Registering the same function again
-    changes nothing.
+    All later configs have the keys, those of teachers and tools as well: call it at the import of a
+    package. Registering a function again has no effect.
 
     Args:
         add_keys: called with a config that has all keys of Detectron2 and of kd_search's core.
@@ -38,9 +38,7 @@ def register_config(add_keys: AddKeys) -> AddKeys:
 
 
 def add_kd_search_config(cfg: CfgNode) -> None:
-    """Add the keys of kd_search and all registered ones to a Detectron2 config, in place.
-
-    :func:`get_cfg` makes a config with them. Keys of Detectron2 keep their meaning.
+    """Add the keys of kd_search and all registered keys to a Detectron2 config, in place.
 
     Raises:
         ValueError: two packages register the same key.
@@ -48,11 +46,11 @@ def add_kd_search_config(cfg: CfgNode) -> None:
     import_modules(_BUILT_IN)
     for add in (add_data, add_model, add_distillation, add_training):
         add(cfg)
-    owners = dict.fromkeys(_leaves(cfg), "Detectron2 or kd_search")
+    owners = dict.fromkeys(flatten(cfg), "Detectron2 or kd_search")
     for name, add_keys in _registered.items():
-        before = _leaves(cfg)
+        before = flatten(cfg)
         add_keys(cfg)
-        after = _leaves(cfg)
+        after = flatten(cfg)
         lost = [key for key, value in before.items() if after.get(key) is not value]
         if lost:
             raise ValueError(
@@ -74,7 +72,7 @@ def import_modules(names: Iterable[str]) -> None:
     """Import modules that register config keys, networks, terms, companions or data sets.
 
     Raises:
-        ValueError: one cannot be found; the line names it.
+        ValueError: a module cannot be found.
     """
     for name in names:
         try:
@@ -86,13 +84,3 @@ def import_modules(names: Iterable[str]) -> None:
                 f"--import {name}: there is no module {error.name}: install its package, or add "
                 "its folder to PYTHONPATH"
             ) from None
-
-
-def _leaves(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    leaves: dict[str, object] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            leaves.update(_leaves(value, f"{prefix}{key}."))
-        else:
-            leaves[prefix + key] = value
-    return leaves

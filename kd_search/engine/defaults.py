@@ -1,4 +1,4 @@
-"""From the command line to a config, with errors that a user can act on."""
+"""Command line and config of a run, with one-line errors of bad input."""
 
 import contextlib
 import difflib
@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Optional
 
 import torch
@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from kd_search.config import get_cfg, import_modules
-from kd_search.config.ranges import check_ranges
+from kd_search.config.ranges import check_ranges, flatten
 from kd_search.data import get_id_map, register_person_search_coco
 from kd_search.data.person_search.mot import (
     MOTFiles,
@@ -40,23 +40,23 @@ logger = logging.getLogger(__name__)
 
 
 def setup(args: Namespace) -> CfgNode:
-    """The frozen config of a run, with Detectron2's usual set-up (logs, ``config.yaml``) done.
+    """Return the frozen config of a run, after Detectron2's set-up (logs, ``config.yaml``).
 
-    The folders of the run are reserved for this process until it ends, see :func:`run_folders`.
+    Reserves the folders of the run for this process until it ends, see :func:`run_folders`.
 
     Args:
         args: of Detectron2's ``default_argument_parser``.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`build_config`.
-        FolderInUseError, OSError: a folder of the run is in use, or cannot be written.
+        FolderInUseError, OSError: a folder of the run is in use, or not writable.
     """
     import_modules(getattr(args, "imports", ()))
     cfg = build_config(args.config_file, args.opts or (), eval_only=args.eval_only)
     if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
         raise ValueError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume")
     messages = hold_together(run_folders(cfg, eval_only=args.eval_only))
-    # Before Detectron2's own set-up, so that what it says reaches the log file as well.
+    # Before Detectron2's set-up, so that its messages are in the log file as well.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kd_search")
     default_setup(cfg, args)
     for message in messages:
@@ -85,7 +85,7 @@ def add_import_argument(parser: ArgumentParser) -> None:
 
 
 def run_folders(cfg: CfgNode, *, eval_only: bool) -> list[str]:
-    """What a run writes to, and no other may meanwhile: ``OUTPUT_DIR`` if it trains, and the
+    """Folders that only one run at a time may write to: ``OUTPUT_DIR`` if it trains, and the
     folders of the results of ``DATASETS.TEST``."""
     results = [os.path.join(cfg.OUTPUT_DIR, "inference", name) for name in cfg.DATASETS.TEST]
     return results if eval_only else [cfg.OUTPUT_DIR, *results]
@@ -94,28 +94,28 @@ def run_folders(cfg: CfgNode, *, eval_only: bool) -> list[str]:
 def build_config(
     config_file: str = "", opts: Sequence[str] = (), *, eval_only: bool = False
 ) -> CfgNode:
-    """Merge defaults, a config file and overrides, and resolve what depends on data and machine.
+    """Merge defaults, a config file and overrides, and resolve values of data and machine.
 
-    - ``DATASETS.PERSON_SEARCH_COCO`` is registered, and so are the crops of person search sets
-      ("<set>_crops") that ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name.
-    - ``MODEL.OIM.NUM_IDS`` 0, of a re-ID network ``MODEL.REID_NETWORK.NUM_IDS``, becomes the number
-      of identities of ``DATASETS.TRAIN``, where the network tells people apart.
-    - The number of classes is compared with that of plain detection sets.
-    - ``MODEL.DEVICE`` becomes "cpu" where no GPU can be used.
-    - To evaluate a distilled student, its plain architecture is built, without a teacher.
+    - Registers ``DATASETS.PERSON_SEARCH_COCO`` and ``PERSON_SEARCH_MOT``, and the crops of person
+      search sets ("<set>_crops") in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+    - Replaces 0 in ``MODEL.OIM.NUM_IDS``, or ``MODEL.REID_NETWORK.NUM_IDS`` of a re-ID network, by
+      the number of identities of ``DATASETS.TRAIN``.
+    - Compares the number of classes with that of plain detection sets.
+    - Sets ``MODEL.DEVICE`` to "cpu" if no GPU is available.
+    - For the evaluation of a distilled student, sets its architecture, without a teacher.
 
     Args:
         config_file: YAML, may be empty.
-        opts: keys and values in turn.
-        eval_only: nothing is going to be trained.
+        opts: alternating keys and values.
+        eval_only: without training.
 
     Returns:
         the frozen config.
 
     Raises:
-        FileNotFoundError: the config file, or the training set if it is needed, is not there.
-        ValueError: naming an unknown key, a value of the wrong type or out of range, or what else
-            is wrong.
+        FileNotFoundError: the config file, or a required training set, does not exist.
+        ValueError: a key is unknown, a value has the wrong type or is out of range, or a set is
+            invalid.
     """
     cfg = get_cfg()
     if config_file:
@@ -125,17 +125,25 @@ def build_config(
     _register_own_data(cfg)
     register_named_crops([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("No GPU can be used: MODEL.DEVICE is cpu")
+        logger.warning("No GPU is available: MODEL.DEVICE is cpu")
         cfg.MODEL.DEVICE = "cpu"
     if eval_only and cfg.MODEL.META_ARCHITECTURE == "Distiller":
         cfg.MODEL.META_ARCHITECTURE = cfg.DISTILLATION.STUDENT_META_ARCH
-    _check_tasks(cfg, eval_only)
+    if not eval_only:
+        # Scripts may register theirs later.
+        train_task([name for name in cfg.DATASETS.TRAIN if name in DatasetCatalog.list()])
+        check_task(cfg, cfg.DATASETS.TRAIN)
+    check_task(cfg, cfg.DATASETS.TEST)
     if cfg.MODEL.OIM.NUM_IDS == 0 and has_id_branch(cfg):
         cfg.MODEL.OIM.NUM_IDS = _count_identities(cfg, "MODEL.OIM.NUM_IDS", eval_only)
     if cfg.MODEL.REID_NETWORK.NUM_IDS == 0 and is_reid_network(cfg):
         number = _count_identities(cfg, "MODEL.REID_NETWORK.NUM_IDS", eval_only)
         cfg.MODEL.REID_NETWORK.NUM_IDS = number
-    _check_classes(cfg, eval_only)
+    if not eval_only:
+        check_num_classes(cfg, cfg.DATASETS.TRAIN)
+    # A missing test set raises an error when it is used.
+    with contextlib.suppress(FileNotFoundError):
+        check_num_classes(cfg, cfg.DATASETS.TEST)
     cfg.freeze()
     return cfg
 
@@ -144,7 +152,7 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
     if not os.path.isfile(config_file):
         raise FileNotFoundError(f"config file {config_file} does not exist")
     try:
-        # Detectron2's default would run code that a config file asks for.
+        # Detectron2's default would run code of a config file.
         cfg.merge_from_file(config_file, allow_unsafe=False)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"_BASE_ of config file {config_file}: {error}") from error
@@ -161,7 +169,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
         try:
             cfg.merge_from_list([key, value])
         except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
-            reason = _unknown_key(key, cfg) if key not in _keys(cfg) else _line(error)
+            reason = _line(error) if key in flatten(cfg) else _unknown_key(key, cfg)
             raise ValueError(f"override {key} {value}: {reason}") from error
 
 
@@ -194,40 +202,12 @@ def _explain(error: Exception, cfg: CfgNode) -> str:
 
 
 def _unknown_key(key: str, cfg: CfgNode) -> str:
-    close = difflib.get_close_matches(key.upper(), _keys(cfg), n=1)
+    close = difflib.get_close_matches(key.upper(), list(flatten(cfg)), n=1)
     return f"there is no key {key}" + (f", did you mean {close[0]}?" if close else "")
-
-
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    return list(_iterate_keys(node, prefix))
-
-
-def _iterate_keys(node: CfgNode, prefix: str) -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _iterate_keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _check_tasks(cfg: CfgNode, eval_only: bool) -> None:
-    if not eval_only:
-        # Scripts may register theirs later.
-        train_task([name for name in cfg.DATASETS.TRAIN if name in DatasetCatalog.list()])
-        check_task(cfg, cfg.DATASETS.TRAIN)
-    check_task(cfg, cfg.DATASETS.TEST)
-
-
-def _check_classes(cfg: CfgNode, eval_only: bool) -> None:
-    if not eval_only:
-        check_num_classes(cfg, cfg.DATASETS.TRAIN)
-    # A test set that is not there is told when it is used.
-    with contextlib.suppress(FileNotFoundError):
-        check_num_classes(cfg, cfg.DATASETS.TEST)
 
 
 def _count_identities(cfg: CfgNode, key: str, eval_only: bool) -> int:
@@ -237,13 +217,13 @@ def _count_identities(cfg: CfgNode, key: str, eval_only: bool) -> int:
     except (FileNotFoundError, ValueError) as error:
         if not eval_only:
             raise
-        # Identities take no part in inference; Detectron2 skips weights of another shape.
-        logger.warning("%s is 1: identities are not needed to evaluate (%s)", key, error)
+        # Inference uses no identities; Detectron2 skips weights of another shape.
+        logger.warning("%s is 1: evaluation requires no identities (%s)", key, error)
         return 1
     if count == 0:
         raise ValueError(
-            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has no person with an identity: there is "
-            "nobody to learn to tell apart"
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has no person with an identity, which "
+            f"{key} requires"
         )
     logger.info("%s is %d, from %s", key, count, tuple(cfg.DATASETS.TRAIN))
     return count

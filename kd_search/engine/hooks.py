@@ -1,16 +1,14 @@
-"""Hooks of a training run: those of Detectron2 and those of the ID tables."""
+"""Hooks of a training run: Detectron2's, and hooks of ID tables and distillation."""
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
-from kd_search.data.person_search.loader import (
-    build_person_search_table_loader,
-)
+from kd_search.data.person_search.loader import build_person_search_table_loader
 from kd_search.distillation import Distiller
 from kd_search.engine.parallel import id_tables
 from kd_search.engine.task import best_metric
@@ -30,14 +28,14 @@ _WRITE_EVERY = 20
 _COMPARE_EVERY = 1000
 
 
-def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase]]:
+def build_hooks(trainer: Any, evaluate: Callable[[], dict[str, Any]]) -> list[Optional[HookBase]]:
     """The hooks of :class:`PersonSearchTrainer`, in order.
 
-    What changes the state of training, and the writing of its losses, comes before the checkpoint;
-    evaluation comes after it.
+    Hooks that change the state of training or write losses run before the checkpoint, evaluation
+    after it.
 
     Args:
-        trainer: not yet training.
+        trainer: under construction.
         evaluate: returns the nested results of an evaluation.
     """
     cfg = trainer.cfg
@@ -45,7 +43,7 @@ def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase
     labelled = {_label(name): table for name, table in tables.items()}
     model = unwrap_model(trainer.model)
     distiller = model if isinstance(model, Distiller) else None
-    # What comes before the timer is not counted as time of a step.
+    # Hooks before the timer are not part of the time of a step.
     result: list[Optional[HookBase]] = []
     if distiller is not None:
         result = [DistillationProgressHook(distiller), *distiller.companion_hooks(trainer)]
@@ -65,12 +63,12 @@ def build_hooks(trainer, evaluate: Callable[[], dict]) -> list[Optional[HookBase
         result.append(ProgressHook(*writing))
         result.append(hooks.PeriodicCheckpointer(trainer.checkpointer, period))
         best = _best_checkpointer(trainer)
-        # The results are written last: what is in the file is in the best checkpoint.
+        # The results are written last, after the best checkpoint.
         evaluation += [*([] if best is None else [best]), ResultsHook(*writing)]
     return [*result, *evaluation, MissedEvaluationHook(cfg.TEST.EVAL_PERIOD, evaluation)]
 
 
-def _precise_bn(trainer) -> Optional[HookBase]:
+def _precise_bn(trainer: Any) -> Optional[HookBase]:
     cfg = trainer.cfg
     if not (cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(trainer.model)):
         return None
@@ -83,8 +81,8 @@ def _precise_bn(trainer) -> Optional[HookBase]:
     return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, trainer.model, loader, num_iter)
 
 
-def _own_refresh_hooks(trainer, tables: dict[str, IDTable]) -> list[HookBase]:
-    """The student's own table becomes means of its embeddings (``MODEL.OIM.REFRESH_PERIOD``)."""
+def _own_refresh_hooks(trainer: Any, tables: dict[str, IDTable]) -> list[HookBase]:
+    """Refresh of the student's own table by means of its embeddings (``MODEL.OIM``)."""
     cfg = trainer.cfg
     own = {_label(n): table for n, table in tables.items() if not n.startswith(_TERMS)}
     if not own or cfg.MODEL.OIM.REFRESH_PERIOD <= 0:
@@ -98,20 +96,20 @@ def _own_refresh_hooks(trainer, tables: dict[str, IDTable]) -> list[HookBase]:
     return [IDTableRefreshHook(cfg.MODEL.OIM.REFRESH_PERIOD, own, student_means)]
 
 
-def _best_checkpointer(trainer) -> Optional[HookBase]:
-    """Keeps the best checkpoint too, on versions of Detectron2 that can."""
-    base = getattr(hooks, "BestCheckpointer", None)
+def _best_checkpointer(trainer: Any) -> Optional[HookBase]:
+    """Saves the best checkpoint, on versions of Detectron2 that have such a hook."""
+    base: Any = getattr(hooks, "BestCheckpointer", None)
     period = trainer.cfg.TEST.EVAL_PERIOD
     if base is None or period <= 0 or len(trainer.cfg.DATASETS.TEST) != 1:
         return None
 
     class BestCheckpointer(base):
-        """With a memory: a resumed run must not replace the best one by the first it sees."""
+        """With a state: a resumed run must not replace the best checkpoint by its first."""
 
-        def state_dict(self) -> dict:
+        def state_dict(self) -> dict[str, Any]:
             return {"best_metric": self.best_metric, "best_iter": self.best_iter}
 
-        def load_state_dict(self, state: dict) -> None:
+        def load_state_dict(self, state: dict[str, Any]) -> None:
             self.best_metric, self.best_iter = state["best_metric"], state["best_iter"]
 
     return BestCheckpointer(period, trainer.checkpointer, best_metric(trainer.cfg))
@@ -123,7 +121,7 @@ def _label(name: str) -> str:
 
 
 class DistillationProgressHook(HookBase):
-    """Tells terms and companions before each step which share of the training is done."""
+    """Sets the progress of terms and companions before each step."""
 
     def __init__(self, distiller: Distiller):
         self._distiller = distiller
@@ -133,17 +131,17 @@ class DistillationProgressHook(HookBase):
 
 
 class MissedEvaluationHook(HookBase):
-    """Makes up, in a resumed run, for the evaluation after the checkpoint that it goes on from.
+    """Evaluates the checkpoint of a resumed run, if the previous run did not.
 
-    The checkpoint of an iteration is written before the evaluation, which may take long. A run that
-    was stopped in between has none; one that was killed later has its results in ``metrics.json``.
+    The checkpoint of an iteration is written before its evaluation. A run that was stopped in
+    between has no results; one that was killed later has them in ``metrics.json``.
     """
 
     def __init__(self, period: int, evaluation: Sequence[HookBase]):
         """
         Args:
             period: ``TEST.EVAL_PERIOD``.
-            evaluation: the hook that evaluates, and those that use its results.
+            evaluation: the hook of the evaluation, and those that use its results.
         """
         self._period = period
         self._evaluate, *self._users = evaluation
@@ -158,7 +156,7 @@ class MissedEvaluationHook(HookBase):
         if results:
             trainer.storage.put_scalars(**results, smoothing_hint=False)
         else:
-            logger.info("Evaluating after iteration %d, which the last run did not", start - 1)
+            logger.info("Evaluating iteration %d, which the previous run did not", start - 1)
             self._evaluate.after_step()
         for hook in self._users:
             hook.after_step()
@@ -166,14 +164,14 @@ class MissedEvaluationHook(HookBase):
 
 
 class IDTableStatisticsHook(HookBase):
-    """Writes how full tables and queues are, as fractions, and how many embeddings were dropped."""
+    """Logs the fractions of rows and slots in use, and the number of dropped embeddings.
+
+    Args:
+        tables: label to table.
+        period: iterations between two entries.
+    """
 
     def __init__(self, tables: dict[str, IDTable], period: int = _WRITE_EVERY):
-        """
-        Args:
-            tables: label to table.
-            period: iterations between two readings.
-        """
         self._tables = tables
         self._period = period
 
@@ -181,7 +179,7 @@ class IDTableStatisticsHook(HookBase):
         if (self.trainer.iter + 1) % self._period:
             return
         for label, table in self._tables.items():
-            scalars = {"rows_seen": table.rows.any(dim=1).float().mean()}
+            scalars: dict[str, Any] = {"rows_seen": table.rows.any(dim=1).float().mean()}
             if table.queue_size:
                 scalars["queue_fill"] = table.queue.any(dim=1).float().mean()
             scalars["non_finite"] = table.num_non_finite
@@ -191,22 +189,18 @@ class IDTableStatisticsHook(HookBase):
 
 
 class IDTableAgreementHook(HookBase):
-    """Stops the training if the ranks' ID tables differ: they are updated alike everywhere."""
+    """Stops the training, on all ranks, if the ranks' ID tables differ.
+
+    Args:
+        tables: name to table.
+        period: iterations between two comparisons.
+    """
 
     def __init__(self, tables: dict[str, IDTable], period: int = _COMPARE_EVERY):
-        """
-        Args:
-            tables: name to table.
-            period: iterations between two comparisons.
-        """
         self._tables = tables
         self._period = period
 
     def after_step(self) -> None:
-        """
-        Raises:
-            RuntimeError: on all ranks, naming table and ranks.
-        """
         if (self.trainer.iter + 1) % self._period:
             return
         own = {name: table.fingerprint() for name, table in self._tables.items()}
@@ -216,5 +210,5 @@ class IDTableAgreementHook(HookBase):
             if other:
                 raise RuntimeError(
                     f"ID table {name} of ranks {other} differs from that of rank 0 after iteration "
-                    f"{self.trainer.iter}: something else than its commit() writes to it"
+                    f"{self.trainer.iter}: only commit() may change its rows and queue"
                 )

@@ -1,8 +1,9 @@
-"""Small pieces for several ranks: the DDP wrap, joint decisions, and the tables all ranks share."""
+"""Utilities for several ranks: the DDP wrap, folder locks, and shared ID tables."""
 
 import contextlib
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.utils import comm
 from torch import nn
@@ -10,38 +11,35 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kd_search.modeling.id_table import IDTable
 from kd_search.utils.comm import fail_together, unwrap_model
-from kd_search.utils.folder_lock import (
-    hold_folder,
-    release_folder,
-)
+from kd_search.utils.folder_lock import hold_folder, release_folder
 
 
 def wrap_model(model: nn.Module) -> nn.Module:
-    """Wrap a model for data-parallel training where there are several ranks, on GPU or CPU.
+    """Wrap a model for data-parallel training with several ranks, on GPU or CPU.
 
-    Detectron2's ``create_ddp_model`` names a GPU even for a model on the CPU. Buffers are not sent
-    around: ID tables are updated alike on all ranks, and batch-norm statistics are per rank, as in
-    Detectron2.
+    Detectron2's ``create_ddp_model`` requires a GPU. Buffers are not broadcast: all ranks make the
+    same updates of ID tables, and batch-norm statistics are per rank, as in Detectron2.
     """
     if comm.get_world_size() == 1:
         return model
     device = next(model.parameters()).device
-    # torch is replacing one argument by the other.
+    # Newer torch replaces one argument by the other.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     keep = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {keep: False}
     device_ids = None if device.type == "cpu" else [device.index]
-    return DistributedDataParallel(model, device_ids=device_ids, **{keep: False})
+    return DistributedDataParallel(model, device_ids=device_ids, **options)
 
 
 def hold_together(folders: Sequence[str]) -> list[str]:
-    """Reserve folders for a run: rank 0 for all ranks; a collective call.
+    """Reserve folders for a run, on rank 0; a collective call.
 
     Returns:
-        on rank 0, what is to be logged about folders that were taken over.
+        on rank 0, messages about folders that were taken over.
 
     Raises:
-        FolderInUseError, OSError: as :func:`hold_folder`; on the other ranks
-            as :func:`fail_together`. Then none of the folders is held.
+        FolderInUseError, OSError: as :func:`hold_folder`; on the other ranks as
+            :func:`fail_together`. No folder is held.
     """
 
     def work() -> list[str]:
@@ -59,5 +57,5 @@ def hold_together(folders: Sequence[str]) -> list[str]:
 
 
 def id_tables(model: nn.Module) -> dict[str, IDTable]:
-    """Every ID table of a model by its name, in the same order on all ranks."""
+    """ID tables of a model by name, in the same order on all ranks."""
     return {n: m for n, m in unwrap_model(model).named_modules() if isinstance(m, IDTable)}

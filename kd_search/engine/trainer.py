@@ -1,4 +1,4 @@
-"""The trainer of person search: Detectron2's DefaultTrainer, made to survive."""
+"""The trainer of person search: Detectron2's DefaultTrainer with exact resuming."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ import time
 import weakref
 from argparse import Namespace
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Optional
@@ -59,8 +60,8 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def _bad_input_without_trace():
-    """Inside, Detectron2's loop logs no trace of what fits into one line."""
+def _bad_input_without_trace() -> Iterator[None]:
+    """Detectron2's training loop logs no traceback of bad input inside."""
 
     def keep(record: logging.LogRecord) -> bool:
         return not (record.exc_info and record.exc_info[1] and is_bad_input(record.exc_info[1]))
@@ -74,17 +75,18 @@ def _bad_input_without_trace():
 
 
 class PersonSearchTrainer(DefaultTrainer):
-    """Trains what a config describes; override its ``build_*`` methods as Detectron2's.
+    """Trains the network of a config; override its ``build_*`` methods as Detectron2's.
 
-    Beyond ``DefaultTrainer``, and alike on Detectron2 0.5 and main:
+    In addition to ``DefaultTrainer``, on Detectron2 0.5 and main:
 
-    - A resumed run goes on as if it had never stopped: model, ID tables, optimizer, scheduler,
-      gradient scaler, seed and data order. Randomness comes from seed, iteration and rank alone.
-    - Losses and gradients are checked in every step by all ranks together, see :class:`TrainStep`.
-    - SIGINT and SIGTERM end it after the running step, with a checkpoint.
-    - Several ranks work on the CPU too.
+    - A resumed run has the results of an uninterrupted one: it restores model, ID tables,
+      optimizer, scheduler, gradient scaler, seed and data order. Random numbers depend on seed,
+      iteration and rank only.
+    - All ranks check losses and gradients of every step together, see :class:`TrainStep`.
+    - After SIGINT and SIGTERM it writes a checkpoint at the end of the step, and stops.
+    - Several ranks can train on the CPU.
     - Its folders are reserved from :meth:`resume_or_load` to the end of :meth:`train`: a second
-      training in ``OUTPUT_DIR`` is refused.
+      training in ``OUTPUT_DIR`` raises an error.
 
     Example::
 
@@ -93,13 +95,15 @@ class PersonSearchTrainer(DefaultTrainer):
         trainer.train()
     """
 
-    def __init__(self, cfg):
+    iter: int
+
+    def __init__(self, cfg: CfgNode):
         """
         Args:
             cfg: see :func:`kd_search.engine.setup`.
 
         Raises:
-            ValueError: mixed precision was asked for on the CPU.
+            ValueError: ``SOLVER.AMP.ENABLED`` on the CPU.
         """
         TrainerBase.__init__(self)
         for name in ("detectron2", "kd_search"):
@@ -107,17 +111,17 @@ class PersonSearchTrainer(DefaultTrainer):
                 setup_logger(distributed_rank=comm.get_rank(), name=name)
         if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
             raise ValueError(
-                f"SOLVER.AMP.ENABLED needs a CUDA GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE}: set "
-                "SOLVER.AMP.ENABLED False"
+                f"SOLVER.AMP.ENABLED requires a CUDA GPU, MODEL.DEVICE is {cfg.MODEL.DEVICE}: set "
+                "SOLVER.AMP.ENABLED to False"
             )
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter = 0
-        #: What a run that is resumed wrote about the evaluation after its checkpoint.
+        #: Results of the evaluation after the checkpoint of a resumed run.
         self.last_results: dict[str, float] = {}
         self.max_iter = cfg.SOLVER.MAX_ITER
         seed = draw_seed(cfg.SEED)
-        # All ranks build the same initial weights, and a student the same with terms and without.
+        # All ranks have the same initial weights, and a student the same with and without terms.
         seed_everything(seed, 0)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -137,8 +141,8 @@ class PersonSearchTrainer(DefaultTrainer):
             self.cfg.INPUT.WITH_ORIGINAL_IMAGE = True
             self.cfg.freeze()
         self.checkpointer = self._build_checkpointer()
-        self._data_loader = None
-        self._data_iterator = None
+        self._data_loader: Any = None
+        self._data_iterator: Any = None
         self._folders: list[str] = []
         #: Whether a signal ends the run after this step.
         self.stopping = False
@@ -146,6 +150,7 @@ class PersonSearchTrainer(DefaultTrainer):
 
     def _build_checkpointer(self) -> PersonSearchCheckpointer:
         scaler = self._trainer.grad_scaler
+        more: dict[str, Any] = {"grad_scaler": scaler} if scaler else {}
         return PersonSearchCheckpointer(
             self.model,
             self.cfg.OUTPUT_DIR,
@@ -154,19 +159,19 @@ class PersonSearchTrainer(DefaultTrainer):
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             trainer=weakref.proxy(self),
-            **({"grad_scaler": scaler} if scaler else {}),
+            **more,
         )
 
     # ------------------------------------------------------------------------------------ running
 
     @property
     def seed(self) -> int:
-        """What all randomness comes from: ``cfg.SEED``, or drawn, or read from a checkpoint."""
+        """Seed of all random numbers: ``cfg.SEED``, a drawn one, or that of a checkpoint."""
         return self._trainer.seed
 
     @property
-    def data_loader(self):
-        """The training loader, from ``start_iter`` on; built when first asked for."""
+    def data_loader(self) -> Any:
+        """The training loader, from ``start_iter`` on; built at first use."""
         if self._data_loader is None:
             cfg = self.cfg.clone()
             cfg.defrost()
@@ -175,17 +180,17 @@ class PersonSearchTrainer(DefaultTrainer):
         return self._data_loader
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
+        """Resume from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``.
 
         Raises:
-            FileNotFoundError, ValueError: as :meth:`PersonSearchCheckpointer.resume_or_load`; the
-                checkpoint is of an iteration beyond ``SOLVER.MAX_ITER``.
-            FolderInUseError, OSError: ``OUTPUT_DIR`` is in use, or cannot be written.
+            FileNotFoundError, ValueError: as :meth:`PersonSearchCheckpointer.resume_or_load`, or
+                the iteration of the checkpoint exceeds ``SOLVER.MAX_ITER``.
+            FolderInUseError, OSError: ``OUTPUT_DIR`` is in use, or not writable.
         """
         self._hold_folders()
         extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if extra["resumed"]:
-            # The checkpoint holds the iteration that was just finished.
+            # The iteration of a checkpoint is the last finished one.
             self.start_iter = extra["iteration"] + 1
             if self.start_iter > self.max_iter:
                 raise ValueError(
@@ -193,32 +198,28 @@ class PersonSearchTrainer(DefaultTrainer):
                     f"SOLVER.MAX_ITER {self.max_iter}: raise it, or train without --resume"
                 )
             if self.start_iter == self.max_iter:
-                logger.info("%s is of a finished run: nothing is left to train", extra["resumed"])
+                logger.info("%s is of a finished run: there is nothing to train", extra["resumed"])
             self.checkpointer.last_iteration = extra["iteration"]
             logger.info("Resuming %s at iteration %d", extra["resumed"], self.start_iter)
         else:
-            # Distillation may start the student with layers of its teacher.
-            model = getattr(self.model, "module", self.model)
-            getattr(model, "initialise", list)()
+            # A Distiller may copy layers of the teacher to the student.
+            getattr(unwrap_model(self.model), "initialise", list)()
         if resume and comm.is_main_process():
             self.last_results = cut_metrics(self.cfg.OUTPUT_DIR, self.start_iter)
         self._data_loader = self._data_iterator = None
 
-    def train(self) -> Optional[OrderedDict]:
-        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``.
-
-        Returns:
-            results of the last evaluation, if there was one.
+    def train(self) -> Optional[OrderedDict[str, Any]]:
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``; returns the last evaluation, if any.
 
         Raises:
             KeyboardInterrupt, SystemExit: after SIGINT, SIGTERM; a checkpoint was written.
-            FloatingPointError: too many steps in a row were skipped.
-            FolderInUseError, OSError: ``OUTPUT_DIR`` is in use, or cannot be written.
+            FloatingPointError: too many consecutive steps were skipped.
+            FolderInUseError, OSError: ``OUTPUT_DIR`` is in use, or not writable.
         """
         self._hold_folders()
         try:
             with self._signals, _bad_input_without_trace():
-                # Not inside of the loop, where Ctrl-C would be blocked while it is built.
+                # Before the loop, which would block Ctrl-C during the construction.
                 _ = self.data_loader
                 super().train()
         finally:
@@ -244,7 +245,7 @@ class PersonSearchTrainer(DefaultTrainer):
         batch = self._next_batch()
         self._trainer.run(batch, self.iter, time.perf_counter() - start)
 
-    def _next_batch(self) -> list:
+    def _next_batch(self) -> Any:
         if self._data_iterator is None:
             # Loaders start their workers with the iterator or with the first batch.
             with interrupts_blocked():
@@ -255,8 +256,8 @@ class PersonSearchTrainer(DefaultTrainer):
         except Exception as error:
             if self._signals.received is None or self.iter == self.start_iter:
                 raise
-            # Who stops a job may have told every process of it: the workers are gone.
-            logger.warning("No more data after the signal to stop: %s", error)
+            # The signal may have been sent to all processes of the job, and have ended the workers.
+            logger.warning("No more data after the stop signal: %s", error)
             self._save_now(self.iter - 1)
             raise stop_error(self._signals.received) from None
 
@@ -265,23 +266,23 @@ class PersonSearchTrainer(DefaultTrainer):
         super().after_step()
         if self.stopping:
             self._save_now(self.iter)
-            # No rank leaves before rank 0 has written: its exit would make launchers kill the rest.
+            # No rank exits before rank 0 has written: launchers would kill the others.
             comm.synchronize()
             interrupted = self._trainer.stop_signals[0] > 0
             raise stop_error(signal.SIGINT if interrupted else signal.SIGTERM)
 
     def after_train(self) -> None:
-        # A loop without any iteration counts one all the same.
+        # A loop without iterations counts one as well.
         self.iter = min(self.iter, max(self.start_iter, self.max_iter))
         super().after_train()
 
     def _save_now(self, finished: int) -> None:
-        """Write a checkpoint of the last finished iteration, if there is none yet."""
+        """Write a checkpoint of the last finished iteration, if there is none."""
         if self.checkpointer.last_iteration != finished:
             with self._signals.held():
                 self.checkpointer.save(f"model_{finished:07d}", iteration=finished)
 
-    def _evaluate(self) -> dict:
+    def _evaluate(self) -> dict[str, Any]:
         if self.stopping:
             return {}
         try:
@@ -294,9 +295,9 @@ class PersonSearchTrainer(DefaultTrainer):
         return self._last_eval_results
 
     @contextmanager
-    def between_steps(self):
-        """For long work before a step, which may be lost: a signal ends it at once, with a
-        checkpoint of the last finished iteration."""
+    def between_steps(self) -> Iterator[None]:
+        """Context of long work before a step: a signal ends it immediately, with a checkpoint of
+        the last finished iteration."""
         try:
             with self._signals.at_once():
                 yield
@@ -308,7 +309,7 @@ class PersonSearchTrainer(DefaultTrainer):
 
     # ------------------------------------------------------------------------------------- state
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Iteration, seed, counters, loss normalizers (of this rank), and the states of hooks."""
         state = TrainerBase.state_dict(self)
         state["loss_normalizers"] = read_loss_normalizers(unwrap_model(self.model))
@@ -317,7 +318,7 @@ class PersonSearchTrainer(DefaultTrainer):
         state["skipped_in_row"] = self._trainer.skipped_in_row
         return state
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state)
         seed = state.get("seed", self.seed)
         if self.cfg.SEED >= 0 and seed != self.cfg.SEED:
@@ -329,44 +330,44 @@ class PersonSearchTrainer(DefaultTrainer):
 
     # ---------------------------------------------------------------------------------- builders
 
-    def build_hooks(self) -> list:
+    def build_hooks(self) -> list[Any]:
         """See :func:`kd_search.engine.hooks.build_hooks`."""
         return build_hooks(self, self._evaluate)
 
-    def build_writers(self) -> list:
+    def build_writers(self) -> list[Any]:
         return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     @classmethod
-    def build_model(cls, cfg) -> nn.Module:
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The meta-architecture of the config, on ``MODEL.DEVICE``.
 
-        For ``RetinaNet`` it is a :class:`~kd_search.modeling.DistillableRetinaNet`: the same
-        network, whose losses have the same bits in every process.
+        For ``RetinaNet`` a :class:`~kd_search.modeling.DistillableRetinaNet`: the same network,
+        whose losses have the same bits in every process.
 
         Raises:
-            ValueError: ``MODEL.META_ARCHITECTURE`` is not registered, or as the architecture says.
+            ValueError: ``MODEL.META_ARCHITECTURE`` is not registered, or of the architecture.
         """
         name = cfg.MODEL.META_ARCHITECTURE
         if name not in META_ARCH_REGISTRY:
             known = ", ".join(sorted(known for known, _ in META_ARCH_REGISTRY))
             raise ValueError(f"MODEL.META_ARCHITECTURE {name!r} is none of {known}")
-        # Detectron2's RetinaNet rounds otherwise in a resumed run, ours does not.
+        # Detectron2's RetinaNet has other rounding errors in a resumed run.
         model = build_model(as_distillable(cfg) if name == "RetinaNet" else cfg)
         logger.info("Model:\n%s", model)
         return model
 
     @classmethod
-    def build_optimizer(cls, cfg, model: nn.Module) -> torch.optim.Optimizer:
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """See :func:`kd_search.engine.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg, start_iter: int = 0):
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> Any:
         """Batches of ``DATASETS.TRAIN``, from the batch of iteration ``start_iter`` on.
 
         Raises:
-            FileNotFoundError, ValueError: a set is missing or broken, sets of several kinds are
-                mixed, or the sets are not of the kind, or the classes, of the network.
+            FileNotFoundError, ValueError: a set is missing or invalid, sets are of several tasks,
+                or do not fit the network in task or classes.
         """
         task = train_task(cfg.DATASETS.TRAIN)
         check_task(cfg, cfg.DATASETS.TRAIN)
@@ -379,9 +380,9 @@ class PersonSearchTrainer(DefaultTrainer):
         return loader
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name: str):
-        """Every image of a test set once, with its queries where people are searched; of a re-ID
-        set every query and gallery sample."""
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Every image of a test set once, with its queries in person search; of a re-ID set every
+        query and gallery sample."""
         check_task(cfg, [dataset_name])
         if is_reid(dataset_name):
             return build_reid_test_loader(cfg, dataset_name)
@@ -392,11 +393,11 @@ class PersonSearchTrainer(DefaultTrainer):
         return loader
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name: str):
-        """Metrics of a test set; files go to ``OUTPUT_DIR/inference/<dataset_name>``.
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Evaluator of a test set, with files in ``OUTPUT_DIR/inference/<dataset_name>``.
 
-        Search and detection metrics where the set has identities and the network tells people
-        apart, AP of boxes otherwise; of a re-ID set mAP and CMC.
+        Search and detection metrics in person search, AP of boxes in detection, mAP and CMC of a
+        re-ID set.
         """
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if is_reid(dataset_name):
@@ -407,13 +408,13 @@ class PersonSearchTrainer(DefaultTrainer):
 
 
 def train_main(trainer: type[PersonSearchTrainer] = PersonSearchTrainer) -> Any:
-    """Train or evaluate what the command line asks for: the ``main`` of a ``train_net.py``.
+    """Train or evaluate by the command line: the ``main`` of a ``train_net.py``.
 
     Args:
         trainer: the trainer, or a subclass with ``build_*`` methods of its own.
 
     Returns:
-        results of the evaluation, where it ran in this process.
+        results of the evaluation, if it ran in this process.
     """
     return launch(partial(_train_or_evaluate, trainer), argument_parser().parse_args())
 

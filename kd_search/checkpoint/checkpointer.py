@@ -256,11 +256,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         return {"model": data, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _apply(
-        self,
-        checkpoint: dict[str, Any],
-        path: str,
-        names: Iterable[str],
-        strict: bool = False,
+        self, checkpoint: dict[str, Any], path: str, names: Iterable[str], strict: bool = False
     ) -> dict[str, Any]:
         if is_torchvision_resnet(checkpoint["model"]):
             renamed, left = rename_torchvision_resnet(checkpoint["model"], self.model.state_dict())

@@ -133,10 +133,7 @@ def check_model(checkpoint: Mapping[str, Any], path: str) -> None:
 
 
 def check_parts(
-    checkpoint: Mapping[str, Any],
-    parts: Mapping[str, Any],
-    path: str,
-    more: Iterable[str] = (),
+    checkpoint: Mapping[str, Any], parts: Mapping[str, Any], path: str, more: Iterable[str] = ()
 ) -> None:
     """Check that parts of a checkpoint fit the objects that will load them.
 

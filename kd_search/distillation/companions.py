@@ -53,11 +53,7 @@ class Companion(nn.Module):
         """
 
     def after_student(
-        self,
-        network: Any,
-        student: ModelOutputs,
-        teacher: Optional[ModelOutputs],
-        early: Any,
+        self, network: Any, student: ModelOutputs, teacher: Optional[ModelOutputs], early: Any
     ) -> tuple[ModelOutputs, Optional[ModelOutputs]]:
         """Outputs of student and teacher with the additions of this companion, as new objects.
 

@@ -106,11 +106,7 @@ class CompanionLike(Protocol):
     def before_student(self, batched_inputs: Batch) -> Any: ...
 
     def after_student(
-        self,
-        network: Any,
-        student: ModelOutputs,
-        teacher: Optional[ModelOutputs],
-        early: Any,
+        self, network: Any, student: ModelOutputs, teacher: Optional[ModelOutputs], early: Any
     ) -> tuple[ModelOutputs, Optional[ModelOutputs]]: ...
 
     def set_progress(self, progress: float) -> None: ...

@@ -147,10 +147,7 @@ class IDTableRefreshHook(HookBase):
     """
 
     def __init__(
-        self,
-        period: int,
-        tables: dict[str, IDTable],
-        build_rows: Callable[[int], IdentityMeans],
+        self, period: int, tables: dict[str, IDTable], build_rows: Callable[[int], IdentityMeans]
     ):
         """
         Args:

@@ -196,11 +196,7 @@ class RectangularROIPooler(ROIPooler):
         if len(self.level_poolers) == 1:
             return self.level_poolers[0](x[0], boxes)
         levels = assign_boxes_to_levels(
-            box_lists,
-            self.min_level,
-            self.max_level,
-            self.canonical_box_size,
-            self.canonical_level,
+            box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
         output = x[0].new_zeros((boxes.shape[0], x[0].shape[1], *self.output_size))
         for level, pooler in enumerate(self.level_poolers):

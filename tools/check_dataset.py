@@ -12,7 +12,7 @@ Exit status: 0 no defect, 1 defects found, 2 the input cannot be used.
 import argparse
 import os
 import sys
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from detectron2.data import DatasetCatalog
 
@@ -88,7 +88,8 @@ def _check(args: argparse.Namespace) -> DatasetReport:
         partner, note = _usual_partner(args.dataset)
     if partner is not None and type(partner) is not type(split):
         raise ValueError(f"only one of {split.name} and {partner.name} has identities")
-    check = check_detection_split if isinstance(split, DetectionSplit) else check_split
+    # Each takes its own kind of split, and a partner of the same kind.
+    check: Any = check_detection_split if isinstance(split, DetectionSplit) else check_split
     report = check(split, partner=partner, decode=not args.no_decode, max_pixels=args.max_pixels)
     if partner is None:
         report.notes.append(note or "overlap of train and test not checked: see --test-dataset")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import detectron2
@@ -175,7 +176,7 @@ class Demo:
         return self.output / name
 
     def _config(self, name: str, eval_only: bool = False):
-        overrides = ["OUTPUT_DIR", str(self._folder(name)), "SEED", self.seed]
+        overrides: list[Any] = ["OUTPUT_DIR", str(self._folder(name)), "SEED", self.seed]
         if name == "student_distilled":
             overrides += ["DISTILLATION.ID_TABLE.PATH", self._table_path]
         if self.preset == "tiny":

@@ -95,9 +95,9 @@ def _plot(args: argparse.Namespace) -> None:
             raise ValueError(f"the label {label!r} is given twice")
         folders[label] = folder
     documents = {label: load_results(folder) for label, folder in folders.items()}
-    names = {document.get("dataset") for document in documents.values()}
+    names = {str(document.get("dataset")) for document in documents.values()}
     if len(names) > 1:
-        raise ValueError(f"the runs are of different data sets: {', '.join(map(str, names))}")
+        raise ValueError(f"the runs are of different data sets: {', '.join(names)}")
     (title,) = names
     pictures = _Pictures(args.output)
     pictures.draw(

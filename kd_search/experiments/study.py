@@ -153,7 +153,7 @@ class StudyParser(argparse.ArgumentParser):
         add("--teacher-opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of teachers")
         add("--teacher-iterations", type=int, help="instead of the teacher's SOLVER.MAX_ITER")
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override]  # overloaded there
+    def parse_args(self, args=None, namespace=None):
         args = super().parse_args(args, namespace)
         for option, opts in (("--opts", args.opts), ("--teacher-opts", args.teacher_opts)):
             if len(opts) % 2:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from kd_search.utils.files import atomic_write
 
 Colour = tuple[int, int, int]
-Box = tuple[float, float, float, float]
+Box = Sequence[float]
 
 #: A found box that is right, and one that is wrong. Never the only cue: ticks and crosses go along.
 RIGHT: Colour = (22, 163, 74)

@@ -60,8 +60,10 @@ def agreement_colour(value: float, start: float) -> Colour:
     place = min(1.0, max(0.0, (value - start) / (1 - start))) * (len(_COLOURS) - 1)
     low = min(int(place), len(_COLOURS) - 2)
     share = place - low
-    mixed = ((1 - share) * a + share * b for a, b in zip(_COLOURS[low], _COLOURS[low + 1]))
-    return tuple(round(v) for v in mixed)
+    red, green, blue = (
+        round((1 - share) * a + share * b) for a, b in zip(_COLOURS[low], _COLOURS[low + 1])
+    )
+    return red, green, blue
 
 
 def draw_scale(start: float, width: int = 420) -> np.ndarray:

@@ -46,7 +46,7 @@ def load_distiller(cfg, checkpoint: str) -> Distiller:
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}: name the config of a "
             "distilled training"
         )
-    model = PersonSearchTrainer.build_model(cfg).eval()
+    model: Any = PersonSearchTrainer.build_model(cfg).eval()
     if PROTOTYPE_BANK not in model.companions:
         raise ValueError(
             f"DISTILLATION.TERMS {list(cfg.DISTILLATION.TERMS)} compare with no prototypes"

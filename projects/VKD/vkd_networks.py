@@ -51,7 +51,7 @@ class Network:
                 f"{self.config_file}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is no "
                 "re-ID network"
             )
-        model = PersonSearchTrainer.build_model(cfg).eval()
+        model: Any = PersonSearchTrainer.build_model(cfg).eval()
         load_trained(model, str(self.weights))
         return model, cfg
 

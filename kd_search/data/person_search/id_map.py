@@ -45,7 +45,7 @@ class IDMap:
             raise ValueError(
                 f"person ids mix numbers and strings (such as {number} and {text!r}); use one type"
             )
-        self._originals: tuple[OriginalID, ...] = tuple(sorted(ids))  # type: ignore[type-var]  # one type
+        self._originals: tuple[OriginalID, ...] = tuple(sorted(ids))
         self._rows: dict[OriginalID, int] = {o: row for row, o in enumerate(self._originals)}
 
     def row(self, original: Optional[OriginalID]) -> int:

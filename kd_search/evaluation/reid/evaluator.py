@@ -23,7 +23,7 @@ RESULTS_FILE = "reid_results.json"
 EMBEDDINGS_FILE = "reid_embeddings.npz"
 
 
-class ReIDEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 is untyped
+class ReIDEvaluator(DatasetEvaluator):
     """mAP and CMC of a registered set of crops or tracklets.
 
     ``process`` takes the dicts of the test loader and the network's outputs, see
@@ -40,7 +40,7 @@ class ReIDEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 is un
     :mod:`.embeddings`).
     """
 
-    @configurable  # type: ignore[untyped-decorator]  # Detectron2 is untyped
+    @configurable
     def __init__(
         self,
         *,

@@ -28,7 +28,7 @@ from kd_search.evaluation.search.predictions import (
 from kd_search.evaluation.search.protocol import Protocol, TableOptions
 
 
-class PersonSearchEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectron2 is untyped
+class PersonSearchEvaluator(DatasetEvaluator):
     """Search mAP and top-k, detection AP and recall of a registered test set.
 
     ``process`` takes the dicts of the test loader (``image_id``, and ``query_ids`` where the image
@@ -45,7 +45,7 @@ class PersonSearchEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectro
     ``save_features`` ``person_search_detections.npz`` (see :mod:`.predictions`).
     """
 
-    @configurable  # type: ignore[untyped-decorator]  # Detectron2 is untyped
+    @configurable
     def __init__(
         self,
         *,
@@ -201,4 +201,5 @@ class PersonSearchEvaluator(DatasetEvaluator):  # type: ignore[misc]  # Detectro
 
 def _to_array(tensor: torch.Tensor) -> np.ndarray:
     # A copy: the tensor may be a view that keeps the whole batch alive.
-    return tensor.detach().to("cpu", torch.float32).numpy().copy()
+    array: np.ndarray = tensor.detach().to("cpu", torch.float32).numpy().copy()
+    return array

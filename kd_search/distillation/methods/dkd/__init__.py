@@ -1,6 +1,6 @@
 """Diverse knowledge distillation (Zhang et al., AAAI 2021)."""
 
-from kd_search.distillation.methods.dkd import config  # registers the keys
+from kd_search.distillation.methods.dkd import config
 from kd_search.distillation.methods.dkd.crops import CropSampler, cut_crops
 from kd_search.distillation.methods.dkd.reid_teacher import ReIDTeacher
 from kd_search.distillation.methods.dkd.terms import (
@@ -8,3 +8,13 @@ from kd_search.distillation.methods.dkd.terms import (
     PairRelationTerm,
     TripletRelationTerm,
 )
+
+__all__ = [
+    "CropSampler",
+    "IdentityProbabilityTerm",
+    "PairRelationTerm",
+    "ReIDTeacher",
+    "TripletRelationTerm",
+    "config",
+    "cut_crops",
+]

@@ -1,6 +1,6 @@
 """Global knowledge (Tang et al., ECCV 2022)."""
 
-from kd_search.distillation.methods.global_knowledge import config  # registers the keys
+from kd_search.distillation.methods.global_knowledge import config
 from kd_search.distillation.methods.global_knowledge.bank import PrototypeBank
 from kd_search.distillation.methods.global_knowledge.generation import (
     PrototypeGeneration,
@@ -12,3 +12,15 @@ from kd_search.distillation.methods.global_knowledge.terms import (
     WeightedFeatureTerm,
     WeightedSoftLabelTerm,
 )
+
+__all__ = [
+    "GlobalKnowledgeTerm",
+    "PrototypeBank",
+    "PrototypeGeneration",
+    "PrototypeHook",
+    "PrototypeMatch",
+    "WeightedFeatureTerm",
+    "WeightedSoftLabelTerm",
+    "config",
+    "match_of",
+]

@@ -218,7 +218,7 @@ class WeightedSoftLabelTerm(PrototypeTerm):
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"{_KEY}.TEMPERATURE {temperature} must be above 0")
-        check_choice(f"{_KEY}.ONE_STAGE_DIVERGENCE", divergence, ("softmax", "binary"))
+        check_choice(f"{_KEY}.ONE_STAGE_DIVERGENCE", divergence, ("binary", "softmax"))
         binary = one_stage and divergence == "binary"
         self.divergence: Any = weighted_binary_soft_labels if binary else weighted_soft_labels
         self.one_stage = self.needs_anchor_weights = one_stage

@@ -119,7 +119,7 @@ def test_state_of_a_newer_layout_is_refused():
     state = table.state_dict()
     assert state._metadata[""]["version"] == 1
     state._metadata[""]["version"] = 2
-    with pytest.raises(RuntimeError, match="layout 2.*up to layout 1: upgrade kd_search"):
+    with pytest.raises(RuntimeError, match="version 2.*up to 1: upgrade kd_search"):
         table.load_state_dict(state)
 
 
@@ -162,8 +162,8 @@ def test_load_rows_fills_the_queue_from_its_start(count):
         (torch.zeros(5, 4), None, r"rows of the ID table must be \(5, 3\), got \(5, 4\)"),
         (torch.zeros(5), None, "rows of the ID table"),
         (torch.zeros(5, 3), torch.zeros(5, 3), r"queue of the ID table must be \(at most 4, 3\)"),
-        (torch.full((5, 3), float("nan")), None, "rows for the ID table hold 5"),
-        (torch.zeros(5, 3), torch.full((2, 3), float("inf")), "queue for the ID table hold 2"),
+        (torch.full((5, 3), float("nan")), None, "rows of the ID table have 5"),
+        (torch.zeros(5, 3), torch.full((2, 3), float("inf")), "queue of the ID table have 2"),
     ],
 )
 def test_load_rows_refuses_what_does_not_fit(rows, queue, message):

@@ -164,7 +164,7 @@ def test_classes_without_prototypes_are_named_once(folders, caplog):
     generation = PrototypeGeneration(cfg, distiller, 3)
     generation.pick()
     generation.pick()
-    message = "2 classes have no prototype, so that their regions weigh 1: 2, 3"
+    message = "2 classes have no prototype, their regions have weight 1: 2, 3"
     assert caplog.text.count(message) == 1 and caplog.text.count("from 5 images") == 2
 
 

@@ -246,7 +246,7 @@ def test_a_teacher_with_other_embeddings_or_none_is_refused(folder, tmp_path):
     wider = refresh_cfg(folder).clone()
     wider.MODEL.META_ARCHITECTURE = "PersonSearchRCNN"
     wider.MODEL.REID_HEAD.EMBEDDING_DIM = 16
-    for cfg, found in ((wider, "of 16"), (tiny_detector_cfg("fpn", 1), "of 0")):
+    for cfg, found in ((wider, "size 16"), (tiny_detector_cfg("fpn", 1), "size 0")):
         teacher = save_teacher(tmp_path, cfg)
         with pytest.raises(ValueError) as caught:
             build_model(refresh_cfg(folder, *teacher))

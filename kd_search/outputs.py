@@ -80,7 +80,7 @@ class IdentitySpec:
 
     #: D, length of an embedding.
     embedding_dim: int
-    #: L, identities that the logits tell apart; 0 without logits.
+    #: L, number of identities of the logits; 0 without logits.
     num_identities: int = 0
 
 

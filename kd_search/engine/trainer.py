@@ -223,7 +223,10 @@ class PersonSearchTrainer(DefaultTrainer):
                 _ = self.data_loader
                 super().train()
         finally:
-            self._release_folders()
+            if comm.is_main_process():
+                for folder in self._folders:
+                    release_folder(folder)
+            self._folders = []
         return getattr(self, "_last_eval_results", None)
 
     def _hold_folders(self) -> None:
@@ -233,12 +236,6 @@ class PersonSearchTrainer(DefaultTrainer):
         for message in hold_together(folders):
             logger.warning(message)
         self._folders = folders
-
-    def _release_folders(self) -> None:
-        if comm.is_main_process():
-            for folder in self._folders:
-                release_folder(folder)
-        self._folders = []
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -421,20 +418,16 @@ def train_main(trainer: type[PersonSearchTrainer] = PersonSearchTrainer) -> Any:
 
 def _train_or_evaluate(trainer_class: type[PersonSearchTrainer], args: Namespace) -> Any:
     cfg = setup(args)
-    if args.eval_only:
-        return _evaluate_weights(trainer_class, cfg, args.resume)
-    trainer = trainer_class(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
-
-
-def _evaluate_weights(trainer_class: type[PersonSearchTrainer], cfg: CfgNode, resume: bool) -> Any:
-    """Evaluate MODEL.WEIGHTS, or the last checkpoint of OUTPUT_DIR."""
+    if not args.eval_only:
+        trainer = trainer_class(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    # With --resume of the last checkpoint, otherwise of MODEL.WEIGHTS.
     model = trainer_class.build_model(cfg)
     checkpointer = PersonSearchCheckpointer(
         model, cfg.OUTPUT_DIR, trust_pickle=cfg.MODEL.TRUST_PICKLE
     )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = trainer_class.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -9,11 +9,7 @@ import time
 import numpy as np
 from _reid_reference import ReIDEntry, search_one_reid_query
 
-from kd_search.evaluation.reid.metric import (
-    DISTRACTOR,
-    ReIDSet,
-    evaluate_reid,
-)
+from kd_search.evaluation.reid.metric import DISTRACTOR, ReIDSet, evaluate_reid
 
 # MARS: 1,980 queries of 626 people, which are in the gallery of 12,180 tracklets, too; 6 cameras.
 NUM_QUERIES = 1980

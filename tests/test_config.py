@@ -156,10 +156,7 @@ def test_a_module_that_misses_another_one_is_reported_as_such(tmp_path, monkeypa
 def test_own_data_sets_are_registered_from_the_config(tmp_path):
     from kd_search.data import get_id_map
     from kd_search.engine import build_config
-    from kd_search.synthetic import (
-        PRESETS,
-        generate_dataset,
-    )
+    from kd_search.synthetic import PRESETS, generate_dataset
 
     root = tmp_path / "data"
     generate_dataset(root, PRESETS["tiny"], seed=0, progress=False)

@@ -17,11 +17,7 @@ import sys
 from dataclasses import asdict
 from typing import Any, Optional
 
-from kd_search.evaluation.search.compare_runs import (
-    compare_runs,
-    load_results,
-    verdict,
-)
+from kd_search.evaluation.search.compare_runs import compare_runs, load_results, verdict
 from kd_search.utils.files import write_json
 
 

@@ -15,10 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from kd_search.utils.threads import (
-    limit_threads,
-    wait_passively,
-)
+from kd_search.utils.threads import limit_threads, wait_passively
 
 wait_passively()  # before the steps load torch
 

@@ -23,10 +23,7 @@ from kd_search.checkpoint import load_trained
 from kd_search.data import build_person_search_test_loader
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.export import export_torchscript
-from kd_search.synthetic import (
-    PRESETS,
-    generate_dataset,
-)
+from kd_search.synthetic import PRESETS, generate_dataset
 from kd_search.utils.files import write_json
 from kd_search.visualization import (
     CHOICE,

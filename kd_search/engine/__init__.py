@@ -1,10 +1,6 @@
 from kd_search.checkpoint import PersonSearchCheckpointer
 from kd_search.engine.defaults import argument_parser, build_config, setup
-from kd_search.engine.hooks import (
-    IDTableAgreementHook,
-    IDTableStatisticsHook,
-    build_hooks,
-)
+from kd_search.engine.hooks import IDTableAgreementHook, IDTableStatisticsHook, build_hooks
 from kd_search.engine.launch import launch
 from kd_search.engine.loss_gradients import LossGradient, loss_gradients
 from kd_search.engine.train_step import TrainStep

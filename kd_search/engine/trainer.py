@@ -34,10 +34,7 @@ from kd_search.data.reid import build_reid_test_loader, build_reid_train_loader,
 from kd_search.engine.defaults import argument_parser, run_folders, setup
 from kd_search.engine.hooks import build_hooks
 from kd_search.engine.launch import is_bad_input, launch
-from kd_search.engine.parallel import (
-    hold_together,
-    wrap_model,
-)
+from kd_search.engine.parallel import hold_together, wrap_model
 from kd_search.engine.signals import StopSignals, interrupts_blocked, stop_error
 from kd_search.engine.solver import build_optimizer
 from kd_search.engine.task import check_num_classes, check_task, is_search_task, train_task

@@ -11,14 +11,7 @@ from detectron2.config import CfgNode
 
 from kd_search.experiments.run_folder import build_run_config
 from kd_search.experiments.runs import Run, RunFailed, run_all
-from kd_search.experiments.table import (
-    TEACHER,
-    TableLayout,
-    draw,
-    markdown,
-    summarise,
-    write_text,
-)
+from kd_search.experiments.table import TEACHER, TableLayout, draw, markdown, summarise, write_text
 from kd_search.utils.files import write_json
 
 

@@ -10,10 +10,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from kd_search.modeling.id_table import IDTable
-from kd_search.utils.comm import (
-    sum_over_ranks,
-    unwrap_model,
-)
+from kd_search.utils.comm import sum_over_ranks, unwrap_model
 from kd_search.utils.inference import Progress, evaluating
 
 logger = logging.getLogger(__name__)

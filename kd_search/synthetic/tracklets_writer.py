@@ -10,13 +10,7 @@ import numpy as np
 
 from kd_search.synthetic.appearance import Appearance, draw_identities, draw_stranger
 from kd_search.synthetic.config import TRACKLETS_VERSION, TrackletsConfig
-from kd_search.synthetic.generated_set import (
-    SPLITS,
-    generate_set,
-    make_rng,
-    run_jobs,
-    write_jpeg,
-)
+from kd_search.synthetic.generated_set import SPLITS, generate_set, make_rng, run_jobs, write_jpeg
 from kd_search.synthetic.scene import Stage
 from kd_search.synthetic.tracklets_scene import build_street, render_tracklet
 

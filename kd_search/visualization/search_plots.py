@@ -9,11 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from kd_search.evaluation.search.plot_data import (
-    RECALL_LEVELS,
-    CameraPairs,
-    Distances,
-)
+from kd_search.evaluation.search.plot_data import RECALL_LEVELS, CameraPairs, Distances
 
 # Lines differ in colour (Okabe and Ito's, safe for colour-blind readers), dashes, markers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#7A6A00", "#555555")

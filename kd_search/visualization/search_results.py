@@ -9,10 +9,7 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 from PIL import Image
 
-from kd_search.data.io.image import (
-    ImageError,
-    read_image,
-)
+from kd_search.data.io.image import ImageError, read_image
 from kd_search.evaluation.matching import iou_of_pairs, search_iou_threshold
 from kd_search.evaluation.search.compare_runs import load_results
 from kd_search.evaluation.search.evaluate import RESULTS_FILE

@@ -37,10 +37,7 @@ from kd_search.checkpoint import load_trained
 from kd_search.engine import PersonSearchTrainer
 from kd_search.experiments import build_run_config, train_and_evaluate
 from kd_search.modeling import as_distillable
-from kd_search.utils.files import (
-    atomic_write,
-    write_json,
-)
+from kd_search.utils.files import atomic_write, write_json
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/DetectorKD/configs/coco128"

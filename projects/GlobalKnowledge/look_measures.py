@@ -14,10 +14,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from kd_search.checkpoint import load_trained
-from kd_search.data.io.image import (
-    ImageError,
-    read_image,
-)
+from kd_search.data.io.image import ImageError, read_image
 from kd_search.data.training_records import POSITION_KEY, build_record_loader
 from kd_search.distillation import Distiller
 from kd_search.distillation.methods.global_knowledge.bank import PrototypeBank

@@ -27,13 +27,7 @@ import torch
 from detectron2.config import CfgNode
 from linear_probe import REGULARISER, fit_linear_probe, largest_share
 from tqdm import tqdm
-from vkd_networks import (
-    Network,
-    Networks,
-    choose_networks,
-    network_parser,
-    parse_networks,
-)
+from vkd_networks import Network, Networks, choose_networks, network_parser, parse_networks
 from vkd_study import REPO
 
 from kd_search.data.io.image import ImageError

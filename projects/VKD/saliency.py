@@ -25,13 +25,7 @@ from saliency_grid import HeatTile, SaliencyRow, draw_saliency
 from saliency_maps import heat, logit_maps, margin_maps
 from torch.nn.functional import normalize
 from tqdm import tqdm
-from vkd_networks import (
-    Network,
-    Networks,
-    choose_networks,
-    network_parser,
-    parse_networks,
-)
+from vkd_networks import Network, Networks, choose_networks, network_parser, parse_networks
 from vkd_study import REPO
 
 from kd_search.data.io.image import ImageError

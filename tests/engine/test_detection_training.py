@@ -8,12 +8,7 @@ from detectron2.engine import default_argument_parser, hooks
 from detectron2.modeling.meta_arch import retinanet
 
 from kd_search.data.detection.kitti import register_kitti
-from kd_search.engine import (
-    PersonSearchCheckpointer,
-    PersonSearchTrainer,
-    build_config,
-    setup,
-)
+from kd_search.engine import PersonSearchCheckpointer, PersonSearchTrainer, build_config, setup
 from kd_search.engine.task import best_metric, has_id_branch
 from tests.engine.toy import assert_same, everything, read_metrics, trained
 

@@ -11,14 +11,7 @@ import pytest
 import torch
 
 from kd_search.engine.signals import StopSignals, interrupts_blocked
-from tests.engine.toy import (
-    ToyTrainer,
-    assert_same,
-    start_script,
-    toy_cfg,
-    trained,
-    wait_for_lines,
-)
+from tests.engine.toy import ToyTrainer, assert_same, start_script, toy_cfg, trained, wait_for_lines
 
 
 def assert_same_end(root: Path, stopped: str, start_iter=None) -> None:

@@ -11,14 +11,7 @@ from detectron2.utils.events import EventStorage
 
 from kd_search.engine import IDTableAgreementHook, compute_identity_means, launch
 from kd_search.engine.parallel import id_tables
-from tests.engine.toy import (
-    ToyDistillerTrainer,
-    ToyLoader,
-    ToyNetwork,
-    toy_cfg,
-    toy_input,
-    trained,
-)
+from tests.engine.toy import ToyDistillerTrainer, ToyLoader, ToyNetwork, toy_cfg, toy_input, trained
 
 
 def train_with_a_nan_on_one_rank(folder) -> dict:

@@ -13,14 +13,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from kd_search.data.detection.kitti import register_kitti
 from kd_search.data.generated import register_generated
-from kd_search.evaluation.detection import (
-    build_detection_evaluator,
-    has_fast_coco_eval,
-)
-from kd_search.synthetic import (
-    PRESETS,
-    generate_dataset,
-)
+from kd_search.evaluation.detection import build_detection_evaluator, has_fast_coco_eval
+from kd_search.synthetic import PRESETS, generate_dataset
 
 
 @pytest.fixture

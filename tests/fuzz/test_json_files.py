@@ -15,16 +15,10 @@ from kd_search.data.detection.register import load_detection_set
 from kd_search.data.generated import register_objects
 from kd_search.data.person_search.coco_json import load_coco_json
 from kd_search.evaluation import Protocol
-from kd_search.evaluation.search.compare_runs import (
-    compare_runs,
-    load_results,
-)
+from kd_search.evaluation.search.compare_runs import compare_runs, load_results
 from kd_search.evaluation.search.plot_data import cmc_curve
 from kd_search.evaluation.search.protocol_table import read_table_rows
-from kd_search.synthetic.objects_layouts import (
-    write_ilsvrc_layout,
-    write_kitti_layout,
-)
+from kd_search.synthetic.objects_layouts import write_ilsvrc_layout, write_kitti_layout
 from kd_search.utils.files import write_json
 from kd_search.visualization import choose_queries, draw_search_results
 from kd_search.visualization.search_plots import draw_gallery_sizes

@@ -26,10 +26,7 @@ from kd_search.distillation.methods.global_knowledge import PrototypeBank
 from kd_search.distillation.methods.global_knowledge.candidates import annotated_boxes
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.outputs import ModelOutputs
-from kd_search.synthetic import (
-    OBJECTS_PRESETS,
-    generate_objects,
-)
+from kd_search.synthetic import OBJECTS_PRESETS, generate_objects
 from tests.projects.project_files import load_script, merged
 
 look = load_script("GlobalKnowledge", "look")

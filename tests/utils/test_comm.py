@@ -13,12 +13,7 @@ from gloo import join_group, leave_group, start_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kd_search.utils.comm import (
-    StoppedElsewhereError,
-    join_rows,
-    joint_share,
-    meet_at_end,
-)
+from kd_search.utils.comm import StoppedElsewhereError, join_rows, joint_share, meet_at_end
 
 CPU = torch.device("cpu")
 #: Rows of every rank, by the number of ranks: uneven, and one rank without any.

@@ -4,11 +4,7 @@ from collections.abc import Sequence
 from typing import Callable, Optional
 
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch.utils.data import DataLoader

@@ -13,21 +13,14 @@ from detectron2.config import get_cfg
 
 from benchmarks._reid_reference import ReIDEntry, search_one_reid_query
 from kd_search import add_kd_search_config
-from kd_search.evaluation.reid.embeddings import (
-    SETTINGS,
-    load_reid_embeddings,
-    merge_entries,
-)
+from kd_search.evaluation.reid.embeddings import SETTINGS, load_reid_embeddings, merge_entries
 from kd_search.evaluation.reid.evaluator import (
     EMBEDDINGS_FILE,
     RESULTS_FILE,
     ReIDEvaluator,
     entries_of,
 )
-from kd_search.evaluation.reid.protocol import (
-    ReIDProtocol,
-    evaluate_reid_embeddings,
-)
+from kd_search.evaluation.reid.protocol import ReIDProtocol, evaluate_reid_embeddings
 from tests.evaluation.reid import reid_scenes
 
 REPO = Path(__file__).resolve().parents[3]

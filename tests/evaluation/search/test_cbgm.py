@@ -5,10 +5,7 @@ import pytest
 
 from benchmarks._protocol_reference import Asked, Scene, iou, search_by_text
 from kd_search.evaluation import Protocol, TableOptions, evaluate_detection_set
-from kd_search.evaluation.search.predictions import (
-    ImageDetections,
-    collect,
-)
+from kd_search.evaluation.search.predictions import ImageDetections, collect
 from kd_search.evaluation.search.test_set import contexts_of_detections
 
 DIM, NMS_IOU = 6, 0.5

@@ -18,10 +18,7 @@ from kd_search.evaluation import (
 )
 from kd_search.evaluation.search import plot_data
 from kd_search.evaluation.search.compare_runs import load_results
-from kd_search.evaluation.search.plot_data import (
-    CameraPairs,
-    Distances,
-)
+from kd_search.evaluation.search.plot_data import CameraPairs, Distances
 from kd_search.evaluation.search.test_set import PreparedSet
 from kd_search.visualization import search_plots
 from tests.evaluation.search import fake_model

@@ -17,10 +17,7 @@ from kd_search.evaluation import (
     evaluate_detections_file,
     load_detections,
 )
-from kd_search.evaluation.search.galleries import (
-    Gallery,
-    galleries_from_metadata,
-)
+from kd_search.evaluation.search.galleries import Gallery, galleries_from_metadata
 from kd_search.evaluation.search.predictions import collect
 from tests.evaluation.search import fake_model
 from tests.evaluation.search.test_evaluator import NAME, ground_truth_run

@@ -5,13 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_search.evaluation import (
-    CAMERAS,
-    MODES,
-    Gallery,
-    GalleryProtocol,
-    similarity,
-)
+from kd_search.evaluation import CAMERAS, MODES, Gallery, GalleryProtocol, similarity
 from kd_search.evaluation.search.ranking import _block
 from tests.evaluation.search import protocol_scenes
 

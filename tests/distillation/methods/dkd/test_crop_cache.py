@@ -22,10 +22,7 @@ from kd_search.data import (
 )
 from kd_search.data.io.image import read_image
 from kd_search.distillation.methods.dkd import crop_cache
-from kd_search.synthetic import (
-    PRESETS,
-    generate_dataset,
-)
+from kd_search.synthetic import PRESETS, generate_dataset
 
 TERMS = ["IdentityProbabilityTerm", "PairRelationTerm", "TripletRelationTerm"]
 

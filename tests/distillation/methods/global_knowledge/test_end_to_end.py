@@ -15,10 +15,7 @@ from kd_search.distillation.methods.global_knowledge.match import pool_regions
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.losses import global_knowledge_loss
 from kd_search.outputs import Part
-from kd_search.synthetic import (
-    OBJECTS_PRESETS,
-    generate_objects,
-)
+from kd_search.synthetic import OBJECTS_PRESETS, generate_objects
 
 CONFIG = str(REPO / "configs/objects/student_r18w25_fpn.yaml")
 LEVELS = ["p2", "p3", "p4", "p5"]

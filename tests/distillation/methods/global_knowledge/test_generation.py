@@ -9,10 +9,7 @@ from detectron2.data import transforms as T  # noqa: N812
 from detectron2.structures import Boxes, Instances
 from tiny_training_set import HEIGHT, OBJECTS, WIDTH, register_set
 
-from kd_search.data.io.image import (
-    ImageError,
-    read_image,
-)
+from kd_search.data.io.image import ImageError, read_image
 from kd_search.data.sampling.unreadable import TooManySkippedImagesError
 from kd_search.data.training_records import training_records
 from kd_search.distillation.methods.global_knowledge.candidates import annotated_boxes

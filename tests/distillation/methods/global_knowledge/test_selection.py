@@ -5,10 +5,7 @@ import torch
 
 from kd_search.distillation.methods.global_knowledge import PrototypeBank
 from kd_search.distillation.methods.global_knowledge.candidates import CandidateBoxes
-from kd_search.distillation.methods.global_knowledge.features import (
-    Candidates,
-    HalfRows,
-)
+from kd_search.distillation.methods.global_knowledge.features import Candidates, HalfRows
 from kd_search.distillation.methods.global_knowledge.selection import (
     cluster_identities,
     finite_candidates,

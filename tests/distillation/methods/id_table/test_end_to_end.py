@@ -12,10 +12,7 @@ from tiny import REPO
 from kd_search.data import get_id_map
 from kd_search.distillation.methods.id_table import IDTableFile, TableMismatchError
 from kd_search.engine import PersonSearchTrainer, build_config
-from kd_search.synthetic import (
-    PRESETS,
-    generate_dataset,
-)
+from kd_search.synthetic import PRESETS, generate_dataset
 from kd_search.utils.files import file_sha256
 
 TINY = (

@@ -71,9 +71,9 @@ STUDIES: dict[str, tuple[Row, ...]] = {
     # Which layers are not initialised from the teacher; neck and classifier are in the first only.
     "starts": (
         _TEACHER,
-        Row("nothing anew", {_START: ["backbone", "neck", "classifier"]}),
-        Row("res5 anew", {_START: [*_UP_TO_RES3, "backbone.res4"]}),
-        Row("res4 and res5 anew", {_START: _UP_TO_RES3}),
+        Row("nothing reinitialized", {_START: ["backbone", "neck", "classifier"]}),
+        Row("res5 reinitialized", {_START: [*_UP_TO_RES3, "backbone.res4"]}),
+        Row("res4 and res5 reinitialized", {_START: _UP_TO_RES3}),
     ),
 }
 

@@ -47,7 +47,7 @@ def test_losses_and_gradients_equal_detectron2s_over_several_steps(norm, loss_ty
 
 def test_losses_and_gradients_equal_detectron2s_scripted_ones_to_rounding():
     theirs, ours = build("RetinaNet"), build()
-    for inputs in [batch(), batch(), batch()]:  # torch compiles anew after two calls
+    for inputs in [batch(), batch(), batch()]:  # torch compiles again after two calls
         steps = []
         for network in (theirs, ours):
             network.zero_grad()

@@ -95,7 +95,7 @@ def test_student_of_several_studies_is_trained_once(study_of):
     studies = {name: study_of("--study", name) for name in STUDIES}
     shared = {
         **{"terms": "all", "views": "M=2", "sources": "cameras"},
-        **{"logits": "kl", "starts": "res5 anew"},
+        **{"logits": "kl", "starts": "res5 reinitialized"},
     }
     same = [studies[name].runs[row, 2] for name, row in shared.items()]
     assert len({run.folder for run in same}) == 1

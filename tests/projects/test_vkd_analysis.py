@@ -1,4 +1,4 @@
-"""Closer looks at networks of projects/VKD: which are chosen, cameras in embeddings, saliency."""
+"""Analyses of networks of projects/VKD: choice of networks, cameras in embeddings, saliency."""
 
 import json
 

@@ -29,7 +29,7 @@ def make_samples(count=30, seed=0, frames=3):
 
 
 def register(name, samples, **metadata):
-    """Register samples and metadata anew, and return the name."""
+    """Register samples and metadata again; return the name."""
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

@@ -1,4 +1,4 @@
-"""Student and re-ID teacher look at the same people, whatever was done to the image."""
+"""Student and re-ID teacher get crops of the same people, whatever the augmentation."""
 
 import numpy as np
 import pytest

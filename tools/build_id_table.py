@@ -22,9 +22,11 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
 from kd_search.checkpoint import load_trained
+from kd_search.config import import_modules
 from kd_search.data import build_person_search_table_loader, get_id_map
 from kd_search.distillation.methods.id_table import IDTableFile
 from kd_search.engine import PersonSearchTrainer, build_config, compute_identity_means
+from kd_search.engine.defaults import add_import_argument
 from kd_search.utils.files import check_writable, file_sha256
 
 
@@ -70,11 +72,13 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="weights of the teacher")
     parser.add_argument("--output", required=True, help="table to write (.pth)")
     parser.add_argument("--source", choices=("mean", "oim"), default="mean")
+    add_import_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides")
     args = parser.parse_args()
     setup_logger(name="kd_search")
     try:
         check_writable(args.output, "--output")
+        import_modules(args.imports)
         cfg = build_config(args.config_file, args.opts)
         table = build_table(cfg, args.weights, args.source)
         table.save(args.output)

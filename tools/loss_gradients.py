@@ -28,7 +28,9 @@ from typing import Optional
 from tqdm import tqdm
 
 from kd_search.checkpoint import load_trained
+from kd_search.config import import_modules
 from kd_search.engine import PersonSearchTrainer, build_config, loss_gradients
+from kd_search.engine.defaults import add_import_argument
 from kd_search.engine.train_step import seed_everything
 from kd_search.utils.files import write_json
 
@@ -43,6 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--batches", type=int, default=4, metavar="N", help="default: 4")
     add("--layer", default="backbone", help="of the student, by name (default: backbone)")
     add("--output", metavar="FILE", help="write the numbers there as JSON")
+    add_import_argument(parser)
     add("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     return parser
 
@@ -72,6 +75,7 @@ def measure(args: argparse.Namespace) -> dict:
     """
     if args.batches < 1:
         raise ValueError("--batches must be 1 or more")
+    import_modules(args.imports)
     cfg = build_config(args.config_file, args.opts)
     seed_everything(max(cfg.SEED, 0), 0)
     model = PersonSearchTrainer.build_model(cfg).train()

@@ -34,8 +34,10 @@ from tqdm import tqdm
 
 import kd_search.modeling  # noqa: F401  registers the networks
 from kd_search.checkpoint import load_trained
+from kd_search.config import import_modules
 from kd_search.data import ImageError, PersonSearchDatasetMapper, read_image
 from kd_search.engine import build_config
+from kd_search.engine.defaults import add_import_argument
 from kd_search.visualization import write_picture
 from kd_search.visualization.drawing import FAINT_INK, INK, PANEL, write_file
 from kd_search.visualization.own_search_page import draw_own_search, write_own_search_page
@@ -103,6 +105,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gallery", metavar="FOLDER", required=True, help="pictures to search")
     parser.add_argument("--output", metavar="FILE", required=True, help=".html, .png or .jpg")
     parser.add_argument("--top-k", type=int, default=20, metavar="K", help="default: 20")
+    add_import_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     return parser
 
@@ -133,6 +136,7 @@ def _search(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.gallery}: holds no image to search")
     # The table of training identities takes no part in a search.
     fixed = ["MODEL.OIM.ENABLED", "False", "MODEL.OIM.NUM_IDS", "1"]
+    import_modules(args.imports)
     cfg = build_config(args.config_file, [*args.opts, *fixed], eval_only=True)
     searcher = PersonSearcher(cfg, args.weights or cfg.MODEL.WEIGHTS)
     query = searcher.find_query(args.query, args.box)

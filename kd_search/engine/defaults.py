@@ -129,11 +129,7 @@ def build_config(
         cfg.MODEL.DEVICE = "cpu"
     if eval_only and cfg.MODEL.META_ARCHITECTURE == "Distiller":
         cfg.MODEL.META_ARCHITECTURE = cfg.DISTILLATION.STUDENT_META_ARCH
-    if not eval_only:
-        # Scripts may register theirs later.
-        train_task([name for name in cfg.DATASETS.TRAIN if name in DatasetCatalog.list()])
-        check_task(cfg, cfg.DATASETS.TRAIN)
-    check_task(cfg, cfg.DATASETS.TEST)
+    _check_tasks(cfg, eval_only)
     if cfg.MODEL.OIM.NUM_IDS == 0 and has_id_branch(cfg):
         cfg.MODEL.OIM.NUM_IDS = _count_identities(cfg, "MODEL.OIM.NUM_IDS", eval_only)
     if cfg.MODEL.REID_NETWORK.NUM_IDS == 0 and is_reid_network(cfg):
@@ -208,6 +204,14 @@ def _unknown_key(key: str, cfg: CfgNode) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def _check_tasks(cfg: CfgNode, eval_only: bool) -> None:
+    if not eval_only:
+        # Scripts may register theirs later.
+        train_task([name for name in cfg.DATASETS.TRAIN if name in DatasetCatalog.list()])
+        check_task(cfg, cfg.DATASETS.TRAIN)
+    check_task(cfg, cfg.DATASETS.TEST)
 
 
 def _count_identities(cfg: CfgNode, key: str, eval_only: bool) -> int:

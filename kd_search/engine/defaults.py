@@ -135,11 +135,7 @@ def build_config(
     if cfg.MODEL.REID_NETWORK.NUM_IDS == 0 and is_reid_network(cfg):
         number = _count_identities(cfg, "MODEL.REID_NETWORK.NUM_IDS", eval_only)
         cfg.MODEL.REID_NETWORK.NUM_IDS = number
-    if not eval_only:
-        check_num_classes(cfg, cfg.DATASETS.TRAIN)
-    # A missing test set raises an error when it is used.
-    with contextlib.suppress(FileNotFoundError):
-        check_num_classes(cfg, cfg.DATASETS.TEST)
+    _check_classes(cfg, eval_only)
     cfg.freeze()
     return cfg
 
@@ -212,6 +208,14 @@ def _check_tasks(cfg: CfgNode, eval_only: bool) -> None:
         train_task([name for name in cfg.DATASETS.TRAIN if name in DatasetCatalog.list()])
         check_task(cfg, cfg.DATASETS.TRAIN)
     check_task(cfg, cfg.DATASETS.TEST)
+
+
+def _check_classes(cfg: CfgNode, eval_only: bool) -> None:
+    if not eval_only:
+        check_num_classes(cfg, cfg.DATASETS.TRAIN)
+    # A missing test set raises an error when it is used.
+    with contextlib.suppress(FileNotFoundError):
+        check_num_classes(cfg, cfg.DATASETS.TEST)
 
 
 def _count_identities(cfg: CfgNode, key: str, eval_only: bool) -> int:

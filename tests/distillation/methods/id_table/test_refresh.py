@@ -251,7 +251,7 @@ def test_a_teacher_with_other_embeddings_or_none_is_refused(folder, tmp_path):
         with pytest.raises(ValueError) as caught:
             build_model(refresh_cfg(folder, *teacher))
         message = str(caught.value)
-        assert found in message and "of 8" in message and "\n" not in message
+        assert found in message and "size 8" in message and "\n" not in message
         assert "TEACHER.CONFIG_FILE" in message and "ID_TABLE.PATH" in message
 
 

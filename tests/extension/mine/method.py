@@ -12,6 +12,7 @@ from kd_search.distillation import (
     DistillationTerm,
 )
 from kd_search.outputs import Part
+from kd_search.utils.comm import join_rows
 
 
 @register_config
@@ -45,8 +46,9 @@ class TeacherMean(Companion):
         return {"feature": node.FEATURE, "channels": channels, "momentum": node.MOMENTUM}
 
     def after_student(self, network, student, teacher, early):
-        batch_mean = teacher.features[self.feature].mean(dim=(0, 2, 3))
-        self.mean.lerp_(batch_mean, 1 - self.momentum)
+        if torch.is_grad_enabled():  # a training step, in which all ranks take part
+            (means,) = join_rows(teacher.features[self.feature].mean(dim=(0, 2, 3))[None])
+            self.mean.lerp_(means.mean(dim=0), 1 - self.momentum)
         return student, teacher.with_extra("TeacherMean", self.mean.clone())
 
 

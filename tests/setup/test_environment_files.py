@@ -4,6 +4,7 @@ import ast
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import check_environment
@@ -166,3 +167,14 @@ def test_ci_fails_with_its_first_failing_target(tmp_path, failing):
     assert (result.returncode == 0) == (failing is None)
     expected = targets[: targets.index(failing) + 1] if failing else targets
     assert [t for t in targets if (tmp_path / f"{t}.done").exists()] == expected
+
+
+def test_the_built_package_has_every_module_and_the_marker_of_types(tmp_path):
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(REPO / name, tmp_path)
+    shutil.copytree(REPO / "kd_search", tmp_path / "kd_search")
+    build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    wanted = {p.relative_to(REPO) for p in (REPO / "kd_search").rglob("*.py")}
+    built = {p.relative_to(tmp_path / "built") for p in (tmp_path / "built").rglob("*.*")}
+    assert built == wanted | {Path("kd_search/py.typed")}

@@ -334,3 +334,29 @@ def test_a_network_in_use_needs_all_its_weights_and_no_id_table(tmp_path):
 def test_layout_versions_of_modules_survive_plain_types():
     state = to_plain(nn.BatchNorm2d(2).state_dict())
     assert state._metadata[""]["version"] == 2
+
+
+def test_weights_of_pycls_load_without_counters(tmp_path):
+    network = nn.Sequential(nn.Linear(3, 2))
+    state = {"0.weight": torch.ones(2, 3), "0.bias": torch.ones(2), "n.num_batches_tracked": 1}
+    torch.save({"model_state": state}, tmp_path / "net.pyth")
+    load(network, tmp_path / "net.pyth")
+    assert torch.equal(network[0].weight, torch.ones(2, 3))
+
+
+def test_names_are_matched_by_their_ends_where_heuristics_are_asked_for(tmp_path):
+    network = nn.Sequential(nn.Linear(3, 2))
+    torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, tmp_path / "net.pth")
+    load(network, f"{tmp_path / 'net.pth'}?matching_heuristics=True")
+    assert torch.equal(network[0].weight, torch.ones(2, 3))
+
+
+def test_a_file_without_names_or_state_is_refused(tmp_path):
+    network = nn.Linear(3, 2)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list\.pth.*list"):
+        load(network, tmp_path / "list.pth")
+    torch.save({"model": network.state_dict()}, tmp_path / "model_0000001.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(ValueError, match=r"model_0000001\.pth.*no training state"):
+        PersonSearchCheckpointer(network, str(tmp_path)).resume_or_load("", resume=True)

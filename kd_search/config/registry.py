@@ -22,6 +22,10 @@ _BUILT_IN = ("kd_search.distillation.methods",)
 _registered: dict[str, AddKeys] = {}
 
 
+class ConfigError(ValueError):
+    """A setting that does not fit, from any package; the command line prints it in one line."""
+
+
 def register_config(add_keys: AddKeys) -> AddKeys:
     """Register a function that adds config keys in place; may be used as a decorator.
 

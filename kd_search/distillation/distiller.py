@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
+from kd_search.config import ConfigError
 from kd_search.distillation.companions import (
     COMPANION_REGISTRY,
     Companion,
@@ -21,7 +22,7 @@ from kd_search.distillation.joint_batch import JOINABLE_PARTS, join_outputs
 from kd_search.distillation.protocols import Batch, CropStudent, Losses, Student, check_protocol
 from kd_search.distillation.teacher import FrozenTeacher, build_teacher
 from kd_search.distillation.terms import build_terms, check_terms
-from kd_search.modeling import build_distillable
+from kd_search.modeling import FeatureNetwork, build_distillable
 from kd_search.outputs import (
     ANCHOR_PARTS,
     CROP_PARTS,
@@ -111,7 +112,7 @@ class Distiller(nn.Module):
         student_cfg = cfg.clone()
         student_cfg.defrost()
         student_cfg.MODEL.META_ARCHITECTURE = cfg.DISTILLATION.STUDENT_META_ARCH
-        student: Any = build_distillable(student_cfg)
+        student: Any = build_distillable(student_cfg, _STUDENT_KEY)
         check_protocol(student, Student, "a student", _STUDENT_KEY)
         terms: Any = build_terms(cfg)
         names = companions_of(terms)
@@ -157,7 +158,13 @@ class Distiller(nn.Module):
         if teacher is not None:
             teacher = self.teacher.forward_regions(teacher, student)
         for name, companion in self.companions.items():
-            student, teacher = companion.after_student(self.student, student, teacher, early[name])
+            added = companion.after_student(self.student, student, teacher, early[name])
+            if not (isinstance(added, tuple) and len(added) == 2):
+                raise ConfigError(
+                    f"DISTILLATION.TERMS: after_student() of the companion {name} must return the "
+                    f"outputs of student and teacher, it returned a {type(added).__name__}"
+                )
+            student, teacher = added
         self._add_terms(losses, student, teacher)
         return losses
 
@@ -267,11 +274,13 @@ def _check_student(student: Any, terms: Any, companions: Any) -> None:
     for name, reader in [*readers, *companions.items()]:
         missing = reader.student_parts - available
         if missing:
-            hints = (f": {hint}" for parts, hint in _HINTS if missing & parts)
+            hints = [f": {hint}" for parts, hint in _HINTS if missing & parts]
+            if isinstance(student, FeatureNetwork):
+                hints = [": to output more, a class of another package defines forward_train()"]
             raise ValueError(
                 f"DISTILLATION.TERMS: {name} requires {names_of(missing)} of the student, and "
                 f"{type(student).__name__} ({_STUDENT_KEY}) outputs {names_of(available)}"
-                + next(hints, "")
+                + next(iter(hints), "")
             )
 
 

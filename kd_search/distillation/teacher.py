@@ -1,5 +1,6 @@
 """Frozen teachers: built from their own config and weights, run beside the student."""
 
+import os
 from typing import Any, Optional
 
 import torch
@@ -135,28 +136,36 @@ def build_teacher(cfg: CfgNode, parts: frozenset[Part], student: ModelSpec) -> F
         else:
             what = "a term requires a teacher"
         raise ValueError(f"{_KEY} is empty, but {what}")
-    teacher_cfg = read_teacher_config(cfg, node)
+    teacher_cfg = read_teacher_config(cfg, node, "DISTILLATION.TEACHER")
     if Part.IDENTITY_LOGITS in parts:
         teacher_cfg.MODEL.OIM.NUM_IDS = teacher_cfg.MODEL.OIM.NUM_IDS or cfg.MODEL.OIM.NUM_IDS
     else:
         teacher_cfg.MODEL.OIM.ENABLED = False
     if teacher_cfg.MODEL.REID_NETWORK.NUM_IDS == 0:
         teacher_cfg.MODEL.REID_NETWORK.NUM_IDS = cfg.MODEL.REID_NETWORK.NUM_IDS
-    model = build_distillable(teacher_cfg)
+    model = build_distillable(teacher_cfg, f"{_KEY}: MODEL.META_ARCHITECTURE")
     teacher = FrozenTeacher(model, parts, batch_statistics=node.BATCH_STATISTICS)
     teacher.aligner = TeacherOutputAligner(student, teacher.spec, node.CLASS_MAP)
     load_teacher(model, cfg, node, teacher_cfg, "DISTILLATION.TEACHER")
     return teacher
 
 
-def read_teacher_config(cfg: CfgNode, node: CfgNode) -> CfgNode:
+def read_teacher_config(cfg: CfgNode, node: CfgNode, key: str) -> CfgNode:
     """The teacher's own config, on the student's device.
 
     Args:
         cfg: the student's config.
         node: with ``CONFIG_FILE`` and ``OPTS``.
+        key: of the node, for errors.
+
+    Raises:
+        FileNotFoundError: there is no such file; paths count from the working directory.
     """
     teacher_cfg = get_cfg()
+    if not os.path.isfile(node.CONFIG_FILE):
+        raise FileNotFoundError(
+            f"{key}.CONFIG_FILE {node.CONFIG_FILE} does not exist (paths count from {os.getcwd()})"
+        )
     teacher_cfg.merge_from_file(node.CONFIG_FILE)
     teacher_cfg.merge_from_list(list(node.OPTS))
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE

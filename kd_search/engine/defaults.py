@@ -195,7 +195,10 @@ def _explain(error: Exception, cfg: CfgNode) -> str:
 
 def _unknown_key(key: str, cfg: CfgNode) -> str:
     close = difflib.get_close_matches(key.upper(), list(flatten(cfg)), n=1)
-    return f"there is no key {key}" + (f", did you mean {close[0]}?" if close else "")
+    hint = f", did you mean {close[0]}?" if close else "."
+    return (
+        f"there is no key {key}{hint} Keys of another package exist once it is imported (--import)"
+    )
 
 
 def _line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, RetinaNet
 from torch import nn
 
+from kd_search.modeling.meta_arch.retinanet import DistillableRetinaNet
 from kd_search.outputs import ModelOutputs, ModelSpec, Part
 
 _SUBCLASSES = {
@@ -93,7 +94,7 @@ class FeatureNetwork:
         return ModelOutputs(images, self.backbone(images.tensor))
 
 
-def build_distillable(cfg: CfgNode) -> nn.Module:
+def build_distillable(cfg: CfgNode, key: str = "MODEL.META_ARCHITECTURE") -> nn.Module:
     """Build the network of a config as a student or a teacher.
 
     Subclasses of ``GeneralizedRCNN`` and ``RetinaNet`` without ``forward_train`` become
@@ -101,17 +102,25 @@ def build_distillable(cfg: CfgNode) -> nn.Module:
 
     Args:
         cfg: of the network itself.
+        key: config key that names the network, for the error.
 
     Raises:
-        ValueError: ``MODEL.META_ARCHITECTURE`` is not registered.
+        ValueError: the network is not registered.
     """
     cfg = as_distillable(cfg)
     name = cfg.MODEL.META_ARCHITECTURE
     if name not in META_ARCH_REGISTRY:
         known = ", ".join(sorted(known for known, _ in META_ARCH_REGISTRY))
-        raise ValueError(f"MODEL.META_ARCHITECTURE {name!r} is none of {known}")
+        raise ValueError(
+            f"{key} {name!r} is none of {known}; a network of another package is registered by "
+            "importing it (--import MODULE)"
+        )
     network = META_ARCH_REGISTRY.get(name)
     foreign = isinstance(network, type) and issubclass(network, (GeneralizedRCNN, RetinaNet))
     if foreign and not hasattr(network, "forward_train"):
-        network = type(name, (FeatureNetwork, network), {"__module__": network.__module__})
+        members: dict[str, Any] = {"__module__": network.__module__}
+        if getattr(network, "losses", None) is RetinaNet.losses:
+            # Detectron2's are TorchScript, which rounds otherwise in a resumed run.
+            members["losses"] = DistillableRetinaNet.losses
+        network = type(name, (FeatureNetwork, network), members)
     return network(cfg)

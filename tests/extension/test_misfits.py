@@ -17,6 +17,7 @@ from kd_search.distillation import (
 )
 from kd_search.distillation.companions import companions_of
 from kd_search.distillation.methods.dkd import ReIDTeacher, TripletRelationTerm
+from kd_search.distillation.teacher import read_teacher_config
 from kd_search.modeling import as_distillable, build_distillable
 from kd_search.modeling.distillable import FeatureNetwork
 from kd_search.outputs import IdentitySpec, ModelSpec, Part
@@ -89,6 +90,29 @@ class TwoPasses(nn.Module):
 
 class Twice(FeatureNetwork, TwoPasses):
     pass
+
+
+class Forgetful(Companion):
+    def after_student(self, network, student, teacher, early):
+        """Returns nothing."""
+
+
+def one_step_with(companion):
+    with EventStorage():
+        distiller = distill(term(companions=("Mine",)), companions={"Mine": companion})
+        distiller.train()([detection_input()])
+
+
+def teacher_node(path):
+    cfg = get_cfg()
+    cfg.DISTILLATION.TEACHER.CONFIG_FILE = path
+    return cfg.DISTILLATION.TEACHER
+
+
+def unknown_student():
+    cfg = tiny_detector_cfg()
+    cfg.DISTILLATION.STUDENT_META_ARCH = "NoSuchNetwork"
+    Distiller(cfg)
 
 
 def unknown_term():
@@ -222,6 +246,18 @@ MISFITS = {
         lambda: Twice().forward_train([{"image": torch.ones(3)}]),
         ["Twice", "2 times", "forward_train"],
     ),
+    "student that is not registered": (
+        unknown_student,
+        ["DISTILLATION.STUDENT_META_ARCH", "'NoSuchNetwork'", "--import"],
+    ),
+    "config of the teacher that is not there": (
+        lambda: read_teacher_config(get_cfg(), teacher_node("no.yaml"), "DISTILLATION.TEACHER"),
+        ["DISTILLATION.TEACHER.CONFIG_FILE", "no.yaml"],
+    ),
+    "after_student that returns nothing": (
+        lambda: one_step_with(Forgetful()),
+        ["DISTILLATION.TERMS", "after_student", "Mine", "NoneType"],
+    ),
     "module that is not there": (
         lambda: import_modules(["no_such_package.method"]),
         ["--import no_such_package.method", "PYTHONPATH"],
@@ -232,7 +268,7 @@ MISFITS = {
 @pytest.mark.parametrize("name", MISFITS)
 def test_a_misfit_is_refused_in_one_line(name):
     build, words = MISFITS[name]
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
         build()
     message = str(caught.value)
     assert "\n" not in message

@@ -4,7 +4,7 @@ import torch
 from detectron2.config import configurable
 from torch import nn
 
-from kd_search.config import register_config
+from kd_search.config import ConfigError, register_config
 from kd_search.distillation import (
     COMPANION_REGISTRY,
     DISTILLATION_TERM_REGISTRY,
@@ -72,7 +72,7 @@ class CentredHintTerm(DistillationTerm):
     def setup(self, student, teacher):
         for spec in (student, teacher):
             if self.feature not in spec.features:
-                raise ValueError(
+                raise ConfigError(
                     f"CentredHintTerm: DISTILLATION.CENTRED_HINT.FEATURE {self.feature!r} is none "
                     f"of {list(spec.features)}"
                 )

@@ -76,7 +76,7 @@ class ReIDTeacher(Companion):
                 f"{_KEY}.CONFIG_FILE is empty, but the terms require a re-ID teacher: train one "
                 "with tools/train_net.py and set the key to its config"
             )
-        teacher_cfg = read_teacher_config(cfg, node)
+        teacher_cfg = read_teacher_config(cfg, node, _KEY)
         if teacher_cfg.MODEL.REID_NETWORK.NUM_IDS == 0:
             teacher_cfg.MODEL.REID_NETWORK.NUM_IDS = cfg.MODEL.OIM.NUM_IDS
         model = build_distillable(teacher_cfg)

@@ -127,7 +127,16 @@ def test_a_module_that_is_not_there_is_one_line(project):
     assert "error: --import theirs" in text and "Traceback" not in text
 
 
+def test_a_setting_of_the_package_that_does_not_fit_is_one_line(project):
+    config = ("--config-file", "configs/cascade_student.yaml", "OUTPUT_DIR", "refused")
+    weights = ("DISTILLATION.TEACHER.WEIGHTS", "teacher/model_final.pth")
+    feature = ("DISTILLATION.CENTRED_HINT.FEATURE", "p9")
+    text = run(project, "train_net.py", *config, *weights, *feature, ok=False)
+    assert "error: DISTILLATION.CENTRED_HINT.FEATURE 'p9'" in text and "Traceback" not in text
+
+
 def test_the_documentation_shows_this_code():
-    page = REPO / "docs" / "adding_a_method.md"
-    assert page.read_text().count("<!-- include: tests/extension/") == 4
-    assert include_code.filled(page.read_text()) == page.read_text()
+    for page, blocks in (("docs/adding_a_method.md", 4), ("README.md", 1)):
+        text = (REPO / page).read_text()
+        assert text.count("<!-- include: tests/extension/") == blocks
+        assert include_code.filled(text) == text

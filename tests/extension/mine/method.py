@@ -27,6 +27,15 @@ def add_centred_hint_config(cfg):
     node.MOMENTUM = 0.9
 
 
+def channels_of(spec, feature):
+    """Channels of a feature map; the command line prints a ConfigError in one line."""
+    if feature not in spec.features:
+        raise ConfigError(
+            f"DISTILLATION.CENTRED_HINT.FEATURE {feature!r} is none of {list(spec.features)}"
+        )
+    return spec.features[feature].channels
+
+
 @COMPANION_REGISTRY.register()
 class TeacherMean(Companion):
     """Tracks the mean of each channel of the teacher's map; its buffer is saved in checkpoints."""
@@ -42,7 +51,7 @@ class TeacherMean(Companion):
     @classmethod
     def from_config(cls, cfg, student, teacher):
         node = cfg.DISTILLATION.CENTRED_HINT
-        channels = teacher.features[node.FEATURE].channels
+        channels = channels_of(teacher, node.FEATURE)
         return {"feature": node.FEATURE, "channels": channels, "momentum": node.MOMENTUM}
 
     def after_student(self, network, student, teacher, early):
@@ -70,13 +79,7 @@ class CentredHintTerm(DistillationTerm):
         return {"feature": node.FEATURE, "loss_weight": node.LOSS_WEIGHT}
 
     def setup(self, student, teacher):
-        for spec in (student, teacher):
-            if self.feature not in spec.features:
-                raise ConfigError(
-                    f"CentredHintTerm: DISTILLATION.CENTRED_HINT.FEATURE {self.feature!r} is none "
-                    f"of {list(spec.features)}"
-                )
-        ours, theirs = (spec.features[self.feature].channels for spec in (student, teacher))
+        ours, theirs = (channels_of(spec, self.feature) for spec in (student, teacher))
         # Trained with the student, saved under "terms", and no part of an exported model.
         self.adapter = nn.Conv2d(ours, theirs, kernel_size=1)
 

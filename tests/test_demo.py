@@ -98,7 +98,7 @@ def test_a_second_run_repeats_no_step(straight):
 
 def test_interrupted_runs_resume_and_end_with_the_same_numbers(straight, tmp_path):
     folder = tmp_path / "interrupted"
-    assert interrupt(folder, "[2/8]", signal.SIGINT, 3.0) == 130
+    assert interrupt(folder, "[2/8]", signal.SIGINT, 1.0) == 130
     assert interrupt(folder, "[4/8]", signal.SIGKILL, 1.0) == -signal.SIGKILL
     run(folder)
     assert numbers(folder) == numbers(straight[0])

@@ -45,27 +45,24 @@ def main() -> int:
     args = parser.parse_args()
     os.chdir(REPO)
     limit_threads()
+    title = "demo"
     try:
         demo = Demo(args.output.absolute(), seed=args.seed, preset=args.preset)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for number, (name, what) in enumerate(STEPS, start=1):
-        title = f"[{number}/{len(STEPS)}] {what}"
-        if demo.is_done(name):
-            print(f"{title}: done before", flush=True)
-            continue
-        print(f"{title} ...", flush=True)
-        start = time.monotonic()
-        try:
+        for number, (name, what) in enumerate(STEPS, start=1):
+            title = f"[{number}/{len(STEPS)}] {what}"
+            if demo.is_done(name):
+                print(f"{title}: done before", flush=True)
+                continue
+            print(f"{title} ...", flush=True)
+            start = time.monotonic()
             demo.run(name)
-        except KeyboardInterrupt:
-            print(f"\n{title}: interrupted. Run the same command to go on.", file=sys.stderr)
-            return 130
-        except (ValueError, OSError) as error:
-            print(f"{title}: error: {error}", file=sys.stderr)
-            return 2
-        print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
+            print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        print(f"\n{title}: interrupted. Run the same command to go on.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"{title}: error: {error}", file=sys.stderr)
+        return 2
     print(demo.summary())
     return 0
 

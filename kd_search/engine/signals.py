@@ -15,7 +15,8 @@ class StopSignals:
     """Context in which SIGINT and SIGTERM are recorded and do not stop the process.
 
     The trainer reads :meth:`requests` in every step, finishes the step, saves, and raises
-    :func:`stop_error`. A second Ctrl-C stops at once. Only the main thread of a process can receive
+    :func:`stop_error`. A signal after the last step is raised at the end of the context. A second
+    Ctrl-C stops at once. Only the main thread of a process can receive
     signals; in another thread the context does nothing.
     """
 
@@ -32,10 +33,13 @@ class StopSignals:
             self._previous = {s: signal.signal(s, self._handle) for s in _SIGNALS}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, error: Optional[type[BaseException]], *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+        if error is None and self.received is not None:
+            # It arrived after the last step, which nothing follows that would stop.
+            raise stop_error(self.received)
 
     def requests(self) -> tuple[bool, bool]:
         """Return whether this process received (SIGINT, SIGTERM)."""
@@ -43,7 +47,12 @@ class StopSignals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Context in which a signal raises :func:`stop_error`, for work that may be lost."""
+        """Context in which a signal raises :func:`stop_error`, for work that may be lost.
+
+        One that was received since the last step raises it on entry.
+        """
+        if self.received is not None:
+            raise stop_error(self.received)
         self._at_once = True
         try:
             yield

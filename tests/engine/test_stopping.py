@@ -178,8 +178,28 @@ def test_ctrl_c_in_an_evaluation_stops_at_once_with_a_checkpoint(tmp_path):
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
 
 
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_ctrl_c_after_the_last_step_is_not_lost(tmp_path, evaluated):
+    class StoppedWhileSaving(ToyTrainer):
+        def after_step(self):
+            super().after_step()
+            if self.iter == self.max_iter - 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            pytest.fail("the evaluation started")
+
+    trainer = StoppedWhileSaving(toy_cfg(tmp_path))
+    if not evaluated:
+        trainer._hooks = [hook for hook in trainer._hooks if not hasattr(hook, "_do_eval")]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 7
+
+
 def test_second_ctrl_c_stops_at_once_but_never_inside_a_save():
-    with StopSignals() as signals:
+    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.requests() == (True, False)
         with signals.held():

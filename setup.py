@@ -37,6 +37,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["kd_search", "kd_search.*"]),
     package_data={"kd_search": ["py.typed"]},
+    entry_points={"console_scripts": ["kd-search = kd_search.cli:main"]},
     python_requires=">=3.9",
     install_requires=[
         "fvcore>=0.1.5,<0.1.6",

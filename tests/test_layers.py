@@ -26,12 +26,17 @@ LAYERS = (
     ("export", "visualization"),
     ("engine",),
     ("synthetic", "experiments"),
+    ("pipeline",),
+    ("cli",),
+    ("__main__",),
 )
 LEVELS = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 #: What a package may import within its layer.
 WITHIN_A_LAYER = {("evaluation", "data")}
 #: The only packages that these may import.
 ALONE = {"synthetic": {"data", "utils"}}
+#: What users run from end to end names the methods that it offers.
+ABOVE_THE_METHODS = {"pipeline", "cli"}
 
 
 def module_of(path: Path) -> str:
@@ -185,6 +190,8 @@ def test_nothing_outside_of_a_method_knows_its_names():
     names = names_of_methods()
     for path in FILES:
         source, module = path.read_text(), module_of(path)
+        if module != "kd_search" and package_of(module) in ABOVE_THE_METHODS:
+            continue
         for method, words in names.items():
             if module == METHODS or method_of(module) == method:
                 continue

@@ -15,7 +15,6 @@ import detectron2
 import numpy as np
 import torch
 import torchvision
-from build_id_table import build_table
 from detectron2.data import DatasetCatalog
 
 import kd_search
@@ -23,6 +22,7 @@ from kd_search.checkpoint import load_trained
 from kd_search.data import build_person_search_test_loader
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.export import export_torchscript
+from kd_search.pipeline import build_table
 from kd_search.synthetic import PRESETS, generate_dataset
 from kd_search.utils.files import write_json
 from kd_search.visualization import (

@@ -5,12 +5,12 @@ import json
 import os
 import pickle
 
-import compare_runs
 import evaluate
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from kd_search.cli import compare
 from kd_search.evaluation import PersonSearchEvaluator, TableOptions
 from kd_search.evaluation.search.compare_runs import load_results
 from kd_search.evaluation.search.import_arrays import load_plain_arrays
@@ -195,7 +195,7 @@ def test_two_runs_are_compared(records, tmp_path, capsys):
     two = run_evaluator(records, tmp_path / "two", seed=2)
     output = tmp_path / "difference.json"
     argv = [str(one), str(two), "--names", "plain", "distilled", "--output", str(output)]
-    assert compare_runs.main(argv) == 0
+    assert compare.main(argv) == 0
     printed = capsys.readouterr().out
     result = json.loads(output.read_text())
     means = [load_results(folder)["metrics"]["person_search"]["mAP"] for folder in (one, two)]
@@ -205,14 +205,14 @@ def test_two_runs_are_compared(records, tmp_path, capsys):
     assert f"plain: mAP {means[0]:.2f}" in printed
     assert "could be chance" in printed or "hardly chance" in printed
     files = [str(folder / "person_search_detections.npz") for folder in (one, two)]
-    assert compare_runs.main([*files, "--names", "plain", "distilled"]) == 0
+    assert compare.main([*files, "--names", "plain", "distilled"]) == 0
     again = capsys.readouterr().out
     assert again.splitlines()[-1] == printed.splitlines()[-1]
 
 
 def test_a_run_equals_itself(records, tmp_path, capsys):
     one = run_evaluator(records, tmp_path / "one")
-    assert compare_runs.main([str(one), str(one)]) == 0
+    assert compare.main([str(one), str(one)]) == 0
     assert "A and B have the same AP on all" in capsys.readouterr().out
 
 
@@ -247,6 +247,6 @@ def test_runs_that_cannot_be_compared_are_refused(records, tmp_path, capsys, spo
     one = run_evaluator(records, tmp_path / "one")
     two = run_evaluator(records, tmp_path / "two", seed=2)
     spoil(two, load_results(two))
-    assert compare_runs.main([str(one), str(two)]) == 2
+    assert compare.main([str(one), str(two)]) == 2
     error = capsys.readouterr().err
     assert message.format(a=one) in error and len(error.splitlines()) == 1

@@ -6,12 +6,12 @@ import sys
 import build_id_table
 import pytest
 import torch
-from build_id_table import build_table
 from tiny import REPO
 
 from kd_search.data import get_id_map
 from kd_search.distillation.methods.id_table import IDTableFile, TableMismatchError
 from kd_search.engine import PersonSearchTrainer, build_config
+from kd_search.pipeline import build_table
 from kd_search.synthetic import PRESETS, generate_dataset
 from kd_search.utils.files import file_sha256
 

@@ -1,8 +1,8 @@
 """The command ``kd-search``: a table of commands, each a module that is imported when it runs.
 
 A module has ``get_parser() -> ArgumentParser`` and ``main(argv) -> int``, the exit status. Torch,
-Detectron2 and what needs them are imported inside of ``main`` once the arguments were parsed, so that
-``--help`` and wrong arguments are answered at once.
+Detectron2 and what needs them are imported inside of ``main`` once the arguments were parsed: no
+wait for ``--help`` and for wrong arguments.
 """
 
 import difflib

@@ -38,7 +38,8 @@ class Evaluation:
 
     Attributes:
         results: {"person_search": {"mAP", "top1", ..., "queries", "queries_without_match"},
-            "detection": {"AP", "recall"}}, rates in percent, NaN where there is nothing to rate.
+            "detection": {"AP", "recall"}, "open_set": see :meth:`RankingResult.open_set`}, rates in
+            percent, NaN where there is nothing to rate. Without "open_set" if there are few queries.
             "queries" counts those that the means are over, "queries_without_match" the others,
             whose person is in no gallery image besides their own. Without "detection" if the boxes
             are the annotated ones.
@@ -129,6 +130,8 @@ def evaluate_detection_set(
             iou_thresh=protocol.iou_thresh,
         )
         results["detection"] = {"AP": 100 * rated.ap, "recall": 100 * rated.recall}
+    if open_set := search.open_set():
+        results["open_set"] = open_set
     if search.num_without_match:
         logging.getLogger(__name__).warning(
             "%d of %d queries have no match in the gallery and are left out of the means",

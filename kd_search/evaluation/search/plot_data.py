@@ -119,7 +119,7 @@ def distances(
     """
     flat = data.flatten(detections)
     flat = flat.select(flat.scores >= protocol.score_thresh)
-    person = _person_of(flat, data, protocol.iou_thresh)
+    person = person_of(flat, data, protocol.iou_thresh)
     count = min(max_queries, len(data.queries))
     chosen = np.unique(np.linspace(0, len(data.queries) - 1, count).round()).astype(int)
     edges = np.linspace(0, 2, num_bins + 1)
@@ -149,7 +149,8 @@ def _rank(
     return data.rank(detections, protocols, settings, searchable=searchable)[0]
 
 
-def _person_of(flat: Detections, data: PreparedSet, iou_thresh: float) -> np.ndarray:
+def person_of(flat: Detections, data: PreparedSet, iou_thresh: float) -> np.ndarray:
+    """(N,) id of the annotated person whose box each detection overlaps most; -1 for none."""
     truth = data.annotations.ground_truth
     thresholds = np.full(len(truth), iou_thresh)
     gt, detection, overlap = overlapping_pairs(

@@ -46,6 +46,28 @@ class RankingResult(QueryResults):
     num_detections: int  # of enough score, in all images
     hit_query: np.ndarray  # (H,) query of each right detection, ascending
     hit_count: np.ndarray  # (H,) searched detections that are at least as similar, itself included
+    # Only in the first protocol with K > 0; -inf where there is none, see :meth:`open_set`.
+    best_right: np.ndarray  # (Q,) similarity of the most similar right detection
+    best_other: np.ndarray  # (Q,) of the most similar detection that is not of the query's person
+
+    def open_set(self, rates: Sequence[float] = (0.01, 0.1)) -> dict[str, float]:
+        """``FNIR@FPIR=1%`` ...: share of missed people at a share of false alarms, in percent.
+
+        Each query searches twice, for a person who is in the gallery and, without that person's
+        detections, for one who is not. FPIR is the share of the latter that return a similarity of
+        the threshold or above, FNIR the share of the former in which no right detection reaches it
+        (ISO/IEC 19795-1, identification; no limit on the rank). Rates below 1 / queries are left out.
+        """
+        counted = self.num_gt > 0
+        right, other = self.best_right[counted], np.sort(self.best_other[counted])[::-1]
+        metrics = {}
+        for rate in rates:
+            allowed = int(rate * len(other) + 1e-9)
+            # Similarities above the first that is not allowed reach the threshold.
+            if 1 <= allowed < len(other):
+                missed = float((right <= other[allowed]).mean())
+                metrics[f"FNIR@FPIR={100 * rate:g}%"] = 100 * missed
+        return metrics
 
 
 def rank_gallery(
@@ -144,6 +166,8 @@ def rank_gallery(
             num_detections=len(kept),
             hit_query=np.zeros(0, np.int64),
             hit_count=np.zeros(0, np.int64),
+            best_right=np.full(len(queries), -np.inf),
+            best_other=np.full(len(queries), -np.inf),
         )
         for number, protocol in enumerate(protocols)
     ]
@@ -207,12 +231,20 @@ def _rank_block(
         hits.append(np.stack([start + found.query, count]))
     result, found, num_matches = results[0], positives[0], results[0].match_index.shape[1]
     bounds = np.searchsorted(found.query, np.arange(len(rows) + 1))
+    pair_query = found.targets.query[found.targets.pair_target]
+    pair_bounds = np.searchsorted(pair_query, np.arange(len(rows) + 1))
+    candidates = found.targets.pair_column
     for q, row in enumerate(rows if num_matches else ()):
         if found.change is not None:
             moved = found.change.column[q] >= 0
             row[found.change.column[q][moved]] = found.change.new[q][moved]
-        best = mask.most_similar(q, row, set_of[:1], num_matches)[set_of[0]]
+        same = candidates[pair_bounds[q] : pair_bounds[q + 1]]
+        best = mask.most_similar(q, row, set_of[:1], max(num_matches, len(same) + 1))[set_of[0]]
         own = found.column[bounds[q] : bounds[q + 1]]
+        result.best_right[start + q] = row[own].max(initial=-np.inf)
+        others = best[~np.isin(best, same)]
+        result.best_other[start + q] = row[others[0]] if len(others) else -np.inf
+        best = best[:num_matches]
         place = start + q, slice(0, len(best))
         result.match_index[place] = kept[best]
         result.match_similarity[place] = row[best]

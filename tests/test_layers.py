@@ -18,6 +18,7 @@ METHODS = "kd_search.distillation.methods"
 #: From the lowest layer up. A package may import those of lower layers, and none of its own.
 LAYERS = (
     ("utils", "outputs", "losses"),
+    ("runtime",),
     ("config", "checkpoint"),
     ("modeling", "data", "evaluation"),
     ("distillation",),
@@ -34,7 +35,7 @@ LEVELS = {package: level for level, packages in enumerate(LAYERS) for package in
 #: What a package may import within its layer.
 WITHIN_A_LAYER = {("evaluation", "data")}
 #: The only packages that these may import.
-ALONE = {"synthetic": {"data", "utils"}}
+ALONE = {"synthetic": {"data", "utils"}, "runtime": {"utils"}}
 #: What users run from end to end names the methods that it offers.
 ABOVE_THE_METHODS = {"pipeline", "cli"}
 

@@ -1,0 +1,1 @@
+"""Search with exported networks, without torch and Detectron2."""

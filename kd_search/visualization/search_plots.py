@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from kd_search.evaluation.search.calibration import Calibration
 from kd_search.evaluation.search.plot_data import RECALL_LEVELS, CameraPairs, Distances
 
 # Lines differ in colour (Okabe and Ito's, safe for colour-blind readers), dashes, markers.
@@ -177,6 +178,57 @@ def draw_distances(counts: Distances, title: str) -> np.ndarray:
     axes.set_xlabel("cosine distance of query and detection (1 − cos)")
     axes.set_ylabel("density")
     _finish(axes, f"{title}: distances, {counts.num_queries} queries", place="best")
+    return _render(figure)
+
+
+def draw_roc(curves: Mapping[str, Calibration], title: str) -> np.ndarray:
+    """Share of true matches over the rate of false matches, a line per run.
+
+    The points of the first calibration's thresholds are marked, with their intervals.
+    """
+    figure, axes = _figure(6.8, 4.6)
+    for index, (label, run) in enumerate(curves.items()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        false, true = (np.array(run.roc[f"{kind}_match_rate"]) for kind in ("false", "true"))
+        axes.plot(
+            false, 100 * true, color=colour, label=label, linestyle=_style(index)["linestyle"]
+        )
+        for point in run.points:
+            if point.true_match_rate is None:
+                continue
+            ends = point.true_match_interval or (point.true_match_rate,) * 2
+            errors = [[point.true_match_rate - ends[0]], [ends[1] - point.true_match_rate]]
+            errors = np.maximum(100 * np.array(errors), 0)
+            where = point.false_match_rate, 100 * point.true_match_rate
+            axes.errorbar(*where, errors, color=colour, marker="o", markersize=5, capsize=3)
+            axes.annotate(
+                f"{point.threshold:.2f}", where, (6, -10), textcoords="offset points", fontsize=8
+            )
+    axes.set_xscale("log")
+    axes.set_ylim(0, 101)
+    axes.set_xlabel("false matches: share of comparisons of different people (logarithmic)")
+    axes.set_ylabel("true matches: share of comparisons\nof the same person (%)")
+    note = "points: thresholds of similarity, 95 % intervals over people"
+    _finish(axes, f"{title}: same or different people", note, place="lower right")
+    return _render(figure)
+
+
+def draw_open_set(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str) -> np.ndarray:
+    """Share of missed people over the share of false alarms, a line per run.
+
+    Args:
+        curves: label to FPIR and FNIR, fractions, see ``RankingResult.open_set_curve``.
+    """
+    figure, axes = _figure(6.4, 4.6)
+    for index, (label, (alarms, missed)) in enumerate(curves.items()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        style = {**_style(index), "marker": ""}
+        axes.step(100 * alarms, 100 * missed, where="post", color=colour, label=label, **style)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 101)
+    axes.set_xlabel("FPIR: searches for absent people with a false alarm (%, logarithmic)")
+    axes.set_ylabel("FNIR: people missed (%)")
+    _finish(axes, f"{title}: open-set search", place="best")
     return _render(figure)
 
 

@@ -39,7 +39,7 @@ class Evaluation:
     Attributes:
         results: {"person_search": {"mAP", "top1", ..., "queries", "queries_without_match"},
             "detection": {"AP", "recall"}, "open_set": see :meth:`RankingResult.open_set`}, rates in
-            percent, NaN where there is nothing to rate. Without "open_set" if there are few queries.
+            percent, NaN where there is nothing to rate. Few queries have no "open_set".
             "queries" counts those that the means are over, "queries_without_match" the others,
             whose person is in no gallery image besides their own. Without "detection" if the boxes
             are the annotated ones.

@@ -79,6 +79,20 @@ def precision_recall_curve(
     return curve
 
 
+def open_set_curve(
+    data: PreparedSet, detections: DetectionSet, protocol: Protocol
+) -> tuple[np.ndarray, np.ndarray]:
+    """See :meth:`RankingResult.open_set_curve`.
+
+    Raises:
+        ValueError: fewer than two queries have a match in the gallery.
+    """
+    alarms, missed = _rank(data, detections, protocol, num_matches=1).open_set_curve()
+    if not len(alarms):
+        raise ValueError("fewer than two queries have a match: there is no open-set curve")
+    return alarms, missed
+
+
 def camera_pairs(data: PreparedSet, detections: DetectionSet, protocol: Protocol) -> CameraPairs:
     """Search the images of each camera separately.
 
@@ -141,11 +155,12 @@ def _rank(
     detections: DetectionSet,
     protocol: Protocol,
     searchable: Optional[np.ndarray] = None,
+    num_matches: int = 0,
 ) -> RankingResult:
     """Search the protocol's gallery, or only some images."""
     name = WHOLE if searchable is not None or protocol.gallery == "auto" else protocol.gallery
     protocols = [GalleryProtocol(data.gallery(name), "all", protocol.mode)]
-    settings = protocol.ranking_settings()
+    settings = protocol.ranking_settings(num_matches)
     return data.rank(detections, protocols, settings, searchable=searchable)[0]
 
 

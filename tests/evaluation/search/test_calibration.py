@@ -68,6 +68,10 @@ def test_open_set_rates_of_known_similarities():
     right = [0.95, 0.6, 0.51, 0.5, 0.4, 0.9, 0.8, 0.7, -np.inf, 0.55]
     result = ranked(right, other)
     assert result.open_set() == {"FNIR@FPIR=10%": pytest.approx(30)}
+    alarms, missed = result.open_set_curve()
+    assert alarms.tolist() == pytest.approx([k / 10 for k in range(1, 10)])
+    for k, share in enumerate(missed):
+        assert share == sum(r <= other[k + 1] for r in right) / 10
     # Queries whose person is in no gallery image count in neither.
     result.num_gt[0] = 0
     assert result.open_set() == {}

@@ -56,18 +56,23 @@ class RankingResult(QueryResults):
         Each query searches twice, for a person who is in the gallery and, without that person's
         detections, for one who is not. FPIR is the share of the latter that return a similarity of
         the threshold or above, FNIR the share of the former in which no right detection reaches it
-        (ISO/IEC 19795-1, identification; no limit on the rank). Rates below 1 / queries are left out.
+        (ISO/IEC 19795-1, identification; any rank). Rates below 1 / queries are left out.
         """
+        alarms, missed = self.open_set_curve()
+        allowed = [int(rate * (len(alarms) + 1) + 1e-9) for rate in rates]
+        return {
+            f"FNIR@FPIR={100 * rate:g}%": 100 * float(missed[count - 1])
+            for rate, count in zip(rates, allowed)
+            if 1 <= count <= len(alarms)
+        }
+
+    def open_set_curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """(Q - 1,) FPIR ascending, and FNIR at each, as fractions, over the Q counted queries."""
         counted = self.num_gt > 0
-        right, other = self.best_right[counted], np.sort(self.best_other[counted])[::-1]
-        metrics = {}
-        for rate in rates:
-            allowed = int(rate * len(other) + 1e-9)
-            # Similarities above the first that is not allowed reach the threshold.
-            if 1 <= allowed < len(other):
-                missed = float((right <= other[allowed]).mean())
-                metrics[f"FNIR@FPIR={100 * rate:g}%"] = 100 * missed
-        return metrics
+        right, other = np.sort(self.best_right[counted]), np.sort(self.best_other[counted])[::-1]
+        # A threshold just above the k + 1st false alarm allows k of them.
+        missed = np.searchsorted(right, other[1:], side="right") / max(len(right), 1)
+        return np.arange(1, len(other)) / max(len(other), 1), missed
 
 
 def rank_gallery(

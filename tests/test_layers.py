@@ -20,7 +20,7 @@ LAYERS = (
     ("utils", "outputs", "losses"),
     ("runtime",),
     ("config", "checkpoint"),
-    ("modeling", "data", "evaluation"),
+    ("modeling", "data", "evaluation", "model_zoo"),
     ("distillation",),
     ("a method",),
     ("distillation.methods",),

@@ -18,7 +18,8 @@ def add_distillation(cfg: CfgNode) -> None:
     cfg.DISTILLATION.TERMS = []
 
     cfg.DISTILLATION.TEACHER = CN()
-    # Config file of the frozen teacher; empty if no term requires one. (kd_search)
+    # Config file of the frozen teacher, or name of a shipped one; empty if no term requires one.
+    # (kd_search)
     cfg.DISTILLATION.TEACHER.CONFIG_FILE = ""
     # Weights of the teacher; empty: MODEL.WEIGHTS of its config file. (kd_search)
     cfg.DISTILLATION.TEACHER.WEIGHTS = ""

@@ -1,6 +1,5 @@
 """Frozen teachers: built from their own config and weights, run beside the student."""
 
-import os
 from typing import Any, Optional
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 
 from kd_search.checkpoint import load_trained
 from kd_search.config import get_cfg
+from kd_search.config.files import merge_config_file, merge_overrides
 from kd_search.distillation.alignment import TeacherOutputAligner
 from kd_search.distillation.protocols import (
     Batch,
@@ -159,15 +159,12 @@ def read_teacher_config(cfg: CfgNode, node: CfgNode, key: str) -> CfgNode:
         key: of the node, for errors.
 
     Raises:
-        FileNotFoundError: there is no such file; paths count from the working directory.
+        FileNotFoundError: there is no such file, and no shipped config of that name.
+        ValueError: the file or ``OPTS`` has an unknown key or a value of another type.
     """
     teacher_cfg = get_cfg()
-    if not os.path.isfile(node.CONFIG_FILE):
-        raise FileNotFoundError(
-            f"{key}.CONFIG_FILE {node.CONFIG_FILE} does not exist (paths count from {os.getcwd()})"
-        )
-    teacher_cfg.merge_from_file(node.CONFIG_FILE)
-    teacher_cfg.merge_from_list(list(node.OPTS))
+    merge_config_file(teacher_cfg, node.CONFIG_FILE, f"{key}.CONFIG_FILE")
+    merge_overrides(teacher_cfg, node.OPTS, f"{key}.OPTS")
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     if teacher_cfg.MODEL.META_ARCHITECTURE == "Distiller":
         # A distilled network is a teacher without its own teacher.

@@ -1,16 +1,13 @@
 """Command line and config of a run, with one-line errors of bad input."""
 
 import contextlib
-import difflib
 import logging
 import os
-import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Optional
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser, default_setup
@@ -18,7 +15,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from kd_search.config import get_cfg, import_modules
-from kd_search.config.ranges import check_ranges, flatten
+from kd_search.config.files import merge_config_file, merge_overrides
+from kd_search.config.ranges import check_ranges
+from kd_search.config.shipped import find_config_file
 from kd_search.data import get_id_map, register_person_search_coco
 from kd_search.data.person_search.mot import (
     MOTFiles,
@@ -58,10 +57,16 @@ def setup(args: Namespace) -> CfgNode:
     messages = hold_together(run_folders(cfg, eval_only=args.eval_only))
     # Before Detectron2's set-up, so that its messages are in the log file as well.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kd_search")
-    default_setup(cfg, args)
+    default_setup(cfg, _with_path(args))
     for message in messages:
         logger.warning(message)
     return cfg
+
+
+def _with_path(args: Namespace) -> Namespace:
+    # Detectron2 opens the file again, for the log.
+    path = find_config_file(args.config_file) if args.config_file else ""
+    return Namespace(**{**vars(args), "config_file": path})
 
 
 def argument_parser(epilog: Optional[str] = None) -> ArgumentParser:
@@ -105,7 +110,8 @@ def build_config(
     - For the evaluation of a distilled student, sets its architecture, without a teacher.
 
     Args:
-        config_file: YAML, may be empty.
+        config_file: YAML, may be empty; or the name of a shipped config, see
+            :mod:`kd_search.model_zoo`.
         opts: alternating keys and values.
         eval_only: without training.
 
@@ -119,8 +125,8 @@ def build_config(
     """
     cfg = get_cfg()
     if config_file:
-        _merge_file(cfg, config_file)
-    _merge_opts(cfg, list(opts))
+        merge_config_file(cfg, config_file)
+    merge_overrides(cfg, opts)
     check_ranges(cfg, num_ranks=comm.get_world_size(), eval_only=eval_only)
     _register_own_data(cfg)
     register_named_crops([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
@@ -138,31 +144,6 @@ def build_config(
     _check_classes(cfg, eval_only)
     cfg.freeze()
     return cfg
-
-
-def _merge_file(cfg: CfgNode, config_file: str) -> None:
-    if not os.path.isfile(config_file):
-        raise FileNotFoundError(f"config file {config_file} does not exist")
-    try:
-        # Detectron2's default would run code of a config file.
-        cfg.merge_from_file(config_file, allow_unsafe=False)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"_BASE_ of config file {config_file}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"config file {config_file} is not plain YAML: {_line(error)}") from error
-    except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
-        raise ValueError(f"config file {config_file}: {_explain(error, cfg)}") from error
-
-
-def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
-    if len(opts) % 2:
-        raise ValueError(f"overrides must be pairs KEY VALUE, got {' '.join(map(str, opts))}")
-    for key, value in zip(opts[::2], opts[1::2]):
-        try:
-            cfg.merge_from_list([key, value])
-        except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
-            reason = _line(error) if key in flatten(cfg) else _unknown_key(key, cfg)
-            raise ValueError(f"override {key} {value}: {reason}") from error
 
 
 def _register_own_data(cfg: CfgNode) -> None:
@@ -186,23 +167,6 @@ def _register_own_data(cfg: CfgNode) -> None:
             register_motchallenge(name, root, **options)
         elif locate_split(name) != MOTFiles(root, **options):
             raise ValueError(f"DATASETS.PERSON_SEARCH_MOT: the name {name} is taken")
-
-
-def _explain(error: Exception, cfg: CfgNode) -> str:
-    found = re.search(r"Non-existent config key: ([\w.]+)", str(error))
-    return _unknown_key(found[1], cfg) if found else _line(error)
-
-
-def _unknown_key(key: str, cfg: CfgNode) -> str:
-    close = difflib.get_close_matches(key.upper(), list(flatten(cfg)), n=1)
-    hint = f", did you mean {close[0]}?" if close else "."
-    return (
-        f"there is no key {key}{hint} Keys of another package exist once it is imported (--import)"
-    )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _check_tasks(cfg: CfgNode, eval_only: bool) -> None:

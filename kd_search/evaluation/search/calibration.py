@@ -173,10 +173,10 @@ def calibrate(
     )
 
 
-def calibrate_detections(
-    data: PreparedSet, detections: DetectionSet, protocol: Protocol, **options: Any
-) -> Calibration:
-    """Calibrate on the detections of annotated people of a set, see :func:`calibrate`.
+def detections_of_people(
+    data: PreparedSet, detections: DetectionSet, protocol: Protocol
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings (N, D), person ids (N,) and image numbers (N,) for :func:`calibrate`.
 
     A detection is of the person whose annotated box it overlaps most, with IoU of at least
     ``protocol.iou_thresh``; other detections, and those of people without identity, are left out.
@@ -186,7 +186,68 @@ def calibrate_detections(
     person = person_of(flat, data, protocol.iou_thresh)
     flat, person = flat.select(person >= 0), person[person >= 0]
     assert flat.embeddings is not None  # of a DetectionSet
-    return calibrate(flat.embeddings, person, flat.image_index, **options)
+    return flat.embeddings, person, flat.image_index
+
+
+@dataclass
+class OtherHalf:
+    """What a threshold found on half of the people does on the other half.
+
+    Attributes:
+        threshold: of the first half, for ``false_match_rate``.
+        realised: share of the comparisons of different people of the other half that reach it.
+        realised_interval: 95 % interval of that share over the people of the other half.
+    """
+
+    false_match_rate: float
+    threshold: float
+    realised: float
+    realised_interval: tuple[float, float]
+
+
+def check_on_other_half(
+    embeddings: np.ndarray,
+    person_ids: np.ndarray,
+    image_ids: np.ndarray,
+    *,
+    rates: Sequence[float] = FALSE_MATCH_RATES,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[OtherHalf]:
+    """Find thresholds on a random half of the people, and count false matches on the others.
+
+    Rates that the first half does not reach are left out. Arguments as of :func:`calibrate`.
+    """
+    people = np.random.default_rng(seed).permutation(np.unique(person_ids))
+    first = np.isin(person_ids, people[: len(people) // 2])
+    found = calibrate(
+        embeddings[first], person_ids[first], image_ids[first], rates=rates, resamples=0
+    )
+    keep = np.flatnonzero(~first)
+    keep = keep[_thinned(person_ids[keep], MAX_DETECTIONS)]
+    others, number = np.unique(person_ids[keep], return_inverse=True)
+    pairs = _compare(embeddings[keep], number.astype(np.int32), image_ids[keep])
+    pairs = pairs.part(pairs.first != pairs.second)
+    rng, results = np.random.default_rng(seed), []
+    weights = [_draw_people(rng, len(others)) for _ in range(resamples)]
+    for point in found.points:
+        if point.threshold is not None:
+            shares = np.array([pairs.share(point.threshold, weight) for weight in weights])
+            results.append(
+                OtherHalf(
+                    point.false_match_rate,
+                    point.threshold,
+                    pairs.share(point.threshold),
+                    _ends(shares[~np.isnan(shares)]),
+                )
+            )
+    return results
+
+
+def _draw_people(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) number of times that a resample, with replacement, holds each person."""
+    drawn = rng.integers(count, size=count)
+    return np.bincount(drawn, minlength=count).astype(np.float64)
 
 
 def _thinned(person_ids: np.ndarray, limit: int) -> np.ndarray:
@@ -251,8 +312,7 @@ def _add_intervals(
     rng = np.random.default_rng(seed)
     thresholds, kept = np.empty((2, resamples, len(known)))
     for sample in range(resamples):
-        drawn = rng.integers(num_people, size=num_people)
-        weight = np.bincount(drawn, minlength=num_people).astype(np.float64)
+        weight = _draw_people(rng, num_people)
         total = float(weight @ between @ weight)
         for column, point in enumerate(known):
             rate = point.false_match_rate

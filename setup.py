@@ -10,9 +10,11 @@ changes nothing else:
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 
@@ -27,6 +29,27 @@ def _long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.is_file() else ""
 
 
+class BuildWithConfigs(build_py):
+    """Copy ``configs/`` and ``projects/*/configs/`` into ``kd_search/model_zoo/`` of the build.
+
+    They keep their places relative to each other, since ``_BASE_`` names other files by these.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if getattr(self, "editable_mode", False):  # the files of the checkout are used
+            return
+        target = Path(self.build_lib) / "kd_search" / "model_zoo"
+        folders = ("configs", "projects")
+        for folder in folders:  # those of an earlier build
+            shutil.rmtree(target / folder, ignore_errors=True)
+        sources = [HERE / "configs", *(HERE / "projects").glob("*/configs")]
+        for path in sorted(path for source in sources for path in source.rglob("*.yaml")):
+            copy = target / path.relative_to(HERE)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
 setup(
     name="kd_search",
     version=_version(),
@@ -35,8 +58,41 @@ setup(
     long_description_content_type="text/markdown",
     author="The kd_search authors",
     license="Apache-2.0",
+    keywords=[
+        "person search",
+        "person re-identification",
+        "knowledge distillation",
+        "object detection",
+        "detectron2",
+        "pytorch",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    # The project has no public address yet: these are Detectron2 and the papers of the methods.
+    project_urls={
+        "Detectron2": "https://github.com/facebookresearch/detectron2",
+        "ID table (BMVC 2019)": "https://arxiv.org/abs/1909.01058",
+        "DKD (AAAI 2021)": "https://arxiv.org/abs/2012.11187",
+        "Global knowledge (ECCV 2022)": "https://arxiv.org/abs/2210.09022",
+        "VKD (ECCV 2020)": "https://arxiv.org/abs/2007.04174",
+    },
     packages=find_packages(include=["kd_search", "kd_search.*"]),
     package_data={"kd_search": ["py.typed"]},
+    cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["kd-search = kd_search.cli:main"]},
     python_requires=">=3.9",
     install_requires=[
@@ -57,9 +113,14 @@ setup(
     ],
     extras_require={
         "opencv": ["opencv-python-headless"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings-python>=1.10"],
         "dev": [
             "hypothesis",
+            "ipykernel",
             "mypy",
+            "nbclient",
+            "nbformat",
             "pre-commit",
             "pytest>=7",
             "pytest-cov>=7",

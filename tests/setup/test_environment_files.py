@@ -169,12 +169,20 @@ def test_ci_fails_with_its_first_failing_target(tmp_path, failing):
     assert [t for t in targets if (tmp_path / f"{t}.done").exists()] == expected
 
 
-def test_the_built_package_has_every_module_and_the_marker_of_types(tmp_path):
-    for name in ("setup.py", "pyproject.toml"):
-        shutil.copy(REPO / name, tmp_path)
+def test_the_built_package_has_every_module_config_and_the_marker_of_types(tmp_path):
+    configs = [*(REPO / "configs").rglob("*.yaml"), *REPO.glob("projects/*/configs/**/*.yaml")]
+    for path in [REPO / "setup.py", REPO / "pyproject.toml", *configs]:
+        copy = tmp_path / path.relative_to(REPO)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     shutil.copytree(REPO / "kd_search", tmp_path / "kd_search")
+    zoo = Path("kd_search/model_zoo")
+    gone = tmp_path / "built" / zoo / "configs" / "gone.yaml"  # of an earlier build
+    gone.parent.mkdir(parents=True)
+    gone.touch()
     build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"]
     subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
-    wanted = {p.relative_to(REPO) for p in (REPO / "kd_search").rglob("*.py")}
-    built = {p.relative_to(tmp_path / "built") for p in (tmp_path / "built").rglob("*.*")}
+    wanted = {path.relative_to(REPO) for path in (REPO / "kd_search").rglob("*.py")}
+    wanted |= {zoo / path.relative_to(REPO) for path in configs}
+    built = {path.relative_to(tmp_path / "built") for path in (tmp_path / "built").rglob("*.*")}
     assert built == wanted | {Path("kd_search/py.typed")}

@@ -34,7 +34,8 @@ AVX2_CPU := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 DNNL_MAX_CPU_ISA=AVX2 OPENBLA
 # One process for each of two cores. Idle workers take consecutive tests, which share fixtures.
 PYTEST := "$(ENV_PYTHON)" -m pytest -n 2 --dist=worksteal
 
-.PHONY: help setup demo test test-cpus coverage lint typecheck format hooks active-environment
+.PHONY: help setup demo test test-cpus coverage lint typecheck docs wheel format hooks \
+	active-environment
 
 help:
 	@echo "make demo    set up, then the main job: data, teacher, students, evaluation, report"
@@ -43,6 +44,8 @@ help:
 	@echo "make coverage  the test suite, then the lines of kd_search that it does not run"
 	@echo "make lint    set up, then ruff: rules and formatting, without changes"
 	@echo "make typecheck  set up, then mypy"
+	@echo "make docs    set up, then the documentation as a site, in output/site"
+	@echo "make wheel   set up, then build the wheel, install it apart from the checkout and use it"
 	@echo "make format  set up, then ruff: fix what it can fix"
 	@echo "make hooks   set up, then run the linter before each git commit"
 	@echo "make setup   only the set-up"
@@ -72,6 +75,13 @@ typecheck: $(ENV_READY)
 	"$(ENV_PYTHON)" -m mypy
 	@set -e; for project in projects/*/; do \
 		echo mypy $$project; "$(ENV_PYTHON)" -m mypy $$project; done
+
+# NO_MKDOCS_2_WARNING: the theme advertises at length against the next version of its base.
+docs: $(ENV_READY)
+	NO_MKDOCS_2_WARNING=1 "$(ENV_PYTHON)" -m mkdocs build --quiet --strict $(ARGS)
+
+wheel: $(ENV_READY)
+	.ci/check_wheel "$(ENV_PYTHON)"
 
 format: $(ENV_READY)
 	"$(ENV_PYTHON)" -m ruff check --fix .

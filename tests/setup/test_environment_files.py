@@ -156,11 +156,11 @@ class TestMakefile:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize("failing", [None, "lint", "typecheck", "test"])
+@pytest.mark.parametrize("failing", [None, "lint", "typecheck", "docs", "wheel", "test"])
 def test_ci_fails_with_its_first_failing_target(tmp_path, failing):
     (tmp_path / ".ci").mkdir()
     shutil.copy(REPO / ".ci" / "run", tmp_path / ".ci" / "run")
-    targets = ["lint", "typecheck", "test"]
+    targets = ["lint", "typecheck", "docs", "wheel", "test"]
     rules = (f"{t}:\n\ttouch {t}.done\n\t{'false' if t == failing else 'true'}\n" for t in targets)
     (tmp_path / "Makefile").write_text("\n".join(rules))
     result = subprocess.run([tmp_path / ".ci" / "run"], capture_output=True, check=False)

@@ -114,6 +114,7 @@ setup(
     extras_require={
         "opencv": ["opencv-python-headless"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+        "wandb": ["wandb>=0.16"],
         "docs": ["mkdocs-material>=9.5", "mkdocstrings-python>=1.10"],
         "dev": [
             "hypothesis",

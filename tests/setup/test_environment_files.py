@@ -15,6 +15,10 @@ from packaging.utils import canonicalize_name
 REPO = Path(__file__).resolve().parents[2]
 
 
+#: Tests have a stand-in for these.
+NOT_PINNED = {"wandb"}
+
+
 def pins():
     return check_environment.read_pins(REPO / "requirements-dev.txt")
 
@@ -39,6 +43,8 @@ def ranges():
 def test_every_range_of_setup_py_holds_what_was_tested():
     pinned = {canonicalize_name(name): version for name, version in pins().items()}
     for requirement in ranges():
+        if requirement.name in NOT_PINNED:
+            continue
         version = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), requirement
 

@@ -52,7 +52,12 @@ def on_config(config):
     """Add the reference of the Python interface to the navigation."""
     reference = next(item["Reference"] for item in config.nav if "Reference" in item)
     reference.append(
-        {"Python": [{uri[len("api/") : -len(".md")]: uri} for uri in sorted(reference_pages())]}
+        {
+            "Python": [
+                {re.sub(r"api/kd_search\.|api/|\.md$", "", uri): uri}
+                for uri in sorted(reference_pages())
+            ]
+        }
     )
     return config
 
@@ -128,13 +133,15 @@ def reference_pages():
         names = [part for part in parts if part != "__init__"]
         depth = 3 if names[:2] == ["distillation", "methods"] else 1
         page = ".".join(["kd_search", *names[:depth]])
-        sections = pages.setdefault(page, [f"# {page}"])
+        sections = pages.setdefault(page, [])
         module = ".".join(["kd_search", *names])
+        level = 2 if sections else 1
         if path.name == "__init__.py":
             places = _exports(path, module)
             # What it exports is described in the module that defines it, unless that is private.
             private = [name for name, place in places.items() if "._" in place]
-            sections.append(f"::: {module}\n    options: {{members: {private or 'false'}}}")
+            options = f"{{heading_level: {level}, members: {private or 'false'}}}"
+            sections.append(f"::: {module}\n    options: {options}")
             links = [
                 f'<autoref optional identifier="{place}.{name}"><code>{name}</code></autoref>'
                 for name, place in places.items()
@@ -142,7 +149,7 @@ def reference_pages():
             ]
             sections += [f"Exports {', '.join(links)}."] if links else []
         else:
-            sections.append(f"::: {module}")
+            sections.append(f"::: {module}\n    options: {{heading_level: {level}}}")
     return {f"api/{page}.md": "\n\n".join(sections) for page, sections in pages.items()}
 
 

@@ -21,22 +21,27 @@ import kd_search
 from kd_search.checkpoint import load_trained
 from kd_search.data import build_person_search_test_loader
 from kd_search.engine import PersonSearchTrainer, build_config
+from kd_search.evaluation.search.compare_runs import load_results
+from kd_search.evaluation.search.experiment import (
+    DISTILLED,
+    PLAIN,
+    TEACHER,
+    TrainedModel,
+    TrainedRun,
+)
 from kd_search.export import export_torchscript
 from kd_search.pipeline import build_table
 from kd_search.synthetic import PRESETS, generate_dataset
 from kd_search.utils.files import write_json
-from kd_search.visualization import (
-    CHOICE,
-    choose_queries,
-    draw_search_results,
-    gap_statement,
-    latency_statement,
-    load_search_results,
-    write_report,
-)
+from kd_search.visualization import findings, latency_statement, write_report
 
 DEFAULT_SEED = 1
-MODELS = ("teacher", "student", "student_distilled")
+#: Folder of a model to its name and role in the report.
+MODELS = {
+    "teacher": ("Teacher", TEACHER),
+    "student": ("Plain student", PLAIN),
+    "student_distilled": ("Distilled student", DISTILLED),
+}
 CONFIGS = {
     "teacher": "configs/generated/teacher_r18_fpn.yaml",
     "student": "configs/generated/student_r18w50_fpn.yaml",
@@ -49,7 +54,6 @@ TINY = (
     *("MODEL.RESNETS.WIDTH_MULTIPLIER", 0.25, "MODEL.FPN.OUT_CHANNELS", 16),
     *("MODEL.REID_HEAD.CONV_DIM", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 16),
 )
-SHOWN_QUERIES = 6
 TIMED_IMAGES = 30
 
 
@@ -137,16 +141,16 @@ class Demo:
         write_report(
             self.output / "report.html",
             "Person search: distillation by ID table",
-            metrics,
-            runs={name: self._folder(name) / "metrics.json" for name in MODELS},
-            result_pictures=self._pictures(),
+            self._models(),
+            DatasetCatalog.get(self._test_set),
             intro="A teacher, a small student, and the same student taught by the teacher's table "
             "of identities (Munjal et al., BMVC 2019), on generated street scenes.",
-            picture_note=f"{CHOICE} The average precision is that of the distilled student.",
             settings={
                 "data": f"generated, preset {self.preset}",
                 "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+                **metrics["versions"],
             },
+            seconds=metrics["seconds"],
         )
 
     # ----------------------------------------------------------------------------------- helpers
@@ -159,8 +163,9 @@ class Demo:
             row = metrics[name]
             values = "".join(f"{row[c]:>11.1f}" for c in columns)
             lines.append(f"{name:18}{values}{row['params']:>11,}{row['latency_ms']:>11.1f}")
-        lines.append(gap_statement(metrics))
-        if unstable := latency_statement(metrics):
+        models = self._models()
+        lines += findings(models)
+        if unstable := latency_statement(models):
             lines.append(unstable)
         lines.append(f"report: {self.output / 'report.html'}")
         return "\n".join(lines)
@@ -209,15 +214,20 @@ class Demo:
             **_latency(model, cfg),
         }
 
-    def _pictures(self) -> dict[str, np.ndarray]:
-        test_set = self._config("teacher").DATASETS.TEST[0]
-        dicts = DatasetCatalog.get(test_set)
-        results = {
-            name: load_search_results(self._folder(name) / "inference" / test_set)["queries"]
-            for name in MODELS
-        }
-        chosen = choose_queries(results["student_distilled"], SHOWN_QUERIES)
-        return {name: draw_search_results(r, dicts, chosen) for name, r in results.items()}
+    @property
+    def _test_set(self) -> str:
+        return self._config("teacher").DATASETS.TEST[0]
+
+    def _models(self) -> list[TrainedModel]:
+        models = []
+        for key, (name, role) in MODELS.items():
+            results = load_results(self._folder(key) / "inference" / self._test_set)
+            run = TrainedRun(self.seed, results, self._folder(key) / "metrics.json")
+            row = self._read(f"{key}/evaluation.json")
+            first, third = row["latency_quartiles_ms"]
+            latency = (first, row["latency_ms"], third)
+            models.append(TrainedModel(name, role, [run], row["params"], latency))
+        return models
 
     def _read(self, name: str):
         path = self.output / name

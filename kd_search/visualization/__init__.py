@@ -1,6 +1,6 @@
 from .curves import draw_loss_curves, loss_terms, read_metrics
 from .drawing import write_picture
-from .report import gap_statement, latency_statement, write_report
+from .report import findings, latency_statement, write_report
 from .results_page import write_results_page
 from .search_results import CHOICE, choose_queries, draw_search_results, load_search_results
 
@@ -9,7 +9,7 @@ __all__ = [
     "choose_queries",
     "draw_loss_curves",
     "draw_search_results",
-    "gap_statement",
+    "findings",
     "latency_statement",
     "load_search_results",
     "loss_terms",

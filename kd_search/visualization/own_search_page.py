@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 
 from . import page
+from .cards import card_list
 from .drawing import PAPER, write_file
-from .tiles import Tile, framed_person, render_tile, scene_with_boxes, tile_size
+from .tiles import Tile, render_tile, tile_size
 
 
 def write_own_search_page(
@@ -23,11 +24,11 @@ def write_own_search_page(
         hits: the people found, best first.
         facts: about the search, a paragraph each.
     """
-    found = "".join(_item(hit) for hit in hits) or "<li>No person was found.</li>\n"
+    found = card_list(hits) if hits else page.paragraph("No person was found.")
     sections = [
         f"<header><h1>{escape(title)}</h1>"
         f"{''.join(page.paragraph(fact, 'faint') for fact in facts)}</header>\n",
-        page.section("Wanted", f'<ul class="hits">\n{_item(query)}</ul>\n'),
+        page.section("Wanted", card_list([query], ranked=False)),
         page.section(
             "Found, most similar first",
             page.paragraph(
@@ -36,7 +37,7 @@ def write_own_search_page(
                 "Check by eye whether it is the wanted one.",
                 "faint",
             ),
-            f'<ol class="hits">\n{found}</ol>\n',
+            found,
         ),
     ]
     write_file(path, page.page(title, sections).encode("utf-8"))
@@ -58,15 +59,3 @@ def draw_own_search(query: Tile, hits: Sequence[Tile], columns: int = 5) -> np.n
         place = (10 + column * (width + 10), 10 + row * (height + 10))
         canvas.paste(render_tile(tile, width), place)
     return np.asarray(canvas)
-
-
-def _item(tile: Tile) -> str:
-    parts = []
-    if tile.scene is not None:
-        scene = np.asarray(scene_with_boxes(tile, 560, 420))
-        parts.append(page.photo(scene, f"{tile.title}: the scene"))
-    person = framed_person(tile, 120, 200)
-    if person is not None:
-        parts.append(page.photo(np.asarray(person), f"{tile.title}: the person"))
-    lines = "".join(f"<span>{escape(text)}</span>" for text, _ in tile.lines)
-    return f"<li>{''.join(parts)}<div><b>{escape(tile.title)}</b>{lines}</div></li>\n"

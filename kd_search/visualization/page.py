@@ -121,23 +121,46 @@ def paragraph(text: str, style: str = "") -> str:
     return f'<p class="{style}">{escape(text)}</p>\n' if style else f"<p>{escape(text)}</p>\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Plain values as a table; the first column names the rows."""
+def item_list(texts: Sequence[str]) -> str:
+    """Plain texts as a list."""
+    return f"<ul>\n{''.join(f'<li>{escape(text)}</li>' for text in texts)}\n</ul>\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], label: str) -> str:
+    """Plain values as a table; the first column names the rows.
+
+    Args:
+        label: of the table, plain text, for screen readers.
+    """
+    cells = [(row[0], [escape(str(cell)) for cell in row[1:]], False) for row in rows]
+    return table_of_cells(head, cells, label)
+
+
+def table_of_cells(
+    head: Sequence[str], rows: Sequence[tuple[object, Sequence[str], bool]], label: str
+) -> str:
+    """A table that scrolls sideways where it must.
+
+    Args:
+        head: plain texts.
+        rows: the name of each (plain), its cells (HTML), and whether it is emphasized.
+        label: see :func:`table`.
+    """
     heads = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in head)
     body = "".join(
-        f'<tr><th scope="row">{escape(str(row[0]))}</th>'
-        + "".join(f"<td>{escape(str(cell))}</td>" for cell in row[1:])
-        + "</tr>\n"
-        for row in rows
+        f'<tr{" class=strong" if strong else ""}><th scope="row">{escape(str(name))}</th>'
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
+        for name, cells, strong in rows
     )
-    return wrap_table(heads, body)
+    table = f"<table><thead><tr>{heads}</tr></thead>\n<tbody>\n{body}</tbody></table>"
+    return scrollable(table, label)
 
 
-def wrap_table(heads: str, body: str) -> str:
-    """HTML of head cells and body rows as a table that scrolls sideways where it must."""
+def scrollable(content: str, label: str) -> str:
+    """HTML in a region that scrolls sideways, also with the keyboard."""
     return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>\n"
+        f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">'
+        f"{content}</div>\n"
     )
 
 

@@ -1,43 +1,67 @@
 """Ranked search results as an HTML page, and as a part of one."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
+from kd_search.data.io.image import read_image
+
 from . import page
+from .cards import card_list
 from .drawing import write_file
-from .search_results import CHOICE, LEGEND
+from .search_results import CHOICE, result_tiles
 
-#: Names of the three models of a distillation experiment, in the order of every table.
-MODELS = {
-    "teacher": "Teacher",
-    "student": "Student",
-    "student_distilled": "Student, distilled",
-}
+#: How to read :func:`rankings_section`.
+LEGEND = (
+    "Every query is a person in a picture (blue frame). Below it are the people that each model "
+    "found most similar in the other pictures, best first. A green frame and ✓ mean right; a red "
+    "frame and ✗ mean wrong. Where a model found another person although the wanted one is in that "
+    "picture, a dashed yellow frame shows the true place. A person who is in m pictures of the "
+    "gallery can be found m times at most: all other ranks must be wrong."
+)
 
 
-def pictures_section(pictures: Mapping[str, np.ndarray], note: str = CHOICE) -> str:
-    """Pictures of ranked results, and how to read them, as a part of a page.
+def rankings_section(
+    results: Mapping[str, Sequence[Mapping[str, Any]]],
+    dataset_dicts: Sequence[Mapping[str, Any]],
+    query_ids: Sequence[int],
+    top_k: int = 5,
+    *,
+    note: str = CHOICE,
+    read: Callable[[str], np.ndarray] = functools.partial(read_image, format="RGB"),
+) -> str:
+    """Ranked results of one model or several side by side, as a part of a page.
 
     Args:
-        pictures: label (a key of :data:`MODELS`, or any text) to the (H, W, 3) uint8 RGB of
-            :func:`draw_search_results`.
+        results: name of the model to its per-query results, of the same queries.
+        dataset_dicts, query_ids, top_k, read: as :func:`.draw_search_results`.
         note: how the queries were chosen.
+
+    Raises:
+        ValueError: as :func:`.draw_search_results`.
     """
     parts = [page.paragraph(LEGEND), page.paragraph(note, "faint")]
-    if not pictures:
-        parts.append(page.paragraph("No pictures were made.", "faint"))
-    elif len(pictures) > 1:
-        parts.append(page.paragraph("The queries are the same for all models.", "faint"))
-    parts.append('<p class="swipe faint">Swipe the pictures sideways.</p>\n')
-    for label, image in pictures.items():
-        name = MODELS.get(label, label)
-        picture = page.photo(image, f"Ranked search results: {name}")
+    rows = {
+        name: result_tiles(rankings, dataset_dicts, query_ids, top_k, read=read)
+        for name, rankings in results.items()
+    }
+    for tiles in zip(*rows.values()):
+        query = tiles[0][0]
+        columns = "".join(
+            f"<div><h4>{escape(name)}</h4>\n"
+            + page.paragraph(", ".join(text for text, _ in own[0].lines), "faint")
+            + (card_list(own[1:], "ranks") if own[1:] else page.paragraph("Nobody was found."))
+            + "</div>\n"
+            for name, own in zip(rows, tiles)
+        )
+        # The lines of a query are those of one model.
+        wanted = card_list([query.without_lines()], "wanted", ranked=False)
         parts.append(
-            f"<h3>{escape(name)}</h3>\n"
-            f'<figure class="card"><div class="scroll" tabindex="0">{picture}</div></figure>\n'
+            f"<article><h3>{escape(query.title.capitalize())}</h3>\n"
+            f'{wanted}<div class="models">\n{columns}</div></article>\n'
         )
     return page.section("Search results", *parts)
 
@@ -45,8 +69,11 @@ def pictures_section(pictures: Mapping[str, np.ndarray], note: str = CHOICE) -> 
 def write_results_page(
     path: str,
     title: str,
-    pictures: Mapping[str, np.ndarray],
     documents: Mapping[str, Mapping[str, Any]],
+    dataset_dicts: Sequence[Mapping[str, Any]],
+    query_ids: Sequence[int],
+    top_k: int = 5,
+    *,
     note: str = CHOICE,
 ) -> None:
     """Write the ranked results of one model or several as one self-contained HTML file.
@@ -54,31 +81,32 @@ def write_results_page(
     Args:
         path: HTML file; readers see the old one or the whole new one.
         title: plain text, as all text here.
-        pictures, note: see :func:`pictures_section`.
-        documents: label to what :func:`load_search_results` returns, for the table.
+        documents: name of the model to what :func:`load_search_results` returns.
+        dataset_dicts, query_ids, top_k, note: see :func:`rankings_section`.
     """
-    names = list(
+    metrics = {name: document.get("metrics", {}) for name, document in documents.items()}
+    columns = list(
         dict.fromkeys(
             (task, name)
-            for document in documents.values()
-            for task, values in document.get("metrics", {}).items()
+            for tasks in metrics.values()
+            for task, values in tasks.items()
             for name in values
             if not name.startswith("queries")
         )
     )
     rows = [
-        [MODELS.get(label, label)]
-        + [page.number(document.get("metrics", {}).get(task, {}).get(name)) for task, name in names]
-        for label, document in documents.items()
+        [name, *(page.number(tasks.get(task, {}).get(column)) for task, column in columns)]
+        for name, tasks in metrics.items()
     ]
-    heads = [name if task == "person_search" else f"{task} {name}" for task, name in names]
-    table = page.table(["Model", *heads], rows) + page.paragraph("Percent.", "note")
+    heads = [name if task == "person_search" else f"{task} {name}" for task, name in columns]
+    table = page.table(["Model", *heads], rows, "Results") + page.paragraph("Percent.", "note")
+    rankings = {name: document["queries"] for name, document in documents.items()}
     content = page.page(
         title,
         [
             f"<header><h1>{escape(title)}</h1></header>\n",
-            page.section("Result", table) if names else "",
-            pictures_section(pictures, note),
+            page.section("Result", table) if columns else "",
+            rankings_section(rankings, dataset_dicts, query_ids, top_k, note=note),
         ],
     )
     write_file(path, content.encode("utf-8"))

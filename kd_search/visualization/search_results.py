@@ -3,7 +3,7 @@
 import functools
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
@@ -90,10 +90,7 @@ def draw_search_results(
     Raises:
         ValueError: a query id is in none of the results, or the results are of another data set.
     """
-    if not query_ids or top_k < 1:
-        raise ValueError("nothing to draw: no query ids, or top_k below 1")
-    by_query = {r["query_id"]: r for r in results}
-    scenes = _Scenes(dataset_dicts, read)
+    rows = result_tiles(results, dataset_dicts, query_ids, top_k, read=read)
     width, height = tile_size(tile_width)
     gap = tile_width // 30
     canvas = Image.new(
@@ -101,7 +98,28 @@ def draw_search_results(
         (width * (top_k + 1) + gap * (top_k + 2), (height + gap) * len(query_ids) + gap),
         PAPER,
     )
-    for row, query_id in enumerate(query_ids):
+    for row, tiles in enumerate(rows):
+        for column, tile in enumerate(tiles):
+            place = (gap + column * (width + gap), gap + row * (height + gap))
+            canvas.paste(render_tile(tile, tile_width), place)
+    return np.asarray(canvas)
+
+
+def result_tiles(
+    results: Sequence[Mapping[str, Any]],
+    dataset_dicts: Sequence[Mapping[str, Any]],
+    query_ids: Sequence[int],
+    top_k: int = 5,
+    *,
+    read: Callable[[str], np.ndarray] = functools.partial(read_image, format="RGB"),
+) -> Iterator[list[Tile]]:
+    """For every query its own tile and those of its best matches; see :func:`draw_search_results`
+    for arguments and errors."""
+    if not query_ids or top_k < 1:
+        raise ValueError("nothing to draw: no query ids, or top_k below 1")
+    by_query = {r["query_id"]: r for r in results}
+    scenes = _Scenes(dataset_dicts, read)
+    for query_id in query_ids:
         if query_id not in by_query:
             raise ValueError(f"query {query_id!r} is in none of the {len(by_query)} results")
         result = by_query[query_id]
@@ -110,10 +128,7 @@ def draw_search_results(
         for rank, match in enumerate(result["matches"][:top_k], 1):
             found = scenes.record(match["image_id"])
             tiles.append(_match_tile(rank, match, query, found, scenes.image(found)))
-        for column, tile in enumerate(tiles):
-            place = (gap + column * (width + gap), gap + row * (height + gap))
-            canvas.paste(render_tile(tile, tile_width), place)
-    return np.asarray(canvas)
+        yield tiles
 
 
 def _results_file(folder: Union[str, "os.PathLike[str]"]) -> str:

@@ -239,7 +239,7 @@ def _comparisons_section(comparisons: Sequence[ModelComparison]) -> str:
                 f"{difference.mean:+.2f}",
                 f"{difference.low:+.2f} to {difference.high:+.2f}",
                 f"{result.p_value:.4f}",
-                "clear" if comparison.is_clear else "could be chance",
+                _verdict(comparison),
                 f"{result.num_different:,} of {result.num_queries:,}",
                 by_seed if len(comparison.by_seed) > 1 else "one seed",
             ]
@@ -256,6 +256,12 @@ def _comparisons_section(comparisons: Sequence[ModelComparison]) -> str:
             "note",
         ),
     )
+
+
+def _verdict(comparison: ModelComparison) -> str:
+    if not comparison.result.num_different:
+        return "the same"
+    return "clear" if comparison.is_clear else "could be chance"
 
 
 def _curves_section(models: Sequence[TrainedModel]) -> str:

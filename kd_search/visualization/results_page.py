@@ -13,6 +13,7 @@ from . import page
 from .cards import card_list
 from .drawing import write_file
 from .search_results import CHOICE, result_tiles
+from .tiles import Tile
 
 #: How to read :func:`rankings_section`.
 LEGEND = (
@@ -22,6 +23,9 @@ LEGEND = (
     "picture, a dashed yellow frame shows the true place. A person who is in m pictures of the "
     "gallery can be found m times at most: all other ranks must be wrong."
 )
+
+# Many scenes: a page of six queries of three models holds a hundred.
+_SCENE_WIDTH = 448
 
 
 def rankings_section(
@@ -53,17 +57,23 @@ def rankings_section(
         columns = "".join(
             f"<div><h4>{escape(name)}</h4>\n"
             + page.paragraph(", ".join(text for text, _ in own[0].lines), "faint")
-            + (card_list(own[1:], "ranks") if own[1:] else page.paragraph("Nobody was found."))
+            + _matches(own[1:])
             + "</div>\n"
             for name, own in zip(rows, tiles)
         )
-        # The lines of a query are those of one model.
-        wanted = card_list([query.without_lines()], "wanted", ranked=False)
+        # The lines of a query are those of one model; the heading has its title.
+        wanted = card_list([query], "wanted", ranked=False, captions=False, width=_SCENE_WIDTH)
         parts.append(
             f"<article><h3>{escape(query.title.capitalize())}</h3>\n"
             f'{wanted}<div class="models">\n{columns}</div></article>\n'
         )
     return page.section("Search results", *parts)
+
+
+def _matches(tiles: Sequence[Tile]) -> str:
+    if not tiles:
+        return page.paragraph("Nobody was found.")
+    return card_list(tiles, "ranks", width=_SCENE_WIDTH)
 
 
 def write_results_page(

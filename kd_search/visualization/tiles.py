@@ -1,6 +1,6 @@
 """A found (or wanted) person as a tile: the scene, the cropped person and lines of text."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Optional
 
 import numpy as np
@@ -45,10 +45,6 @@ class Tile:
     missing: str = "no picture"
     #: Ground of the tile; queries stand out.
     ground: Colour = PAPER
-
-    def without_lines(self) -> "Tile":
-        """The same with its title alone."""
-        return replace(self, lines=[])
 
     @property
     def colour(self) -> Colour:

@@ -69,7 +69,6 @@ def draw_sheet(
     columns: Sequence[str],
     *,
     size: int = 56,
-    align_with: Iterable[str] = (),
 ) -> np.ndarray:
     """Pictures by row and column; each place of this table holds several.
 
@@ -78,7 +77,6 @@ def draw_sheet(
             "none" is written where there are none.
         columns: their names, in order.
         size: pixels of the square that each picture is fitted into.
-        align_with: names of rows of other sheets whose columns start at the same place.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -91,7 +89,7 @@ def draw_sheet(
     most = max(len(row.get(column, ())) for row in rows.values() for column in columns)
     across = _pictures_across(most)
     text = max(10, size // 4)
-    names = _name_width([*rows, *align_with], text)
+    names = _name_width(rows, text)
     width = max(across * (size + _GAP) + _GAP, round(4 * text))
     blocks = {
         name: [_block(row.get(column, ()), across, size, text) for column in columns]

@@ -5,11 +5,21 @@ from html import escape
 from typing import Optional
 
 import numpy as np
-from agreement import MeasuredScene, draw_boxes_in_order, draw_scale, draw_scene, scale_start
-from contact_sheet import draw_sheet
+from agreement import (
+    MeasuredScene,
+    agreement_colour,
+    draw_scale,
+    draw_scene,
+    lowest_boxes,
+    scale_start,
+)
+from PIL import ImageOps
 
 from kd_search.visualization import page
-from kd_search.visualization.drawing import write_file
+from kd_search.visualization.drawing import Colour, crop, fit, write_file
+
+#: Largest width and height of the pictures of prototypes and boxes; they are shown at half of it.
+_THUMBNAIL = (240, 320)
 
 _PROTOTYPES = (
     "Annotated (or detected) boxes of the training set whose features can express those of the "
@@ -70,15 +80,16 @@ def first_scenes(scenes: Sequence[MeasuredScene], count: Optional[int]) -> list[
 def _prototypes_section(prototypes, levels: Sequence[str]) -> str:
     parts = [page.paragraph(_PROTOTYPES)]
     for name, row in prototypes.items():
-        count = sum(len(row.get(level, ())) for level in levels)
-        if not count:
+        filled = {level: row[level] for level in levels if row.get(level)}
+        if not filled:
             continue
-        picture = page.photo(
-            draw_sheet({name: row}, levels, align_with=prototypes), f"{count} prototypes of {name}"
-        )
-        parts.append(
-            f'<figure class="card"><div class="scroll" tabindex="0">{picture}</div></figure>\n'
-        )
+        parts.append(f"<h3>{escape(name)}</h3>\n")
+        for level, pictures in filled.items():
+            thumbnails = [
+                _thumbnail(picture, f"{name} on {level}, prototype {number}")
+                for number, picture in enumerate(pictures, 1)
+            ]
+            parts.append(f"<h4>{escape(level)}: {len(pictures)}</h4>\n{_list(thumbnails)}")
     without = [n for n, row in prototypes.items() if not any(row.get(level) for level in levels)]
     if without:
         parts.append(page.paragraph(f"Without any prototype: {', '.join(without)}.", "faint"))
@@ -95,18 +106,30 @@ def _agreement_section(
     parts = [page.paragraph(_AGREEMENT)]
     if not any(len(s.boxes) for s in scenes):
         return page.section("Agreement", *parts, page.paragraph("No box was measured.", "faint"))
-    heads = ("", "boxes", "mean r", "10th percentile", "lowest")
+    heads = ("boxes", "mean r", "10th percentile", "lowest")
     by_level = {level: _values(scenes, "levels", level) for level in levels}
     by_class = {
         name: _values(scenes, "classes", name)
         for name in sorted({c for s in scenes for c in s.classes})
     }
+    cut_out = []
+    for scene, box in lowest_boxes(scenes, boxes):
+        part = None if scene.scene is None else crop(scene.scene, tuple(scene.boxes[box]))
+        colour = agreement_colour(float(scene.agreement[box]), start)
+        cut_out.append(_thumbnail(part, f"Box of {scene.name}", scene.label(box), colour))
     parts += [
-        page.table(heads, [_statistics(name, values) for name, values in by_level.items()]),
-        page.table(heads, [_statistics(name, values) for name, values in by_class.items()]),
+        page.table(
+            ("Feature map", *heads),
+            [_statistics(name, values) for name, values in by_level.items()],
+            "Agreement by feature map",
+        ),
+        page.table(
+            ("Class", *heads),
+            [_statistics(name, values) for name, values in by_class.items()],
+            "Agreement by class",
+        ),
         *(page.paragraph(finding) for finding in findings),
-        "<h3>Lowest agreement</h3>\n",
-        page.photo(draw_boxes_in_order(scenes, start, boxes), "Boxes of the lowest agreement"),
+        f"<h3>Lowest agreement</h3>\n{_list(cut_out)}",
     ]
     return page.section("Agreement", *parts)
 
@@ -115,8 +138,8 @@ def _scenes_section(scenes: Sequence[MeasuredScene], start: float) -> str:
     scale = page.drawing(draw_scale(start), f"Colours from r = {start:.2f} to 1")
     parts = [
         page.paragraph("The image with the lowest number of all comes first.", "faint"),
-        f'<figure class="card" style="max-width: 430px; margin-bottom: 1rem">{scale}</figure>\n',
-        f'<ul class="hits">\n{"".join(_item(scene, start) for scene in scenes)}</ul>\n',
+        f'<figure class="card scale">{scale}</figure>\n',
+        _list([_item(scene, start) for scene in scenes], "scenes"),
     ]
     return page.section("Images", *parts)
 
@@ -124,9 +147,25 @@ def _scenes_section(scenes: Sequence[MeasuredScene], start: float) -> str:
 def _item(measured: MeasuredScene, start: float) -> str:
     picture = ""
     if measured.scene is not None:
-        picture = page.photo(draw_scene(measured, start), f"{measured.name} with its boxes")
+        picture = page.photo(draw_scene(measured, start, 800), f"{measured.name} with its boxes")
     lines = "".join(f"<span>{escape(measured.label(box))}</span>" for box in measured.order())
     return f"<li>{picture}<div><b>{escape(measured.name)}</b>{lines}</div></li>\n"
+
+
+def _list(items: Sequence[str], style: str = "thumbnails") -> str:
+    return f'<ul class="{style}" role="list">\n{"".join(items)}</ul>\n'
+
+
+def _thumbnail(
+    picture: Optional[np.ndarray], alt: str, caption: str = "", frame: Optional[Colour] = None
+) -> str:
+    text = f"<span>{escape(caption)}</span>" if caption else ""
+    if picture is None:
+        return f'<li><p class="missing">no picture</p>{text}</li>\n'
+    scaled = fit(picture, *_THUMBNAIL)
+    if frame is not None:
+        scaled = ImageOps.expand(scaled, 8, frame)
+    return f"<li>{page.photo(np.asarray(scaled), alt)}{text}</li>\n"
 
 
 def _values(scenes: Sequence[MeasuredScene], key: str, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from agreement import (
     scale_start,
 )
 from contact_sheet import Cell, draw_cells, draw_sheet
+from html_page import Page
 from prototype_page import first_scenes, write_prototype_page
 
 from kd_search.visualization.drawing import PANEL
@@ -143,11 +144,19 @@ def test_page_is_one_file_that_shows_everything(tmp_path):
     scenes = [measured("a<b>.jpg", [0.9, 0.4]), measured("c.jpg", [0.95], classes=["leaf"])]
     write_prototype_page(str(path), "T & U", prototypes, ["p3"], scenes, ["A fact."], shown=1)
     html = path.read_text(encoding="utf-8")
+    page = Page(html)
     assert "T &amp; U" in html and "A fact." in html and "fish &amp; chips" in html
-    assert "a&lt;b&gt;.jpg" in html and "c.jpg" not in html
+    assert "a&lt;b&gt;.jpg" in html and "c.jpg with" not in html
     assert "Without any prototype: pot." in html
     # Prototypes of a class, boxes of the lowest agreement, the scale and a scene.
-    assert html.count("<img ") == 4
+    assert [image["alt"] for image in page.find("img")] == [
+        "fish & chips on p3, prototype 1",
+        *("Box of a<b>.jpg", "Box of a<b>.jpg", "Box of c.jpg"),
+        "Colours from r = 0.40 to 1",
+        "a<b>.jpg with its boxes",
+    ]
+    # Small boxes are shown large enough to see.
+    assert int(page.find("img")[0]["height"]) >= 200
     assert html.index("0.40 p3 fish") < html.index("0.90 p3 fish")
     # Three boxes of a level; of the class "leaf" one, whose lowest is 0.95.
     rows = html.replace("</td><td>", " ").replace("</th><td>", " ")
@@ -159,15 +168,5 @@ def test_page_is_one_file_that_shows_everything(tmp_path):
 def test_page_without_boxes(tmp_path):
     path = tmp_path / "page.html"
     write_prototype_page(str(path), "T", {"pot": {}}, ["p3"], [measured("a", [])], [])
-    html = path.read_text(encoding="utf-8")
+    html = Page(path.read_text(encoding="utf-8")).text
     assert "No box was measured." in html and "Without any prototype: pot." in html
-
-
-def test_columns_of_sheets_with_align_with_the_same_names_begin_at_one_place():
-    def first_column(name, **options):
-        sheet = draw_sheet({name: {"p2": [flat(RED)]}}, ["p2"], **options)
-        return int((sheet == RED).all(axis=2).any(axis=0).argmax())
-
-    names = ["cup", "a much longer name"]
-    assert first_column(names[0]) < first_column(names[1])
-    assert first_column(names[0], align_with=names) == first_column(names[1], align_with=names)

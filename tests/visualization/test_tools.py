@@ -11,6 +11,7 @@ import torch
 import visualize_search
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from html_page import Page
 from PIL import Image
 
 from kd_search.data import register_person_search_coco
@@ -82,6 +83,7 @@ def test_search_ranks_the_folder_and_writes_page_and_json(network, gallery, tmp_
     ]
     assert "skipped" in printed.err and "truncated.png" in printed.err
     html = output.read_text(encoding="utf-8")
+    Page(html)
     # A scene and a person for the query and each of the hits.
     assert html.count("<img ") == 2 * 4
     assert "http:" not in html and "https:" not in html
@@ -256,10 +258,12 @@ def test_visualize_compares_models_on_the_same_queries(evaluation, tmp_path):
     output = tmp_path / "out.html"
     entries = [f"{label}={folder}" for label, folder in zip(("Model A", "Model B"), folders)]
     assert visualize_search.main([*entries, "--output", str(output)]) == 0
-    html = output.read_text(encoding="utf-8")
-    assert html.count("<img ") == 2
-    assert html.index("<h3>Model A") < html.index("<h3>Model B")
-    assert "The average precision is that of &#x27;Model B&#x27;." in html
+    page = Page(output.read_text(encoding="utf-8"))
+    # Of each of three queries: scene and person, then of both models' only match.
+    assert len(page.find("img")) == 3 * (2 + 2 * 2)
+    names = [text for level, text in page.headings if level > 2]
+    assert names[:3] == ["Query 0", "Model A", "Model B"]
+    assert "The average precision is that of 'Model B'." in page.text
 
 
 def test_visualize_takes_given_queries(evaluation, tmp_path, capsys):

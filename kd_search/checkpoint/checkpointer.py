@@ -32,7 +32,8 @@ _HEURISTICS = "?matching_heuristics=True"
 class PersonSearchCheckpointer(DetectionCheckpointer):
     """Saves and loads models in Detectron2's format, the same on Detectron2 0.5 and main.
 
-    - A checkpoint holds ``model`` and the checkpointables (``optimizer``, ...), in plain types. The
+    - A checkpoint holds ``model`` and the checkpointables (``optimizer``, ...), in plain types, and
+      ``initial_weights``: file and SHA-256 of the weights that backbones started from. The
       method ``checkpoint_parts()`` of a model, such as a :class:`Distiller`, returns ``model`` (the
       student, so that the result loads into a plain config) and other modules by key.
     - Files are written atomically.
@@ -69,6 +70,12 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         super().__init__(network, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.trust_pickle = trust_pickle
         self.max_to_keep = max_to_keep
+        #: File and SHA-256 of the weights that backbones started from, by name of their module.
+        self.initial_weights: dict[str, dict[str, str]] = {
+            name: module.initial_weights
+            for name, module in self.model.named_modules()
+            if getattr(module, "initial_weights", None)
+        }
         #: Iteration of the last checkpoint written by this process; ``None`` before the first.
         self.last_iteration: Optional[int] = None
 
@@ -88,6 +95,8 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             return
         data = {"model": self.model.state_dict()}
         data.update((key, obj.state_dict()) for key, obj in self.checkpointables.items())
+        if self.initial_weights:
+            data["initial_weights"] = self.initial_weights
         data.update(kwargs)
         data = to_plain(data)
         file = os.path.join(self.save_dir, f"{name}.pth")
@@ -164,6 +173,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             raise ValueError(problem)
         if checkpoint is None:
             checkpoint = self._read_state(path)
+        self.initial_weights = checkpoint.get("initial_weights", self.initial_weights)
         return {**self._apply(checkpoint, path, self.checkpointables, strict=True), "resumed": path}
 
     def _newest_readable(self) -> tuple[Optional[dict[str, Any]], str, str]:
@@ -185,7 +195,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         return None, "", f"{problem}. To start again, train without --resume"
 
     def _read_state(self, path: str) -> dict[str, Any]:
-        checkpoint = self._read(path, self.checkpointables, ["iteration"])
+        checkpoint = self._read(path, self.checkpointables, ["iteration", "initial_weights"])
         if "iteration" not in checkpoint:
             raise ValueError(f"{path} holds weights, but no training state")
         return checkpoint

@@ -120,6 +120,7 @@ class _Whole(Schema):
     """The parts that training saves under these names; their owners check others."""
 
     iteration: Count = _ABSENT
+    initial_weights: dict[str, dict[str, str]] = _ABSENT
     optimizer: _Optimizer = _ABSENT
     scheduler: _Scheduler = _ABSENT
     trainer: _Trainer = _ABSENT

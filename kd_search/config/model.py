@@ -119,11 +119,28 @@ def _add_reid_network(cfg: CfgNode) -> None:
 
 def _add_reid_backbones(cfg: CfgNode) -> None:
     CN = type(cfg)  # noqa: N806
-    # build_densenet121_backbone and build_mobilenet_v2_backbone, from torchvision.
+    # build_torchvision_backbone, build_torchvision_fpn_backbone and
+    # build_retinanet_torchvision_fpn_backbone; docs/backbones.md.
     cfg.MODEL.TORCHVISION = CN()
-    # Their ImageNet weights: a file with torchvision's names; a name of torchvision's, such as
-    # "IMAGENET1K_V1", for the file in torchvision's own cache; or empty for a random start.
+    # Network: a name of torchvision.models, or "timm:NAME" for one of timm, which is installed
+    # separately. (kd_search)
+    cfg.MODEL.TORCHVISION.NAME = "mobilenet_v2"
+    # Its ImageNet weights: a file with torchvision's, or timm's, names; a name of torchvision's,
+    # such as "IMAGENET1K_V1", for the file in torchvision's own cache; or empty for a random start.
     cfg.MODEL.TORCHVISION.WEIGHTS = ""
+    # Channel multiplier of the networks that have one (MobileNets, CVPR 2018); 1.0 as published.
+    cfg.MODEL.TORCHVISION.WIDTH_MULTIPLIER = 1.0
+    # Maps of build_torchvision_backbone: "res2" to "res5", the deepest maps of strides 4 to 32, and
+    # "last", behind the 1x1 convolution that MobileNets and EfficientNets end with. For C4
+    # ["res4"]: the ROI heads run the rest of the network. Pyramids output MODEL.FPN.IN_FEATURES.
+    # (Detectron2: MODEL.RESNETS.OUT_FEATURES)
+    cfg.MODEL.TORCHVISION.OUT_FEATURES = ["res4"]
+    # What replaces batch normalisation: "BN", "FrozenBN", "SyncBN", "GN", ... as
+    # MODEL.RESNETS.NORM of Detectron2; "BN" keeps it. Other kinds stay, as the LayerNorms of Swin.
+    cfg.MODEL.TORCHVISION.NORM = "BN"
+    # A LayerNorm on every output map, as Swin's detectors have (ICCV 2021, its code): for networks
+    # whose stages end without a normalisation, Swin and ConvNeXt.
+    cfg.MODEL.TORCHVISION.OUT_NORM = False
     # Stride of the last stage: 2 as published; 1 for re-ID, of MobileNet-V2 in VKD (ECCV 2020, its
     # code).
     cfg.MODEL.TORCHVISION.LAST_STRIDE = 2

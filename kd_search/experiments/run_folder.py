@@ -61,13 +61,13 @@ def build_run_config(
 
 def settings_of(cfg: CfgNode) -> dict[str, str]:
     """Everything that a result depends on: every config key except ``OUTPUT_DIR``, and the SHA-256
-    of the files that ``MODEL.WEIGHTS`` and, in a distilled training, keys of ``DISTILLATION`` that
-    end in ``.WEIGHTS`` or ``.PATH`` name."""
+    of the files that ``MODEL.WEIGHTS``, ``MODEL.TORCHVISION.WEIGHTS`` and, in a distilled training,
+    keys of ``DISTILLATION`` that end in ``.WEIGHTS`` or ``.PATH`` name."""
     settings = dict(_flatten(cfg))
     del settings["OUTPUT_DIR"]
     distilled = cfg.MODEL.META_ARCHITECTURE == "Distiller"
     for key, path in list(settings.items()):
-        is_input = key == "MODEL.WEIGHTS" or (
+        is_input = key in ("MODEL.WEIGHTS", "MODEL.TORCHVISION.WEIGHTS") or (
             distilled and key.startswith("DISTILLATION.") and key.endswith((".WEIGHTS", ".PATH"))
         )
         if is_input and os.path.isfile(path):

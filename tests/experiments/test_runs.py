@@ -64,6 +64,7 @@ def test_settings_hold_all_but_the_folder(tmp_path):
     "key",
     [
         "MODEL.WEIGHTS",
+        "MODEL.TORCHVISION.WEIGHTS",
         "DISTILLATION.TEACHER.WEIGHTS",
         "DISTILLATION.REID_TEACHER.WEIGHTS",
         "DISTILLATION.ID_TABLE.PATH",

@@ -24,7 +24,7 @@ def _no_files_and_no_random_weights(monkeypatch):
     monkeypatch.chdir(TREE)
     for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
-    monkeypatch.setattr(torchvision_backbones, "_load", lambda *args: None)
+    monkeypatch.setattr(torchvision_backbones, "load_weights", lambda *args: {})
     monkeypatch.setattr(teacher_module, "load_trained", lambda *args, **kwargs: None)
 
 

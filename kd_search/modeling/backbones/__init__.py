@@ -8,6 +8,9 @@ from kd_search.modeling.backbones.resnet import (
 from kd_search.modeling.backbones.torchvision_backbones import (
     build_densenet121_backbone,
     build_mobilenet_v2_backbone,
+    build_retinanet_torchvision_fpn_backbone,
+    build_torchvision_backbone,
+    build_torchvision_fpn_backbone,
 )
 
 __all__ = [
@@ -15,6 +18,9 @@ __all__ = [
     "build_bam_resnet_backbone",
     "build_densenet121_backbone",
     "build_mobilenet_v2_backbone",
+    "build_retinanet_torchvision_fpn_backbone",
+    "build_torchvision_backbone",
+    "build_torchvision_fpn_backbone",
     "build_width_resnet_backbone",
     "build_width_resnet_fpn_backbone",
     "build_width_retinanet_resnet_fpn_backbone",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.backbone.resnet import (
     BasicBlock,
@@ -125,7 +125,7 @@ def build_width_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 @BACKBONE_REGISTRY.register()
 def build_width_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a feature pyramid (``MODEL.FPN``) on :func:`build_width_resnet_backbone`."""
-    return _build_fpn(cfg, build_resnet(cfg, input_shape), LastLevelMaxPool())
+    return build_fpn(cfg, build_resnet(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
@@ -145,10 +145,11 @@ def build_width_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSp
             f"MODEL.RESNETS.OUT_FEATURES {list(shapes)} must contain 'res5', which p6 is made from"
         )
     top_block = LastLevelP6P7(shapes["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS)
-    return _build_fpn(cfg, bottom_up, top_block)
+    return build_fpn(cfg, bottom_up, top_block)
 
 
-def _build_fpn(cfg: CfgNode, bottom_up: ResNet, top_block: nn.Module) -> FPN:
+def build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> FPN:
+    """Build the feature pyramid of ``MODEL.FPN`` on a network that outputs its ``IN_FEATURES``."""
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,

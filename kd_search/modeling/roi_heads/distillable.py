@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kd_search.modeling.backbones.resnet import resnet_stage, stage_channels
+from kd_search.modeling.backbones.torchvision_backbones import build_last_stage
 from kd_search.outputs import IdentityOutputs, RegionOutputs, RegionTargets
 
 Features = dict[str, torch.Tensor]
@@ -206,7 +207,10 @@ class DistillableROIHeads(DistillableHeads, StandardROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class DistillableRes5ROIHeads(DistillableHeads, Res5ROIHeads):
-    """Res5ROIHeads (C4) for students and teachers, also of our ResNets of any depth and width."""
+    """Res5ROIHeads (C4) for students and teachers.
+
+    Also of our ResNets of any depth and width, and of networks of ``build_torchvision_backbone``.
+    """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -218,6 +222,8 @@ class DistillableRes5ROIHeads(DistillableHeads, Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
+        if cfg.MODEL.BACKBONE.NAME == "build_torchvision_backbone":
+            return build_last_stage(cfg)
         if not cfg.MODEL.BACKBONE.NAME.startswith("build_width_resnet"):
             # Detectron2 uses bottleneck blocks at every depth, and so do its weights.
             return super()._build_res5_block(cfg)

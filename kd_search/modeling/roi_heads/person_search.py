@@ -15,7 +15,6 @@ from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from kd_search.modeling.backbones.resnet import stage_channels
 from kd_search.modeling.roi_heads.distillable import (
     DistillableRes5ROIHeads,
     DistillableROIHeads,
@@ -76,7 +75,8 @@ class PersonSearchRes5ROIHeads(PersonSearchHeads, DistillableRes5ROIHeads):
     """Detectron2's Res5ROIHeads with a re-ID branch on the output of res5.
 
     The split res4 | res5 is that of most person search networks since NAE; OIM itself (CVPR 2017)
-    splits inside stage 4. Works for every depth and width of ``build_width_resnet_backbone``.
+    splits inside stage 4. Works for every depth and width of ``build_width_resnet_backbone``,
+    and for ``build_torchvision_backbone``.
     """
 
     @configurable
@@ -97,7 +97,8 @@ class PersonSearchRes5ROIHeads(PersonSearchHeads, DistillableRes5ROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         ret: dict[str, Any] = super().from_config(cfg, input_shape)
         side = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION // 2
-        shape = ShapeSpec(channels=stage_channels(cfg, 5), height=side, width=side)
+        channels = ret["box_predictor"].cls_score.in_features
+        shape = ShapeSpec(channels=channels, height=side, width=side)
         ret["reid"] = ReIDBranch(cfg, shape)
         if cfg.MODEL.REID_HEAD.SEPARATE_RES5:
             ret["reid_res5"] = cls._build_res5_block(cfg)[0]

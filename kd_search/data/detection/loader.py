@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader
 
 from kd_search.data.catalog import is_person_search, require_registered
 from kd_search.data.detection.register import clear_errors, known_classes
-from kd_search.data.io.image import ImageError, invalid_name, refuse_large
+from kd_search.data.io.image import invalid_name
 from kd_search.data.person_search.loader import (
     PersonSearchTrainLoader,
     build_person_search_train_loader,
 )
 from kd_search.data.records import Record
+from kd_search.utils.pictures import ImageError, refuse_large
 
 Mapper = Callable[[Record], Record]
 

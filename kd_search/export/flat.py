@@ -1,0 +1,307 @@
+"""A person search network as one graph whose shapes do not depend on what a picture shows.
+
+Detectron2's own forward branches on values (the number of proposals, boxes that are not finite), so
+that ``torch.export`` cannot record it. The forward of :class:`FlatPersonSearch` makes the same
+selections with fixed numbers of rows and masks. It is what the formats ``onnx`` and ``pt2`` hold.
+"""
+
+import math
+from typing import Any, Optional
+
+import torch
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import RPN
+from torch import nn
+from torchvision.ops import nms
+
+from kd_search.modeling.roi_heads.person_search import (
+    PersonSearchRes5ROIHeads,
+    PersonSearchROIHeads,
+)
+
+#: Names of the inputs and outputs of :class:`FlatPersonSearch` in exported files.
+INPUTS = ("image", "size", "query_boxes")
+OUTPUTS = ("boxes", "scores", "embeddings", "valid", "query_embeddings")
+#: Score of rows that hold nothing.
+_NOTHING = -math.inf
+
+
+class FlatPersonSearch(nn.Module):
+    """Detection, embedding of the detected people, and embedding of given boxes, of one picture.
+
+    Equal to ``PersonSearchRCNN.inference`` and ``embed``. With equal scores it may choose other
+    anchors than Detectron2, whose order of equal scores is not defined.
+    """
+
+    def __init__(self, model: nn.Module):
+        """
+        Args:
+            model: a PersonSearchRCNN with one class, in evaluation mode.
+
+        Raises:
+            ValueError: a part of the network is of a kind that is not supported.
+        """
+        super().__init__()
+        check_supported(model)
+        self.model = model
+
+    @property
+    def size_divisibility(self) -> int:
+        """Height and width of the input must be multiples of it."""
+        model: Any = self.model
+        return max(int(model.backbone.size_divisibility), 1)
+
+    def forward(
+        self, image: torch.Tensor, size: torch.Tensor, query_boxes: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Detect and embed people, and embed given boxes.
+
+        Args:
+            image: (3, H, W) uint8, channels in the order of ``INPUT.FORMAT``, padded at the right
+                and at the bottom to multiples of :attr:`size_divisibility`. Padding may have any
+                value.
+            size: (2,) int64 height and width without the padding.
+            query_boxes: (Q, 4) float32 XYXY in pixels of ``image``; Q may be 0.
+
+        Returns:
+            boxes: (K, 4) float32 XYXY in pixels of ``image``, highest score first, where K is
+                ``TEST.DETECTIONS_PER_IMAGE``. Rows that are not valid are 0.
+            scores: (K,) float32 in [0, 1].
+            embeddings: (K, D) float32 of length one.
+            valid: (K,) bool, true for the rows that hold a person; they come first.
+            query_embeddings: (Q, D) float32 of length one.
+        """
+        model: Any = self.model
+        heads = model.roi_heads
+        features = model.backbone(self._normalised(image, size))
+        proposals, exist = self._proposals(features, size)
+        boxes, scores = self._detections(features, size, proposals, exist)
+        valid = scores > _NOTHING
+        # Only the rows with a person are embedded: the re-ID head is the dearest part by region.
+        rows = valid.nonzero()[:, 0]
+        found = embed(heads, features, boxes[rows])
+        embeddings = found.new_zeros((boxes.shape[0], found.shape[1])).index_put((rows,), found)
+        return (
+            boxes,
+            torch.where(valid, scores, 0.0),
+            embeddings,
+            valid,
+            embed(heads, features, query_boxes),
+        )
+
+    def _normalised(self, image: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+        """(1, 3, H, W) normalised image; the padding is 0, as Detectron2's."""
+        model: Any = self.model
+        normalised = (image.float() - model.pixel_mean) / model.pixel_std
+        if self.size_divisibility > 1:
+            height, width = image.shape[1:]
+            rows = torch.arange(height, device=image.device) < size[0]
+            columns = torch.arange(width, device=image.device) < size[1]
+            normalised = torch.where(rows[:, None] & columns, normalised, 0.0)
+        return normalised[None]
+
+    def _proposals(
+        self, features: dict[str, torch.Tensor], size: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P, 4) proposals and (P,) whether they exist, best first."""
+        model: Any = self.model
+        rpn = model.proposal_generator
+        maps = [features[name] for name in rpn.in_features]
+        generator = rpn.anchor_generator
+        levels = zip(*rpn.rpn_head(maps), generator.strides, generator.cell_anchors)
+        count, chosen = rpn.pre_nms_topk[False], []
+        for logits, deltas, stride, cells in levels:
+            scores, anchors, deltas = best_anchors(
+                logits, deltas, cells, stride, generator.offset, count
+            )
+            boxes = rpn.box2box_transform.apply_deltas(deltas, anchors)
+            scores = torch.where(boxes.isfinite().all(dim=1) & scores.isfinite(), scores, _NOTHING)
+            boxes = clipped(boxes, size)
+            scores = torch.where(extent(boxes) > rpn.min_box_size, scores, _NOTHING)
+            chosen.append(suppressed(boxes, scores, rpn.nms_thresh))
+        boxes, scores = (torch.cat(parts) for parts in zip(*chosen))
+        boxes, scores = best(boxes, scores, rpn.post_nms_topk[False])
+        return boxes, scores > _NOTHING
+
+    def _detections(
+        self,
+        features: dict[str, torch.Tensor],
+        size: torch.Tensor,
+        proposals: torch.Tensor,
+        exist: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(K, 4) boxes and (K,) scores, -inf in rows without a person."""
+        model: Any = self.model
+        heads = model.roi_heads
+        predictor = heads.box_predictor
+        logits, deltas = heads._predict(region_features(heads, features, proposals))
+        probabilities = logits.softmax(dim=1) if predictor.has_softmax else logits.sigmoid()
+        boxes = predictor.box2box_transform.apply_deltas(deltas, proposals)
+        finite = boxes.isfinite().all(dim=1) & probabilities.isfinite().all(dim=1)
+        scores = probabilities[:, 0]
+        present = exist & finite & (scores > predictor.test_score_thresh)
+        boxes = clipped(boxes, size)
+        boxes, scores = suppressed(
+            boxes, torch.where(present, scores, _NOTHING), predictor.test_nms_thresh
+        )
+        limit = predictor.test_topk_per_image
+        # A negative limit is none, in Detectron2.
+        boxes, scores = best(boxes, scores, boxes.shape[0] if limit < 0 else limit)
+        # As Detectron2's post-processing: boxes without an area in the image are dropped.
+        return best(boxes, torch.where(extent(boxes) > 0, scores, _NOTHING), boxes.shape[0])
+
+
+def check_supported(model: Any) -> None:
+    """Check that the flat forward is that of the network.
+
+    Raises:
+        ValueError: naming the first part that is not supported.
+    """
+    heads, rpn = model.roi_heads, model.proposal_generator
+    parts = (
+        ("MODEL.ROI_HEADS.NAME", heads, (PersonSearchROIHeads, PersonSearchRes5ROIHeads)),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", rpn, (RPN,)),
+        ("MODEL.ANCHOR_GENERATOR.NAME", rpn.anchor_generator, (DefaultAnchorGenerator,)),
+    )
+    for key, part, kinds in parts:
+        if not isinstance(part, kinds):
+            raise ValueError(
+                f"{key} {type(part).__name__} cannot be exported to this format: use the format "
+                "torchscript"
+            )
+    if heads.num_classes != 1:
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES {heads.num_classes} cannot be exported to this format: "
+            "person search has one class"
+        )
+
+
+def best_anchors(
+    logits: torch.Tensor,
+    deltas: torch.Tensor,
+    cells: torch.Tensor,
+    stride: int,
+    offset: float,
+    count: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The anchors of one level with the highest scores.
+
+    Args:
+        logits: (1, A, H, W).
+        deltas: (1, 4 A, H, W).
+        cells: (A, 4) anchors around 0, XYXY.
+        stride: pixels between two neighbours.
+        offset: of the first anchor, in strides.
+        count: k; a level with fewer anchors is filled up with scores of -inf.
+
+    Returns:
+        scores (k,), anchors (k, 4) and deltas (k, 4), highest score first.
+    """
+    num_cells, width = cells.shape[0], logits.shape[3]
+    flat = logits[0].permute(1, 2, 0).flatten()
+    last = flat.shape[0] - 1
+    flat = torch.cat([flat, flat.new_full((count,), _NOTHING)])
+    scores, index = flat.topk(count)
+    index = index.clamp(max=last)
+    place = index // num_cells
+    row = place // width
+    # Not place % width: ONNX has no remainder by a size of the graph.
+    corner = torch.stack([place - row * width, row], dim=1) * stride + offset * stride
+    anchors = corner.repeat(1, 2).to(cells.dtype) + cells[index % num_cells]
+    rows = deltas[0].unflatten(0, (num_cells, 4)).permute(2, 3, 0, 1).flatten(0, 2)
+    return scores, anchors, rows[index]
+
+
+def suppressed(
+    boxes: torch.Tensor, scores: torch.Tensor, threshold: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Non-maximum suppression: the same rows, those that are suppressed with a score of -inf."""
+    exist = scores > _NOTHING
+    # Boxes without an area suppress nothing.
+    boxes = torch.where(exist[:, None], boxes, 0.0)
+    kept = torch.zeros_like(exist).index_put((nms(boxes, scores, threshold),), exist.new_ones(()))
+    return boxes, torch.where(kept & exist, scores, _NOTHING)
+
+
+def best(
+    boxes: torch.Tensor, scores: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``count`` rows with the highest scores in their order, filled up with zeros and -inf."""
+    missing = max(count - boxes.shape[0], 0)
+    boxes = torch.cat([boxes, boxes.new_zeros((missing, 4))])
+    scores = torch.cat([scores, scores.new_full((missing,), _NOTHING)])
+    # Not topk(), which mixes rows of equal scores; sort() keeps their order on CPUs.
+    scores, rows = scores.sort(descending=True)
+    scores, rows = scores[:count], rows[:count]
+    return torch.where(scores[:, None] > _NOTHING, boxes[rows], 0.0), scores
+
+
+def clipped(boxes: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """(N, 4) boxes, limited to an image of ``size`` (height, width)."""
+    limit = size.flip(0).repeat(2).to(boxes.dtype)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def extent(boxes: torch.Tensor) -> torch.Tensor:
+    """(N,) the smaller one of width and height."""
+    return torch.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+
+
+def embed(heads: Any, features: dict[str, torch.Tensor], boxes: torch.Tensor) -> torch.Tensor:
+    """(N, D) embeddings of boxes, as :meth:`PersonSearchHeads.embed` of one image; N may be 0."""
+    # One row more than asked for: the graph of a convolution exists for one row or more only.
+    return _embed(heads, features, torch.cat([boxes, boxes.new_zeros((1, 4))]))[:-1]
+
+
+def _embed(heads: Any, features: dict[str, torch.Tensor], boxes: torch.Tensor) -> torch.Tensor:
+    if isinstance(heads, PersonSearchROIHeads):
+        maps = [features[name] for name in heads.reid_in_features]
+        return heads.reid(pooled(heads.reid_pooler, maps, boxes))
+    if heads.reid_res5 is None:
+        return heads.reid(region_features(heads, features, boxes))
+    maps = [features[name] for name in heads.in_features]
+    return heads.reid(heads.reid_res5(pooled(heads.pooler, maps, boxes)))
+
+
+def region_features(
+    heads: Any, features: dict[str, torch.Tensor], boxes: torch.Tensor
+) -> torch.Tensor:
+    """(N, C, h, w) input of the box predictor (C4: output of res5)."""
+    if isinstance(heads, PersonSearchROIHeads):
+        return pooled(heads.box_pooler, [features[name] for name in heads.box_in_features], boxes)
+    return heads.res5(pooled(heads.pooler, [features[n] for n in heads.in_features], boxes))
+
+
+def pooled(pooler: ROIPooler, maps: list[torch.Tensor], boxes: torch.Tensor) -> torch.Tensor:
+    """(N, C, h, w) features of boxes, each from the level of its size.
+
+    Every level pools every box, and the right one is taken. Boxes of other levels are replaced by
+    empty ones, which cost next to nothing.
+    """
+    index = torch.zeros_like(boxes[:, :1])
+    if len(maps) == 1:
+        return pooler.level_poolers[0](maps[0], torch.cat([index, boxes], dim=1))
+    levels = level_of(pooler, boxes)
+    result: Optional[torch.Tensor] = None
+    for level, (level_pooler, features) in enumerate(zip(pooler.level_poolers, maps)):
+        here = levels == level
+        inside = torch.where(here[:, None], boxes, 0.0)
+        part = level_pooler(features, torch.cat([index, inside], dim=1))
+        result = part if result is None else torch.where(here[:, None, None, None], part, result)
+    assert result is not None
+    return result
+
+
+def level_of(pooler: ROIPooler, boxes: torch.Tensor) -> torch.Tensor:
+    """(N,) int64 level of each box, 0 for the finest; as ``assign_boxes_to_levels``.
+
+    Compares sizes, because a logarithm is rounded differently by other runtimes: a box of exactly
+    112 pixels would change its level.
+    """
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    size = area.sqrt() / pooler.canonical_box_size + 1e-8
+    levels = torch.zeros_like(size, dtype=torch.int64)
+    for level in range(pooler.min_level + 1, pooler.max_level + 1):
+        levels = levels + (size >= 2.0 ** (level - pooler.canonical_level)).long()
+    return levels

@@ -162,7 +162,11 @@ def check_supported(model: Any) -> None:
     parts = (
         ("MODEL.ROI_HEADS.NAME", heads, (PersonSearchROIHeads, PersonSearchRes5ROIHeads)),
         ("MODEL.PROPOSAL_GENERATOR.NAME", rpn, (RPN,)),
-        ("MODEL.ANCHOR_GENERATOR.NAME", rpn.anchor_generator, (DefaultAnchorGenerator,)),
+        (
+            "MODEL.ANCHOR_GENERATOR.NAME",
+            getattr(rpn, "anchor_generator", rpn),
+            (DefaultAnchorGenerator,),
+        ),
     )
     for key, part, kinds in parts:
         if not isinstance(part, kinds):

@@ -1,0 +1,115 @@
+"""The forward with fixed shapes gives what Detectron2's gives."""
+
+import pytest
+import torch
+from detectron2.modeling.poolers import assign_boxes_to_levels
+from detectron2.structures import Boxes
+
+from kd_search.export.flat import FlatPersonSearch, level_of, suppressed
+from kd_search.export.tracing import exportable
+
+QUERIES = torch.tensor([[0.0, 0, 64, 33], [10.2, 5.1, 30.7, 31.9], [3, 3, 4, 4]])
+
+
+def padded(image, divisor, value=77):
+    height, width = image.shape[1:]
+    shape = (3, -(-height // divisor) * divisor, -(-width // divisor) * divisor)
+    whole = torch.full(shape, value, dtype=torch.uint8)
+    whole[:, :height, :width] = image
+    return whole, torch.tensor([height, width])
+
+
+@pytest.fixture
+def flat(network):
+    return FlatPersonSearch(exportable(network.model).model).eval()
+
+
+def test_people_and_queries_are_those_of_the_network(network, flat):
+    counts = []
+    for image in network.images:
+        with torch.no_grad():
+            people = network.model([{"image": image}])[0]["instances"]
+            queries = network.model.embed([{"image": image}], [QUERIES])
+            whole, size = padded(image, flat.size_divisibility)
+            boxes, scores, embeddings, valid, found = flat(whole, size, QUERIES)
+        count = len(people)
+        counts.append(count)
+        assert valid.tolist() == [True] * count + [False] * (len(valid) - count)
+        # People of equal scores may be in another order.
+        torch.testing.assert_close(scores[valid], people.scores, rtol=0, atol=1e-6)
+        order = sorted(range(count), key=lambda i: boxes[i].tolist())
+        theirs = sorted(range(count), key=lambda i: people.pred_boxes.tensor[i].tolist())
+        torch.testing.assert_close(
+            boxes[order], people.pred_boxes.tensor[theirs], rtol=0, atol=1e-4
+        )
+        torch.testing.assert_close(
+            embeddings[order], people.pred_embeddings[theirs], rtol=0, atol=1e-5
+        )
+        torch.testing.assert_close(found, queries, rtol=0, atol=1e-5)
+        assert not boxes[~valid].any() and not scores[~valid].any() and not embeddings[~valid].any()
+    assert 0 in counts and max(counts) >= 3
+
+
+def test_the_padding_may_have_any_value(fpn):
+    flat = FlatPersonSearch(exportable(fpn.model).model).eval()
+    answers = []
+    for value in (0, 255):
+        whole, size = padded(fpn.images[1], 32, value)
+        with torch.no_grad():
+            answers.append(flat(whole, size, QUERIES))
+    for first, second in zip(*answers):
+        assert torch.equal(first, second)
+
+
+def test_no_query(fpn):
+    flat = FlatPersonSearch(exportable(fpn.model).model).eval()
+    with torch.no_grad():
+        found = flat(*padded(fpn.images[1], 32), torch.zeros((0, 4)))[4]
+    assert found.shape == (0, 8)
+
+
+def test_boxes_go_to_the_levels_of_detectron2(fpn):
+    pooler = fpn.model.roi_heads.box_pooler
+    generator = torch.Generator().manual_seed(0)
+    sides = torch.rand((500, 2), generator=generator) * 1500
+    # Powers of two lie exactly on the border of two levels.
+    border = torch.tensor([[s, s] for s in (1.0, 28, 56, 112, 224, 448, 896, 1792)])
+    sides = torch.cat([sides, border, torch.zeros((1, 2))])
+    boxes = torch.cat([torch.zeros_like(sides), sides], dim=1)
+    theirs = assign_boxes_to_levels(
+        [Boxes(boxes)],
+        pooler.min_level,
+        pooler.max_level,
+        pooler.canonical_box_size,
+        pooler.canonical_level,
+    )
+    assert torch.equal(level_of(pooler, boxes), theirs)
+    assert set(theirs.tolist()) == {0, 1, 2, 3}
+
+
+def test_rows_that_hold_nothing_suppress_nobody():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10.5], [0, 0, 10, 9.5], [50, 50, 60, 60]])
+    nothing = -float("inf")
+    _, scores = suppressed(boxes, torch.tensor([nothing, 0.8, 0.9, 0.7]), 0.5)
+    assert scores.tolist() == [nothing, nothing, pytest.approx(0.9), pytest.approx(0.7)]
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("proposal_generator", "MODEL.PROPOSAL_GENERATOR.NAME"),
+        ("roi_heads", "MODEL.ROI_HEADS.NAME"),
+    ],
+)
+def test_an_unknown_part_is_named(fpn, part, key):
+    model = exportable(fpn.model).model
+    setattr(model, part, torch.nn.Identity())
+    with pytest.raises(ValueError, match=rf"{key} Identity .*torchscript"):
+        FlatPersonSearch(model)
+
+
+def test_several_classes_are_refused(fpn):
+    model = exportable(fpn.model).model
+    model.roi_heads.num_classes = 3
+    with pytest.raises(ValueError, match=r"NUM_CLASSES 3"):
+        FlatPersonSearch(model)

@@ -102,7 +102,7 @@ active-environment:
 	$(install_detectron2_and_project)
 
 $(VENV)/.kd_search_ready: requirements.txt requirements-dev.txt setup.py pyproject.toml \
-		tools/check_environment.py tools/install_detectron2.py tools/detectron2_patches.py
+		kd_search/cli/doctor.py kd_search/cli/install_detectron2.py kd_search/cli/detectron2_patches.py
 	@rm -f $@
 	@echo "==> set-up 1 of 4: $(VENV), with $(PYTHON)"
 	$(if $(PYTHON),,$(error no Python found: install Python 3.11 or name one with PYTHON=...))

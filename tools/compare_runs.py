@@ -3,7 +3,7 @@
 
 import sys
 
-from kd_search.cli.compare import main
+from kd_search.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["compare", *sys.argv[1:]]))

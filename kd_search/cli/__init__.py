@@ -5,24 +5,36 @@ Detectron2 and what needs them are imported inside of ``main`` once the argument
 wait for ``--help`` and for wrong arguments.
 """
 
+from __future__ import annotations
+
 import difflib
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Optional
 
 from kd_search.utils.threads import wait_passively
 
 #: Command: its module in this package, and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "compare": (
-        "compare",
-        "test whether two evaluated runs differ by chance",
-    ),
+    "train": ("train", "train or evaluate a network"),
+    "evaluate": ("evaluate", "score a trained network, or detections from files"),
+    "compare": ("compare", "test whether two evaluated runs differ by chance"),
+    "plot": ("plot", "plot evaluated runs"),
+    "show": ("show", "draw the ranked results of an evaluation"),
+    "search": ("search", "search for a person in a folder of pictures"),
+    "export": ("export", "export a trained network to one file"),
+    "check": ("check", "print the counts of a data set and its defects"),
+    "convert": ("convert", "write a data set in another format"),
+    "generate": ("generate", "generate a data set from a seed"),
+    "table": ("table", "pre-compute the table of a teacher's embeddings"),
+    "gradients": ("gradients", "print the gradient norm of each loss of a training"),
+    "doctor": ("doctor", "say what is installed, what is missing, and what to do"),
+    "install-detectron2": ("install_detectron2", "install Detectron2 unless one imports"),
 }
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
@@ -40,12 +52,22 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"kd-search: there is no command {name}{hint}", file=sys.stderr)
         return 2
     wait_passively()  # before a command imports torch
+    _silence_warnings_of_other_packages()
     module = importlib.import_module(f"kd_search.cli.{COMMANDS[name][0]}")
     try:
         return int(module.main(argv[1:]) or 0)
     except KeyboardInterrupt:
         print(f"\nkd-search {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _silence_warnings_of_other_packages() -> None:
+    """Warnings of Detectron2's imports, about its own code, tell users nothing to act on."""
+    # Detectron2 scripts two functions when it is imported.
+    warnings.filterwarnings("ignore", message="`torch.jit")
+    # Upstream Detectron2 imports setuptools' pkg_resources.
+    warnings.filterwarnings("ignore", message=".*pkg_resources")
+    warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
 
 
 def usage() -> str:

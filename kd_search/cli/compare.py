@@ -5,8 +5,9 @@
 
 Compares the average precision of every query, run B minus run A: mean difference, its 95 %
 bootstrap interval over the queries, and the p value of a paired permutation test. A run is the
-output folder of an evaluation, its person_search_results.json, or its file of detections (.npz),
-which is evaluated. Runs of different test sets, protocols or queries are refused.
+output folder of a training, RUN, RUN/inference or RUN/inference/SET, a file
+person_search_results.json, or a file of detections (.npz), which is evaluated. Runs of different
+test sets, protocols or queries are refused.
 
 Exit status: 0 compared, 2 the runs cannot be compared.
 """
@@ -17,21 +18,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Optional
 
+from kd_search.cli._arguments import command_parser
+from kd_search.utils.arguments import add_import_argument
+
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kd-search compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("compare", __doc__)
     parser.add_argument("a", metavar="A", help="the baseline")
     parser.add_argument("b", metavar="B", help="the run to compare")
     parser.add_argument("--names", nargs=2, metavar="NAME", default=("A", "B"), help="of the runs")
     parser.add_argument("--resamples", type=int, default=10000, help="default: 10000")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
-    parser.add_argument(
-        "--dataset", metavar="NAME", help="registered set of .npz files; default: as in the files"
-    )
+    add_import_argument(parser)
+    parser.add_argument("--dataset", metavar="NAME", help="test set; default: that of the runs")
     parser.add_argument("--output", metavar="FILE", help="write the numbers there as JSON")
     return parser
 
@@ -45,7 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         if args.resamples < 1:
             raise ValueError("--resamples must be 1 or more")
-        runs = [_load(path, args.dataset) for path in (args.a, args.b)]
+        runs = [_load(path, args) for path in (args.a, args.b)]
         result = compare_runs(
             *runs, resamples=args.resamples, seed=args.seed, names=(args.a, args.b)
         )
@@ -65,11 +64,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def _load(path: str, dataset: Optional[str]) -> dict[str, Any]:
+def _load(path: str, args: argparse.Namespace) -> dict[str, Any]:
     from kd_search.evaluation.search.compare_runs import load_results
 
     if not path.endswith(".npz"):
-        return load_results(path)
-    from evaluate import evaluate_file
+        return load_results(path, args.dataset)
+    from kd_search.cli._runs import register_data_of
+    from kd_search.cli.evaluate import evaluate_file
 
-    return evaluate_file(path, dataset)
+    register_data_of(path, args.imports)
+    return evaluate_file(path, args.dataset)

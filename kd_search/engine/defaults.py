@@ -5,7 +5,8 @@ import logging
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import Optional
+from dataclasses import asdict
+from typing import Any, Optional
 
 import torch
 from detectron2.config import CfgNode
@@ -26,6 +27,7 @@ from kd_search.data.person_search.mot import (
 )
 from kd_search.data.person_search.register import SplitFiles, locate_split
 from kd_search.data.reid import get_reid_id_map, register_named_crops
+from kd_search.engine.finished_run import CONFIG_FILE, resolve_paths, write_run_record
 from kd_search.engine.parallel import hold_together
 from kd_search.engine.task import (
     check_num_classes,
@@ -34,33 +36,58 @@ from kd_search.engine.task import (
     is_reid_network,
     train_task,
 )
+from kd_search.utils.arguments import add_import_argument
 
 logger = logging.getLogger(__name__)
+
+#: Fields of splits that are paths.
+_FILES = ("json_file", "image_root", "query_info", "root")
 
 
 def setup(args: Namespace) -> CfgNode:
     """Return the frozen config of a run, after Detectron2's set-up (logs, ``config.yaml``).
 
-    Reserves the folders of the run for this process until it ends, see :func:`run_folders`.
+    Reserves the folders of the run for this process until it ends, see :func:`run_folders`. A
+    training also leaves ``run.json``, see :mod:`kd_search.engine.finished_run`; the evaluation of
+    one has its ``log.txt`` and ``config.yaml`` in ``OUTPUT_DIR/inference``.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
+        args: of :func:`argument_parser`, or of Detectron2's ``default_argument_parser``. Optional:
+            ``imports``, and ``paths_from`` of :func:`build_config`.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`build_config`.
         FolderInUseError, OSError: a folder of the run is in use, or not writable.
     """
-    import_modules(getattr(args, "imports", ()))
-    cfg = build_config(args.config_file, args.opts or (), eval_only=args.eval_only)
+    imports = getattr(args, "imports", ())
+    import_modules(imports)
+    cfg = build_config(
+        args.config_file,
+        args.opts or (),
+        eval_only=args.eval_only,
+        paths_from=getattr(args, "paths_from", None),
+    )
     if args.eval_only and not (cfg.MODEL.WEIGHTS or args.resume):
         raise ValueError("--eval-only has nothing to evaluate: set MODEL.WEIGHTS, or add --resume")
     messages = hold_together(run_folders(cfg, eval_only=args.eval_only))
+    logged = cfg
+    if args.eval_only and comm.all_gather(_is_output_of_training(cfg))[0]:
+        # Detectron2's set-up writes config.yaml beside the log: that of a training stays.
+        logged = cfg.clone()
+        logged.defrost()
+        logged.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
     # Before Detectron2's set-up, so that its messages are in the log file as well.
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kd_search")
-    default_setup(cfg, _with_path(args))
+    setup_logger(logged.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="kd_search")
+    default_setup(logged, _with_path(args))
+    if not args.eval_only and comm.is_main_process():
+        write_run_record(cfg.OUTPUT_DIR, imports)
     for message in messages:
         logger.warning(message)
     return cfg
+
+
+def _is_output_of_training(cfg: CfgNode) -> bool:
+    return os.path.isfile(os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE))
 
 
 def _with_path(args: Namespace) -> Namespace:
@@ -76,19 +103,6 @@ def argument_parser(epilog: Optional[str] = None) -> ArgumentParser:
     return parser
 
 
-def add_import_argument(parser: ArgumentParser) -> None:
-    """Add ``--import MODULE``, for :func:`kd_search.config.import_modules` as ``args.imports``."""
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import a module that registers terms, networks, data sets or config keys; may be "
-        "given several times",
-    )
-
-
 def run_folders(cfg: CfgNode, *, eval_only: bool) -> list[str]:
     """Folders that only one run at a time may write to: ``OUTPUT_DIR`` if it trains, and the
     folders of the results of ``DATASETS.TEST``."""
@@ -97,7 +111,11 @@ def run_folders(cfg: CfgNode, *, eval_only: bool) -> list[str]:
 
 
 def build_config(
-    config_file: str = "", opts: Sequence[str] = (), *, eval_only: bool = False
+    config_file: str = "",
+    opts: Sequence[str] = (),
+    *,
+    eval_only: bool = False,
+    paths_from: Optional[str] = None,
 ) -> CfgNode:
     """Merge defaults, a config file and overrides, and resolve values of data and machine.
 
@@ -114,6 +132,8 @@ def build_config(
             :mod:`kd_search.model_zoo`.
         opts: alternating keys and values.
         eval_only: without training.
+        paths_from: folder that relative paths in the config file count from where they exist
+            there; by default, and for the overrides, the working directory.
 
     Returns:
         the frozen config.
@@ -126,9 +146,11 @@ def build_config(
     cfg = get_cfg()
     if config_file:
         merge_config_file(cfg, config_file)
+        if paths_from is not None:
+            resolve_paths(cfg, paths_from)
     merge_overrides(cfg, opts)
     check_ranges(cfg, num_ranks=comm.get_world_size(), eval_only=eval_only)
-    _register_own_data(cfg)
+    register_own_data(cfg)
     register_named_crops([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No GPU is available: MODEL.DEVICE is cpu")
@@ -146,7 +168,12 @@ def build_config(
     return cfg
 
 
-def _register_own_data(cfg: CfgNode) -> None:
+def register_own_data(cfg: CfgNode) -> None:
+    """Register the sets of ``DATASETS.PERSON_SEARCH_COCO`` and ``PERSON_SEARCH_MOT``.
+
+    Raises:
+        ValueError: an entry is invalid, or its name is that of other files.
+    """
     for entry in cfg.DATASETS.PERSON_SEARCH_COCO:
         if not 3 <= len(entry) <= 4 or not all(isinstance(part, str) for part in entry):
             raise ValueError(
@@ -156,7 +183,7 @@ def _register_own_data(cfg: CfgNode) -> None:
         name, *files = entry
         if name not in DatasetCatalog.list():
             register_person_search_coco(name, *files)
-        elif locate_split(name) != SplitFiles(*files):
+        elif not _same_files(locate_split(name), SplitFiles(*files)):
             raise ValueError(f"DATASETS.PERSON_SEARCH_COCO: the name {name} is taken")
     for entry in cfg.DATASETS.PERSON_SEARCH_MOT:
         try:
@@ -165,8 +192,19 @@ def _register_own_data(cfg: CfgNode) -> None:
             raise ValueError(f"DATASETS.PERSON_SEARCH_MOT: {entry}: {error}") from None
         if name not in DatasetCatalog.list():
             register_motchallenge(name, root, **options)
-        elif locate_split(name) != MOTFiles(root, **options):
+        elif not _same_files(locate_split(name), MOTFiles(root, **options)):
             raise ValueError(f"DATASETS.PERSON_SEARCH_MOT: the name {name} is taken")
+
+
+def _same_files(one: Any, other: Any) -> bool:
+    """Whether two splits have the same files, by relative or absolute paths."""
+    if type(one) is not type(other):
+        return False
+    fields = (asdict(files) for files in (one, other))
+    a, b = (
+        {k: os.path.realpath(v) if k in _FILES and v else v for k, v in f.items()} for f in fields
+    )
+    return a == b
 
 
 def _check_tasks(cfg: CfgNode, eval_only: bool) -> None:

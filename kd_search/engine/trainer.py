@@ -401,16 +401,21 @@ class PersonSearchTrainer(DefaultTrainer):
         return build_detection_evaluator(dataset_name, output_dir)
 
 
-def train_main(trainer: type[PersonSearchTrainer] = PersonSearchTrainer) -> Any:
+def train_main(
+    trainer: type[PersonSearchTrainer] = PersonSearchTrainer, args: Optional[Namespace] = None
+) -> Any:
     """Train or evaluate by the command line: the ``main`` of a ``train_net.py``.
 
     Args:
         trainer: the trainer, or a subclass with ``build_*`` methods of its own.
+        args: of :func:`~kd_search.engine.argument_parser`; by default those of this process.
 
     Returns:
         results of the evaluation, if it ran in this process.
     """
-    return launch(partial(_train_or_evaluate, trainer), argument_parser().parse_args())
+    if args is None:
+        args = argument_parser().parse_args()
+    return launch(partial(_train_or_evaluate, trainer), args)
 
 
 def _train_or_evaluate(trainer_class: type[PersonSearchTrainer], args: Namespace) -> Any:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, RootModel
 from kd_search.checkpoint import load_trained
 from kd_search.data.reid import is_reid
 from kd_search.engine import PersonSearchTrainer, build_config
+from kd_search.engine.finished_run import CONFIG_FILE, write_run_record
 from kd_search.utils.files import file_sha256, read_json, write_json
 from kd_search.utils.schema import Schema, check_schema
 
@@ -169,7 +170,8 @@ def train_and_evaluate(
         return done
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / SETTINGS_FILE, settings, sealed=True)
-    (output / "config.yaml").write_text(cfg.dump())
+    (output / CONFIG_FILE).write_text(cfg.dump())
+    write_run_record(str(output))
 
     train_cfg = cfg.clone()
     train_cfg.defrost()

@@ -4,10 +4,11 @@ This module does not import torch at the top, because :func:`wait_passively` mus
 loads OpenMP.
 """
 
+from __future__ import annotations
+
 import os
 from math import ceil
 from pathlib import Path
-from typing import Optional
 
 #: Variables for how OpenMP's threads wait and for their number. If one is set, it is respected.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
@@ -58,7 +59,7 @@ def usable_cores() -> int:
 
 def cpu_quota(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> Optional[float]:
+) -> float | None:
     """Return the lowest CPU quota, in cores, of this process's cgroups (version 1 or 2), if any.
 
     Args:
@@ -81,7 +82,7 @@ def cpu_quota(
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _quota_of(folder: Path) -> Optional[float]:
+def _quota_of(folder: Path) -> float | None:
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text().split()

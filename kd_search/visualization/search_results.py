@@ -1,7 +1,6 @@
 """Ranked search results as pictures: a row per query, found people framed as right or wrong."""
 
 import functools
-import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional, Union
@@ -12,7 +11,6 @@ from PIL import Image
 from kd_search.data.io.image import ImageError, read_image
 from kd_search.evaluation.matching import iou_of_pairs, search_iou_threshold
 from kd_search.evaluation.search.compare_runs import load_results
-from kd_search.evaluation.search.evaluate import RESULTS_FILE
 
 from .drawing import FAINT_INK, INK, PANEL, PAPER, RIGHT, WRONG, Box
 from .tiles import Tile, render_tile, tile_size
@@ -34,18 +32,8 @@ LEGEND = (
 
 
 def load_search_results(path: Union[str, "os.PathLike[str]"]) -> dict[str, Any]:
-    """Read the results of :class:`PersonSearchEvaluator`.
-
-    Args:
-        path: the results file, its folder, or the folder above where that holds one data set.
-
-    Returns:
-        as :func:`~kd_search.evaluation.search.compare_runs.load_results`.
-
-    Raises:
-        FileNotFoundError, ValueError: as there, or the folder holds the results of several sets.
-    """
-    return load_results(_results_file(path) if os.path.isdir(path) else path)
+    """As :func:`~kd_search.evaluation.search.compare_runs.load_results`."""
+    return load_results(path)
 
 
 def choose_queries(results: Sequence[Mapping[str, Any]], count: int) -> list[int]:
@@ -129,17 +117,6 @@ def result_tiles(
             found = scenes.record(match["image_id"])
             tiles.append(_match_tile(rank, match, query, found, scenes.image(found)))
         yield tiles
-
-
-def _results_file(folder: Union[str, "os.PathLike[str]"]) -> str:
-    own = os.path.join(folder, RESULTS_FILE)
-    # Training writes to inference/<data set>; users often name the folder above.
-    below = sorted(glob.glob(os.path.join(glob.escape(str(folder)), "*", RESULTS_FILE)))
-    if os.path.exists(own) or not below:
-        return own
-    if len(below) > 1:
-        raise ValueError(f"{folder}: holds the results of several data sets: {', '.join(below)}")
-    return below[0]
 
 
 def _query_tile(result: Mapping[str, Any], query: Mapping[str, Any], scene) -> Tile:

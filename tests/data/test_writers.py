@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 
-import check_dataset
-import convert_dataset
 import numpy as np
 import pytest
 from little_release import LittleCUHK
 
+from kd_search.cli import check, convert
 from kd_search.data import get_person_search_dicts, register_person_search_coco
 from kd_search.data.person_search.cuhk_sysu import CUHKSYSUFiles
 from kd_search.data.person_search.mot import MOTFiles
@@ -310,7 +309,7 @@ def test_the_tool_writes_sets_that_the_checker_counts_alike(form, tmp_path, caps
     # The folder has the name that the registered sets are looked for under.
     output = str(tmp_path / form)
     args = ["--dataset", "kd_generated", "--format", form, "--output", output]
-    assert convert_dataset.main(args) == 0
+    assert convert.main(args) == 0
     said = capsys.readouterr().out
     assert "kd_generated_test: 8 images" in said and "20 images hard-linked, 0 copied" in said
     for part in ("train", "test"):
@@ -320,8 +319,8 @@ def test_the_tool_writes_sets_that_the_checker_counts_alike(form, tmp_path, caps
         else:
             args = ["--dataset", f"{form}_{part}"]
         report = tmp_path / "report.json"
-        assert check_dataset.main([*args, "--json-report", str(report)]) == 0
-        check_dataset.main(["--dataset", f"kd_generated_{part}", "--json-report", f"{report}2"])
+        assert check.main([*args, "--json-report", str(report)]) == 0
+        check.main(["--dataset", f"kd_generated_{part}", "--json-report", f"{report}2"])
         counts = json.loads(report.read_text())["counts"]
         expected = json.loads((tmp_path / "report.json2").read_text())["counts"]
         if form == "cuhk_sysu":
@@ -332,7 +331,7 @@ def test_the_tool_writes_sets_that_the_checker_counts_alike(form, tmp_path, caps
 
 def test_one_split_can_be_written_and_others_are_refused(tmp_path, capsys):
     def run(*args):
-        return convert_dataset.main([*args, "--output", str(tmp_path / "prw")])
+        return convert.main([*args, "--output", str(tmp_path / "prw")])
 
     assert run("--dataset", "kd_generated_test", "--format", "prw") == 0
     assert len(get_person_search_dicts("prw_test")[0]) == 8

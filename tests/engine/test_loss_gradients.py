@@ -3,12 +3,12 @@
 import json
 import re
 
-import loss_gradients as tool
 import pytest
 import torch
 from torch import nn
 
 from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.cli import gradients as tool
 from kd_search.engine import loss_gradients
 from tests.distillation.methods.global_knowledge.prototype_setting import (
     register,
@@ -98,7 +98,7 @@ def test_weights_of_another_network_are_refused(run, tmp_path, capsys):
     torch.save({"model": {"elsewhere.weight": torch.zeros(1)}}, other)
     assert tool.main(["--config-file", str(run[0]), "--checkpoint", str(other)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("loss_gradients:") and "other.pth" in error
+    assert error.startswith("gradients:") and "other.pth" in error
 
 
 @pytest.mark.parametrize(
@@ -114,4 +114,4 @@ def test_bad_input_is_one_line(run, capsys, options, message):
     words = ["--config-file", config, "--checkpoint", checkpoint, *options]
     assert tool.main(words) == 2
     error = capsys.readouterr().err.strip()
-    assert re.match(f"loss_gradients: .*{message}", error) and "\n" not in error
+    assert re.match(f"gradients: .*{message}", error) and "\n" not in error

@@ -5,12 +5,11 @@ import json
 import os
 import pickle
 
-import evaluate
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from kd_search.cli import compare
+from kd_search.cli import compare, evaluate
 from kd_search.evaluation import PersonSearchEvaluator, TableOptions
 from kd_search.evaluation.search.compare_runs import load_results
 from kd_search.evaluation.search.import_arrays import load_plain_arrays
@@ -240,7 +239,7 @@ def change(path, **changes):
         ),
         (lambda p, d: change(p, queries=3), "queries is wrong: "),
         (lambda p, d: (p / "person_search_results.json").write_text("{"), "not a JSON file"),
-        (lambda p, d: (p / "person_search_results.json").unlink(), "no such file"),
+        (lambda p, d: (p / "person_search_results.json").unlink(), "run the evaluation first"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(records, tmp_path, capsys, spoil, message):

@@ -1,11 +1,11 @@
 """tools/export_model.py: what it exports, and its errors."""
 
-import export_model
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from kd_search.cli import export
 from kd_search.export import load_exported, tracing
 from kd_search.utils.files import file_sha256
 
@@ -46,7 +46,7 @@ def lines(text):
 def test_the_student_of_a_distiller_is_exported_without_its_table(trained, street, fpn, capsys):
     arguments, output = trained
     opts = ["DATASETS.TEST", f"('{street}',)"]
-    assert export_model.main([*arguments, "--check-images", "2", *opts]) == 0
+    assert export.main([*arguments, "--check-images", "2", *opts]) == 0
     exported = load_exported(output)
     assert exported.metadata["source_sha256"] == file_sha256(arguments[3])
     assert exported.metadata["min_size"] == 64
@@ -63,10 +63,10 @@ def test_the_student_of_a_distiller_is_exported_without_its_table(trained, stree
 def test_an_absent_data_set_is_said_or_refused_where_it_was_asked_for(trained, capsys):
     arguments, output = trained
     opts = ["DATASETS.TEST", "('nowhere',)"]
-    assert export_model.main([*arguments, "--check-images", "1", *opts]) == 2
+    assert export.main([*arguments, "--check-images", "1", *opts]) == 2
     assert not output.exists()
     assert "'nowhere' of DATASETS.TEST is not registered" in lines(capsys.readouterr().err)[-1]
-    assert export_model.main([*arguments, *opts]) == 0
+    assert export.main([*arguments, *opts]) == 0
     assert output.exists()
     assert "compared on synthetic images only: the data set 'nowhere'" in capsys.readouterr().out
 
@@ -77,8 +77,8 @@ def test_a_network_that_differs_is_not_written(trained, capsys, monkeypatch):
 
     arguments, output = trained
     monkeypatch.setattr(tracing.ExportablePersonSearch, "embed", add_noise)
-    assert export_model.main([*arguments, "--check-images", "0"]) == 2
-    assert "export_model: the exported model differs from the model: query_embeddings by" in (
+    assert export.main([*arguments, "--check-images", "0"]) == 2
+    assert "export: the exported model differs from the model: query_embeddings by" in (
         capsys.readouterr().err
     )
     assert not output.exists()
@@ -86,7 +86,7 @@ def test_a_network_that_differs_is_not_written(trained, capsys, monkeypatch):
 
 def test_weights_of_another_network_are_refused(trained, capsys):
     arguments, output = trained
-    assert export_model.main([*arguments, "MODEL.FPN.OUT_CHANNELS", "8"]) == 2
+    assert export.main([*arguments, "MODEL.FPN.OUT_CHANNELS", "8"]) == 2
     error = lines(capsys.readouterr().err)[-1]
     assert "the weights are not of this config" in error and "more" in error
     assert not output.exists()
@@ -97,21 +97,21 @@ def test_weights_of_another_network_are_refused(trained, capsys):
     (
         (("--config-file", "gone.yaml"), "config file gone.yaml does not exist"),
         (("--weights", "gone.pth"), "weights gone.pth do not exist"),
-        (("--weights", ""), "no weights to export: give --weights FILE or MODEL.WEIGHTS"),
+        (("--weights", ""), "no weights: give --weights FILE or MODEL.WEIGHTS"),
         (("MODEL.NO_SUCH_KEY", "1"), "there is no key MODEL.NO_SUCH_KEY"),
     ),
 )
 def test_bad_arguments_are_one_line(trained, capsys, change, message):
     arguments, output = trained
-    assert export_model.main([*arguments, *change]) == 2
+    assert export.main([*arguments, *change]) == 2
     error = lines(capsys.readouterr().err)[-1]
-    assert error.startswith("export_model: ") and message in error
+    assert error.startswith("export: ") and message in error
     assert not output.exists()
 
 
 def test_a_device_that_is_not_there_is_refused(trained, capsys, monkeypatch):
     arguments, output = trained
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert export_model.main([*arguments, "--device", "cuda"]) == 2
+    assert export.main([*arguments, "--device", "cuda"]) == 2
     assert "--device cuda cannot be used on this machine" in lines(capsys.readouterr().err)[-1]
     assert not output.exists()

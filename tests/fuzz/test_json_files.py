@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import visualize_search
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import strategies as st
 from PIL import Image
 
+from kd_search.cli import show
 from kd_search.data.detection.register import load_detection_set
 from kd_search.data.generated import register_objects
 from kd_search.data.person_search.coco_json import load_coco_json
@@ -86,7 +86,7 @@ def test_the_tool_ends_in_a_picture_or_in_one_line(tmp_path, records, capsys, ex
         path.write_text(to_json(document))
         (tmp_path / "a.png").unlink(missing_ok=True)
         argv = [str(path), "--output", str(tmp_path / "a.png"), "--queries", "1", "--top-k", "1"]
-        status, printed = visualize_search.main(argv), capsys.readouterr()
+        status, printed = show.main(argv), capsys.readouterr()
         assert (status == 0) == (tmp_path / "a.png").exists()
         assert len(printed.err.splitlines()) == (0 if status == 0 else 1)
         assert status in (0, 2)

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import check_environment
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from kd_search.cli import doctor
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -20,7 +21,7 @@ NOT_PINNED = {"wandb"}
 
 
 def pins():
-    return check_environment.read_pins(REPO / "requirements-dev.txt")
+    return doctor.read_pins(REPO / "requirements-dev.txt")
 
 
 def ranges():
@@ -60,7 +61,7 @@ def test_pins_follow_included_files_and_ignore_comments(tmp_path):
     (tmp_path / "base.txt").write_text("# note\ntorch==2.14.1  # why\n\n")
     (tmp_path / "dev.txt").write_text("-r base.txt\npytest==9.2.0\n")
     expected = {"torch": "2.14.1", "pytest": "9.2.0"}
-    assert check_environment.read_pins(tmp_path / "dev.txt") == expected
+    assert doctor.read_pins(tmp_path / "dev.txt") == expected
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_pins_follow_included_files_and_ignore_comments(tmp_path):
 def test_a_line_that_is_no_pin_is_named(tmp_path, line):
     (tmp_path / "base.txt").write_text(f"numpy==2.4.6\n{line}\n")
     with pytest.raises(ValueError, match=r"base\.txt:2"):
-        check_environment.read_pins(tmp_path / "base.txt")
+        doctor.read_pins(tmp_path / "base.txt")
 
 
 @pytest.mark.parametrize(
@@ -82,14 +83,14 @@ def test_a_line_that_is_no_pin_is_named(tmp_path, line):
     ],
 )
 def test_versions_are_compared_without_the_build(monkeypatch, installed, message):
-    monkeypatch.setattr(check_environment, "installed_version", installed.get)
-    assert check_environment.mismatches({"torch": "2.14.1"}) == ([message] if message else [])
+    monkeypatch.setattr(doctor, "installed_version", installed.get)
+    assert doctor.mismatches({"torch": "2.14.1"}) == ([message] if message else [])
 
 
 @pytest.mark.parametrize("name", ["opencv-python-headless", "opencv-python"])
 def test_either_opencv_satisfies_the_pin(monkeypatch, name):
-    monkeypatch.setattr(check_environment, "installed_version", {name: "5.0.0.93"}.get)
-    assert check_environment.mismatches({"opencv-python-headless": "5.0.0.93"}) == []
+    monkeypatch.setattr(doctor, "installed_version", {name: "5.0.0.93"}.get)
+    assert doctor.mismatches({"opencv-python-headless": "5.0.0.93"}) == []
 
 
 def make_fake_environment(folder, status):
@@ -120,11 +121,14 @@ def checkout(tmp_path):
     """A folder with the Makefile and the files that it depends on."""
     folder = tmp_path / "checkout"
     (folder / "tools").mkdir(parents=True)
+    (folder / "kd_search" / "cli").mkdir(parents=True)
     for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "setup.py"):
         shutil.copy(REPO / name, folder)
     shutil.copy(REPO / "pyproject.toml", folder)
-    for name in ("check_environment", "install_detectron2", "detectron2_patches"):
+    for name in ("check_environment", "install_detectron2"):
         shutil.copy(REPO / "tools" / f"{name}.py", folder / "tools")
+    for name in ("doctor", "install_detectron2", "detectron2_patches"):
+        shutil.copy(REPO / "kd_search" / "cli" / f"{name}.py", folder / "kd_search" / "cli")
     return folder
 
 

@@ -10,9 +10,10 @@ import types
 import zipfile
 from importlib import metadata
 
-import detectron2_patches
-import install_detectron2 as tool
 import pytest
+
+from kd_search.cli import detectron2_patches
+from kd_search.cli import install_detectron2 as tool
 
 MODULES = tool.BUILT_PACKAGES.replace("utils.visualizer", "").split()
 
@@ -82,7 +83,7 @@ def run_with_archive(monkeypatch, tmp_path, data, *arguments):
 def only_error_line(capsys):
     """Return the one line on stderr."""
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("install_detectron2: error: ")
+    assert len(lines) == 1 and lines[0].startswith("install-detectron2: ")
     return lines[0]
 
 

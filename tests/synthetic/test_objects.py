@@ -3,12 +3,12 @@
 import dataclasses
 import json
 
-import generate_dataset as tool
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from kd_search.cli import generate as tool
 from kd_search.data.detection.objects import OBJECT_CLASSES
 from kd_search.data.generated import register_objects
 from kd_search.synthetic import OBJECTS_PRESETS, ObjectsConfig, generate_objects

@@ -2,10 +2,10 @@
 
 import os
 
-import generate_dataset as tool
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from kd_search.cli import generate as tool
 from kd_search.data.generated import register_generated
 
 

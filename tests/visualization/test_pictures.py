@@ -209,7 +209,7 @@ def test_load_results_looks_one_folder_down_if_that_is_unambiguous(tmp_path):
     file.write_text(json.dumps({"dataset": "d", "queries": []}))
     assert load_search_results(tmp_path)["dataset"] == "d"
     (tmp_path / "two" / file.name).write_text(file.read_text())
-    with pytest.raises(ValueError, match="several data sets"):
+    with pytest.raises(ValueError, match="several sets.*one, .*two"):
         load_search_results(tmp_path)
 
 

@@ -6,14 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-import search
 import torch
-import visualize_search
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from html_page import Page
 from PIL import Image
 
+from kd_search.cli import search, show
 from kd_search.data import register_person_search_coco
 from tests.tiny import REPO, tiny_cfg
 
@@ -212,7 +211,8 @@ def test_tools_run_as_scripts(tool, monkeypatch, capsys):
         runpy.run_path(str(REPO / "tools" / f"{tool}.py"), run_name="__main__")
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{tool}: no")
+    command = {"search": "search", "visualize_search": "show"}[tool]
+    assert line.startswith(f"{command}: no")
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def evaluation(tmp_path):
 def test_visualize_draws_a_picture(evaluation, tmp_path, capsys):
     _, (folder, _) = evaluation
     output = tmp_path / "out.png"
-    assert visualize_search.main([str(folder), "--output", str(output), "--queries", "2"]) == 0
+    assert show.main([str(folder), "--output", str(output), "--queries", "2"]) == 0
     assert "2 queries (0, 2)" in capsys.readouterr().out
     assert Image.open(output).size[0] == 6 * 310 + 10
 
@@ -257,7 +257,7 @@ def test_visualize_compares_models_on_the_same_queries(evaluation, tmp_path):
     _, folders = evaluation
     output = tmp_path / "out.html"
     entries = [f"{label}={folder}" for label, folder in zip(("Model A", "Model B"), folders)]
-    assert visualize_search.main([*entries, "--output", str(output)]) == 0
+    assert show.main([*entries, "--output", str(output)]) == 0
     page = Page(output.read_text(encoding="utf-8"))
     # Of each of three queries: scene and person, then of both models' only match.
     assert len(page.find("img")) == 3 * (2 + 2 * 2)
@@ -269,7 +269,7 @@ def test_visualize_compares_models_on_the_same_queries(evaluation, tmp_path):
 def test_visualize_takes_given_queries(evaluation, tmp_path, capsys):
     _, (folder, _) = evaluation
     argv = [str(folder), "--output", str(tmp_path / "out.html"), "--query-ids", "1"]
-    assert visualize_search.main(argv) == 0
+    assert show.main(argv) == 0
     assert "1 queries (1)" in capsys.readouterr().out
     assert "These queries were given." in (tmp_path / "out.html").read_text(encoding="utf-8")
 
@@ -288,6 +288,6 @@ def test_visualize_takes_given_queries(evaluation, tmp_path, capsys):
 )
 def test_visualize_refuses_bad_input_with_one_line(evaluation, capsys, argv, message):
     folders = evaluation[1]
-    assert visualize_search.main([word.format(*folders) for word in argv]) == 2
+    assert show.main([word.format(*folders) for word in argv]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("visualize_search: ") and message in line
+    assert line.startswith("show: ") and message in line

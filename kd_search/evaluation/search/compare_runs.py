@@ -15,6 +15,8 @@ from kd_search.evaluation.search.protocol import Protocol
 from kd_search.utils.files import read_json
 from kd_search.utils.schema import CornerBox, Count, Identifier, Percent, Schema, check_schema
 
+#: Folder of the evaluations of a training, each in a folder of the name of its test set.
+INFERENCE_FOLDER = "inference"
 # Two APs are comparable only if these are equal.
 _SAME = ("dataset", "protocol")
 _SAME_OF_QUERY = ("image_id", "person_id", "bbox", "num_gt")
@@ -88,8 +90,11 @@ class _Results(Schema):
         return queries
 
 
-def load_results(path: AnyPath) -> dict[str, Any]:
-    """Read ``person_search_results.json``, from its path or its folder.
+def load_results(path: AnyPath, dataset: Optional[str] = None) -> dict[str, Any]:
+    """Read the ``person_search_results.json`` of one evaluation.
+
+    Args:
+        path, dataset: see :func:`results_file`.
 
     Returns:
         ``dataset``, ``protocol``, ``metrics`` and ``queries``, the per-query results of
@@ -97,13 +102,52 @@ def load_results(path: AnyPath) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is another file, was changed, or a field is wrong; the message names it.
+        ValueError: it is another file, was changed, or a field is wrong; the message names it. Or
+            the path is of several evaluations.
     """
-    if os.path.isdir(path):
-        path = os.path.join(path, RESULTS_FILE)
+    path = results_file(path, dataset)
     document: dict[str, Any] = read_json(path, "file; run the evaluation first", sealed=True)
     check_schema(document, _Results, path)
     return document
+
+
+def results_file(path: AnyPath, dataset: Optional[str] = None) -> str:
+    """File of the results of one evaluation.
+
+    Args:
+        path: the file; its folder; or, of a training that was evaluated on one set, its output
+            folder RUN or RUN/inference.
+        dataset: chooses among the sets of a training that was evaluated on several.
+
+    Raises:
+        FileNotFoundError: there are no results.
+        ValueError: there are results of several sets, which the message lists.
+    """
+    path = os.fspath(path)
+    if not os.path.isdir(path):
+        return path
+    if os.path.isfile(os.path.join(path, RESULTS_FILE)):
+        return os.path.join(path, RESULTS_FILE)
+    is_parent = os.path.basename(os.path.abspath(path)) == INFERENCE_FOLDER
+    parent = path if is_parent else os.path.join(path, INFERENCE_FOLDER)
+    # A folder above those of the sets may have any name.
+    parent = parent if os.path.isdir(parent) else path
+    found = {
+        name: os.path.join(parent, name, RESULTS_FILE)
+        for name in sorted(os.listdir(parent))
+        if os.path.isfile(os.path.join(parent, name, RESULTS_FILE))
+    }
+    if len(found) > 1 and dataset is not None:
+        found = {name: file for name, file in found.items() if name == dataset}
+    if not found:
+        of_set = f" of {dataset}" if dataset else ""
+        raise FileNotFoundError(
+            f"{path}: no {RESULTS_FILE}{of_set}; run the evaluation first: kd-search evaluate"
+        )
+    if len(found) > 1:
+        each = ", ".join(os.path.dirname(file) for file in found.values())
+        raise ValueError(f"{path} was evaluated on several sets, name one of: {each}")
+    return next(iter(found.values()))
 
 
 def compare_runs(

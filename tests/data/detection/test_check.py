@@ -2,11 +2,11 @@
 
 import json
 
-import check_dataset
 import pytest
 from detection_tree import make_tree, register_tiny_objects
 from detectron2.data.datasets import register_coco_instances
 
+from kd_search.cli import check
 from kd_search.data.detection.check import DetectionSplit, check_detection_split
 from kd_search.data.detection.kitti import register_kitti
 
@@ -25,7 +25,7 @@ def test_clean_sets_of_every_layout_have_counts_and_no_defect(tree, monkeypatch,
     train, _ = register_tiny_objects(tree, "objects_for_check")
     content = json.loads((tree / "objects" / "train.json").read_text())
     for name, images in ((train, 16), ("ilsvrc_det_train", 17)):
-        assert check_dataset.main(["--dataset", name]) == 0
+        assert check.main(["--dataset", name]) == 0
         said = " ".join(capsys.readouterr().out.split())
         assert f"images {images} " in said and "no defect found" in said
         assert f" boxes {len(content['annotations'])} " in said
@@ -45,7 +45,7 @@ def test_ignored_places_count_once_and_not_by_class(tree, monkeypatch, capsys):
         for stem in (tree / f"kitti/ImageSets/{split}.txt").read_text().split():
             lines += (tree / f"kitti/training/label_2/{stem}.txt").read_text().splitlines()
         kinds = [line.split()[0] for line in lines]
-        assert check_dataset.main(["--dataset", f"kitti_{split}"]) == 0
+        assert check.main(["--dataset", f"kitti_{split}"]) == 0
         assert "no defect found" in capsys.readouterr().out
         counts = check_detection_split(DetectionSplit.from_name(f"kitti_{split}")).counts
         ignored = [k for k in kinds if k in ("Van", "Person_sitting", "DontCare")]
@@ -93,13 +93,13 @@ def test_the_tool_compares_with_the_validation_set_and_ends_with_1_or_2(
     listed = root / "kitti/ImageSets/val.txt"
     listed.write_text(listed.read_text() + "000001\n")
     for name in ("kitti_train", "kitti_val"):
-        assert check_dataset.main(["--dataset", name, "--no-decode"]) == 1
+        assert check.main(["--dataset", name, "--no-decode"]) == 1
         assert "000001.png: is in kitti_" in capsys.readouterr().out
-    assert check_dataset.main(["--dataset", "kitti_val", "--test-dataset", "prw_test"]) == 2
+    assert check.main(["--dataset", "kitti_val", "--test-dataset", "prw_test"]) == 2
     listed.write_text("nonsense\n")
-    assert check_dataset.main(["--dataset", "kitti_val"]) == 2
+    assert check.main(["--dataset", "kitti_val"]) == 2
     assert "val.txt, line 1: there is no label file" in capsys.readouterr().err
-    assert check_dataset.main(["--dataset", "kitti_train", "--no-decode"]) == 0
+    assert check.main(["--dataset", "kitti_train", "--no-decode"]) == 0
     assert "overlap with kitti_val not checked" in capsys.readouterr().out
 
 
@@ -120,7 +120,7 @@ def test_real_pictures_of_80_classes_can_be_checked(real_data, registry, capsys)
     registry.append("coco128")
     json_file = root / "annotations" / "instances_train2017.json"
     register_coco_instances("coco128", {}, str(json_file), str(root / "train2017"))
-    status = check_dataset.main(["--dataset", "coco128"])
+    status = check.main(["--dataset", "coco128"])
     said = " ".join(capsys.readouterr().out.split())
     assert status in (0, 1) and " classes 80 " in said and " class person " in said
     content = json.loads(json_file.read_text())

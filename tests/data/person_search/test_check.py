@@ -1,9 +1,9 @@
 import json
 
-import check_dataset
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from kd_search.cli import check
 from kd_search.data import register_person_search_coco
 from kd_search.data.person_search.check import check_split
 from kd_search.data.person_search.register import SplitFiles, load_split
@@ -156,14 +156,14 @@ def test_a_set_registered_elsewhere_can_be_checked(clean, registry):
 def test_the_tool_ends_with_0_1_or_2(clean, capsys, tmp_path):
     made = clean()
     args = ["--json", str(made.json_file), "--images", str(made.images)]
-    assert check_dataset.main(args) == 0
+    assert check.main(args) == 0
     assert "no defect found" in capsys.readouterr().out
-    assert check_dataset.main([*args, "--test-json", str(made.json_file)]) == 1
+    assert check.main([*args, "--test-json", str(made.json_file)]) == 1
     assert "5 defects" in capsys.readouterr().out
     made.json_file.write_text("{")
-    assert check_dataset.main(args) == 2
+    assert check.main(args) == 2
     said = capsys.readouterr()
-    assert said.err.startswith("check_dataset: ") and said.err.count("\n") == 1
+    assert said.err.startswith("check: ") and said.err.count("\n") == 1
     assert "people.json" in said.err and said.out == ""
 
 
@@ -179,7 +179,7 @@ def test_the_tool_ends_with_0_1_or_2(clean, capsys, tmp_path):
 def test_unusable_input_ends_with_2_and_one_line(args, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KD_SEARCH_PRW_C6", raising=False)
-    assert check_dataset.main(args) == 2
+    assert check.main(args) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -189,7 +189,7 @@ def test_unusable_input_ends_with_2_and_one_line(args, monkeypatch, capsys, tmp_
 )
 def test_options_that_do_not_fit_together_end_with_2(args, capsys):
     with pytest.raises(SystemExit) as stop:
-        check_dataset.main(args)
+        check.main(args)
     assert stop.value.code == 2
 
 
@@ -198,7 +198,7 @@ def test_a_test_set_that_is_not_there_yet_is_noted(clean, registry, capsys):
     for name, json_file in (("own_train", str(made.json_file)), ("own_test", "/no/test.json")):
         register_person_search_coco(name, json_file, str(made.images))
         registry.append(name)
-    assert check_dataset.main(["--dataset", "own_train", "--no-decode"]) == 0
+    assert check.main(["--dataset", "own_train", "--no-decode"]) == 0
     assert "overlap with own_test not checked: /no/test.json" in capsys.readouterr().out
 
 
@@ -208,16 +208,16 @@ def test_the_partner_of_a_registered_set_is_found_by_its_name(clean, registry, c
         register_person_search_coco(name, str(split.json_file), str(split.images))
         registry.append(name)
     for name in ("own_train", "own_test"):
-        assert check_dataset.main(["--dataset", name]) == 1
+        assert check.main(["--dataset", name]) == 1
         assert "id 2: is in own_" in capsys.readouterr().out
-    assert check_dataset.main(["--dataset", "own_train", "--test-dataset", "own_train"]) == 1
+    assert check.main(["--dataset", "own_train", "--test-dataset", "own_train"]) == 1
     assert "image_in_train_and_test" in capsys.readouterr().out
 
 
 def test_the_json_report_holds_counts_and_defects(clean, tmp_path):
     made = clean().add_image("bad.png", [(9, [0, 0, 90, 9])])
     args = ["--json", str(made.json_file), "--images", str(made.images)]
-    assert check_dataset.main([*args, "--json-report", str(tmp_path / "report.json")]) == 1
+    assert check.main([*args, "--json-report", str(tmp_path / "report.json")]) == 1
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["ok"] is False and report["counts"]["images"] == 4
     assert report["defects_by_kind"] == {"box_out_of_image": 1, "id_in_one_image": 1}

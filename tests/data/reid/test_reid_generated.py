@@ -1,11 +1,11 @@
 import hashlib
 from collections import Counter, defaultdict
 
-import generate_dataset as tool
 import numpy as np
 import pytest
 from PIL import Image
 
+from kd_search.cli import generate as tool
 from kd_search.data.reid import get_reid_samples
 from kd_search.synthetic import TRACKLETS_PRESETS, TrackletsConfig, generate_tracklets
 

@@ -3,12 +3,12 @@
 import json
 
 import numpy as np
-import plot_results
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from benchmarks._search_reference import iou
+from kd_search.cli import plot
 from kd_search.evaluation import (
     GalleryProtocol,
     PersonSearchEvaluator,
@@ -168,7 +168,7 @@ def runs(tmp_path):
 def test_all_pictures_of_two_runs_are_written(runs, tmp_path, capsys):
     out = tmp_path / "plots"
     argv = [f"a b={runs[0]}", f"two={runs[1]}", "--output", str(out)]
-    assert plot_results.main(argv) == 0
+    assert plot.main(argv) == 0
     shared = ["cmc.png", "gallery_sizes.png", "precision_recall.png"]
     own = [
         f"{label}_{kind}.png" for label in ("a_b", "two") for kind in ("camera_pairs", "distances")
@@ -182,7 +182,7 @@ def test_all_pictures_of_two_runs_are_written(runs, tmp_path, capsys):
 def test_what_cannot_be_drawn_is_named(runs, tmp_path, capsys):
     (runs[0] / "person_search_detections.npz").unlink()
     (runs[0] / "person_search_table.json").write_text("[]")
-    assert plot_results.main([str(runs[0]), "--output", str(tmp_path / "plots")]) == 0
+    assert plot.main([str(runs[0]), "--output", str(tmp_path / "plots")]) == 0
     printed = capsys.readouterr().out
     assert [p.name for p in (tmp_path / "plots").iterdir()] == ["cmc.png"]
     assert "gallery_sizes.png: " in printed and "person_search_table.json" in printed
@@ -192,7 +192,7 @@ def test_what_cannot_be_drawn_is_named(runs, tmp_path, capsys):
 @pytest.mark.parametrize("rows", ["detected", "ground_truth"])
 def test_gallery_sizes_draws_the_rows_that_are_asked_for(runs, rows, tmp_path, capsys):
     argv = [str(runs[0]), "--output", str(tmp_path / "plots"), "--boxes", rows, "--mode", "compat"]
-    assert plot_results.main(argv) == 0
+    assert plot.main(argv) == 0
     drawn = (tmp_path / "plots" / "gallery_sizes.png").exists()
     assert drawn == (rows == "detected")
     assert ("has 0 gallery sizes" in capsys.readouterr().out) == (not drawn)
@@ -213,6 +213,6 @@ def test_wrong_calls_are_one_line(runs, tmp_path, capsys, argv, message):
     document = {**load_results(runs[0]), "dataset": "another"}
     (other / "person_search_results.json").write_text(json.dumps(document))
     argv = [a.format(*runs, other) for a in argv] + ["--output", str(tmp_path / "plots")]
-    assert plot_results.main(argv) == 2
+    assert plot.main(argv) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1

@@ -2,13 +2,13 @@
 
 import json
 
-import loss_gradients
 import numpy as np
 import pytest
 import torch
 from tiny import REPO
 
 from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.cli import gradients
 from kd_search.data import PersonSearchDatasetMapper, get_person_search_dicts
 from kd_search.data.person_search.mapper import absolute_boxes
 from kd_search.distillation.methods.dkd import cut_crops
@@ -132,7 +132,7 @@ def test_loss_gradients_of_the_terms_are_measured_by_the_tool(generated, tmp_pat
     PersonSearchCheckpointer(model, str(tmp_path)).save("student")
     arguments = ["--config-file", config, "--checkpoint", str(tmp_path / "student.pth")]
     arguments += ["--batches", "1", "--output", str(tmp_path / "gradients.json")]
-    assert loss_gradients.main([*arguments, *map(str, opts)]) == 0
+    assert gradients.main([*arguments, *map(str, opts)]) == 0
     losses = json.loads((tmp_path / "gradients.json").read_text())["losses"]
     for name in ("loss_probability", "loss_pair_relation", "loss_triplet_relation"):
         assert losses[name]["norm"] > 0, name

@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-import build_id_table
 import pytest
 import torch
 from tiny import REPO
 
+from kd_search.cli import table
 from kd_search.data import get_id_map
 from kd_search.distillation.methods.id_table import IDTableFile, TableMismatchError
 from kd_search.engine import PersonSearchTrainer, build_config
@@ -129,11 +129,11 @@ def test_the_tool_refuses_an_output_that_cannot_be_written_before_it_works(
 ):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(build_id_table, "build_table", lambda *_: pytest.fail("it worked"))
+    monkeypatch.setattr(table, "build_table", lambda *_: pytest.fail("it worked"))
     argv = ["--config-file", TEACHER, "--weights", "w.pth", "--output", str(tmp_path / place)]
     monkeypatch.setattr(sys, "argv", ["build_id_table.py", *argv])
     with pytest.raises(SystemExit) as caught:
-        build_id_table.main()
+        table.main()
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --output") and f"{place} cannot be written" in line

@@ -1,6 +1,6 @@
 """Patches that make Detectron2 0.5 (July 2021) run as pure Python on current libraries.
 
-``tools/install_detectron2.py`` applies this table to the source archive. Each patch must match
+``kd-search install-detectron2`` applies this table to the source archive. Each patch must match
 exactly ``count`` times, so that another archive or an outdated table stops the set-up instead of
 installing a partly patched Detectron2.
 """

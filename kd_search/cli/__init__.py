@@ -17,6 +17,9 @@ from kd_search.utils.threads import wait_passively
 
 #: Command: its module in this package, and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "the whole path on generated street scenes"),
+    "init": ("init", "make a project for data of your own, with settings that fit them"),
+    "distill": ("distill", "train, evaluate, compare and export the student of a project"),
     "train": ("train", "train or evaluate a network"),
     "evaluate": ("evaluate", "score a trained network, or detections from files"),
     "compare": ("compare", "test whether two evaluated runs differ by chance"),

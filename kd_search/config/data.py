@@ -36,6 +36,9 @@ def _add_datasets(cfg: CfgNode) -> None:
     # Folders of MOTChallenge, each [name, folder, "option=value", ...] with the options of
     # docs/datasets.md; registered in the same way. (kd_search)
     cfg.DATASETS.PERSON_SEARCH_MOT = []
+    # Released data sets in any folder, each [name, "prw" or "cuhk_sysu", folder, "train" or
+    # "test"]; registered in the same way. (kd_search)
+    cfg.DATASETS.PERSON_SEARCH_RELEASES = []
 
 
 def _add_reid_data(cfg: CfgNode) -> None:

@@ -63,9 +63,29 @@ def _variable_folder(variable: str) -> str:
 # Person search ----------------------------------------------------------------------------------
 
 
+def release_files(name: str, release: str, root: str, split: str) -> SplitSource:
+    """Files of a split of PRW or CUHK-SYSU in a folder.
+
+    Args:
+        name: of the set, for messages.
+        release: "prw" or "cuhk_sysu".
+        root: folder of the release.
+        split: "train" or "test".
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: ``release`` or ``split`` is another word.
+    """
+    if release not in _RELEASES or split not in ("train", "test"):
+        raise ValueError(
+            f"[{name}, {release}, {root}, {split}] must be [name, {' or '.join(_RELEASES)}, "
+            "folder, train or test]"
+        )
+    return _RELEASES[release](name, split, root=root)
+
+
 def _person_search_sets() -> dict[str, Callable[[], SplitSource]]:
     sets: dict[str, Callable[[], SplitSource]] = {
-        "prw_test": partial(_prw, "prw_test", "test", "query_info.txt"),
         "prw_mini_test": partial(_prw, "prw_mini_test", "test", "prwmini_query_info.txt"),
     }
     for split in ("train", "test"):
@@ -79,10 +99,13 @@ def _person_search_sets() -> dict[str, Callable[[], SplitSource]]:
     return sets
 
 
-def _prw(name: str, split: str, queries: Optional[str] = None) -> SplitSource:
+def _prw(
+    name: str, split: str, queries: str = "query_info.txt", *, root: Optional[str] = None
+) -> SplitSource:
     """Files of the release where they exist, or else COCO-JSON."""
-    root = datasets_folder("prw")
-    query_info = os.path.join(root, queries) if queries else None
+    hint = "is this the folder of PRW?" if root else datasets_hint("prw")
+    root = root or datasets_folder("prw")
+    query_info = os.path.join(root, queries) if split == "test" else None
     if any(os.path.isfile(os.path.join(root, f"frame_{part}.mat")) for part in ("train", "test")):
         return PRWFiles(root, split, query_info)
     # The two JSON files have different numberings: train_pid.json counts 0..482, test_pid.json
@@ -93,7 +116,7 @@ def _prw(name: str, split: str, queries: Optional[str] = None) -> SplitSource:
         query_info=query_info,
         id_space="prw relabelled" if split == "train" else "prw",
     )
-    return _existing(name, files, datasets_hint("prw"))
+    return _existing(name, files, hint)
 
 
 def _prw_c6(name: str, split: str) -> SplitFiles:
@@ -107,9 +130,10 @@ def _prw_c6(name: str, split: str) -> SplitFiles:
     return _existing(name, files, hint)
 
 
-def _cuhk_sysu(name: str, split: str) -> SplitSource:
+def _cuhk_sysu(name: str, split: str, *, root: Optional[str] = None) -> SplitSource:
     """Files of the release where they exist, or else COCO-JSON."""
-    root = datasets_folder("cuhk_sysu")
+    hint = "is this the folder of CUHK-SYSU?" if root else datasets_hint("cuhk_sysu")
+    root = root or datasets_folder("cuhk_sysu")
     if os.path.isfile(os.path.join(root, "annotation", "Images.mat")):
         return CUHKSYSUFiles(root, split)
     files = SplitFiles(
@@ -117,7 +141,7 @@ def _cuhk_sysu(name: str, split: str) -> SplitSource:
         image_root=os.path.join(root, "Image", "SSM"),
         query_info=os.path.join(root, "query_info.txt") if split == "test" else None,
     )
-    return _existing(name, files, datasets_hint("cuhk_sysu"))
+    return _existing(name, files, hint)
 
 
 def _mot(name: str, split: str) -> SplitSource:
@@ -130,6 +154,9 @@ def _existing(name: str, files: SplitFiles, hint: str) -> SplitFiles:
     paths = (files.json_file, files.image_root, files.query_info)
     require_paths(name, [path for path in paths if path is not None], hint)
     return files
+
+
+_RELEASES: dict[str, Callable[..., SplitSource]] = {"prw": _prw, "cuhk_sysu": _cuhk_sysu}
 
 
 # Detection --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Optional
 
 import torch
@@ -20,12 +21,13 @@ from kd_search.config.files import merge_config_file, merge_overrides
 from kd_search.config.ranges import check_ranges
 from kd_search.config.shipped import find_config_file
 from kd_search.data import get_id_map, register_person_search_coco
+from kd_search.data.builtin import release_files
 from kd_search.data.person_search.mot import (
     MOTFiles,
     parse_motchallenge_entry,
     register_motchallenge,
 )
-from kd_search.data.person_search.register import SplitFiles, locate_split
+from kd_search.data.person_search.register import SplitFiles, locate_split, register_split
 from kd_search.data.reid import get_reid_id_map, register_named_crops
 from kd_search.engine.finished_run import CONFIG_FILE, resolve_paths, write_run_record
 from kd_search.engine.parallel import hold_together
@@ -119,8 +121,9 @@ def build_config(
 ) -> CfgNode:
     """Merge defaults, a config file and overrides, and resolve values of data and machine.
 
-    - Registers ``DATASETS.PERSON_SEARCH_COCO`` and ``PERSON_SEARCH_MOT``, and the crops of person
-      search sets ("<set>_crops") in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+    - Registers ``DATASETS.PERSON_SEARCH_COCO``, ``PERSON_SEARCH_MOT`` and
+      ``PERSON_SEARCH_RELEASES``, and the crops of person search sets ("<set>_crops") in
+      ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
     - Replaces 0 in ``MODEL.OIM.NUM_IDS``, or ``MODEL.REID_NETWORK.NUM_IDS`` of a re-ID network, by
       the number of identities of ``DATASETS.TRAIN``.
     - Compares the number of classes with that of plain detection sets.
@@ -194,6 +197,17 @@ def register_own_data(cfg: CfgNode) -> None:
             register_motchallenge(name, root, **options)
         elif not _same_files(locate_split(name), MOTFiles(root, **options)):
             raise ValueError(f"DATASETS.PERSON_SEARCH_MOT: the name {name} is taken")
+    for entry in cfg.DATASETS.PERSON_SEARCH_RELEASES:
+        if len(entry) != 4 or not all(isinstance(part, str) for part in entry):
+            raise ValueError(
+                f"DATASETS.PERSON_SEARCH_RELEASES: {entry} must be [name, prw or cuhk_sysu, "
+                "folder, train or test]"
+            )
+        locate = partial(release_files, *entry)
+        if entry[0] not in DatasetCatalog.list():
+            register_split(entry[0], locate)
+        elif not _same_files(locate_split(entry[0]), locate()):
+            raise ValueError(f"DATASETS.PERSON_SEARCH_RELEASES: the name {entry[0]} is taken")
 
 
 def _same_files(one: Any, other: Any) -> bool:

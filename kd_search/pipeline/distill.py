@@ -1,0 +1,377 @@
+"""``kd-search distill``: the steps from a project to a report."""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from kd_search.config import get_cfg
+from kd_search.config.files import merge_config_file, merge_overrides
+from kd_search.data.person_search.register import load_split
+from kd_search.evaluation.search import experiment
+from kd_search.evaluation.search.compare_runs import load_results
+from kd_search.evaluation.search.experiment import TrainedModel, TrainedRun, comparisons_of
+from kd_search.pipeline.fingerprints import evaluation_settings, training_settings
+from kd_search.pipeline.id_table import build_table
+from kd_search.pipeline.measure import export_student, measure, versions
+from kd_search.pipeline.methods import ID_TABLE_TERM, check_terms_fit, method_keys
+from kd_search.pipeline.own_data import check_data
+from kd_search.pipeline.progress import WholeProgress
+from kd_search.pipeline.project import DISTILLED, STUDENT, TEACHER, Project
+from kd_search.pipeline.steps import Records, Task
+from kd_search.pipeline.training import train
+from kd_search.utils.files import read_json, write_json
+from kd_search.visualization import findings, latency_statement, write_report
+
+#: Steps, and what they do, in their order. "data" is of generated sets only.
+STEPS = {
+    "data": "generate the data set",
+    "check": "check the data",
+    "teacher": "train the teacher",
+    "table": "pre-compute the teacher's ID table",
+    "student": "train the student without the teacher",
+    "student_distilled": "train the student with the teacher",
+    "evaluate": "evaluate",
+    "compare": "compare the networks query by query",
+    "export": "export the distilled student and check the export",
+    "report": "write metrics.json and report.html",
+}
+_NAMES = {
+    TEACHER: ("Teacher", experiment.TEACHER),
+    STUDENT: ("Plain student", experiment.PLAIN),
+    DISTILLED: ("Distilled student", experiment.DISTILLED),
+}
+_COLUMNS = ("mAP", "top1", "top5", "top10", "det_AP", "det_recall")
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """One training."""
+
+    #: "teacher", "student" or "student_distilled".
+    model: str
+    seed: int
+    folder: Path
+    #: Of its tasks.
+    name: str
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model_final.pth"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation.json"
+
+
+class Distillation:
+    """The tasks of a project."""
+
+    def __init__(
+        self,
+        project: Project,
+        opts: Sequence[Any] = (),
+        *,
+        terms: Sequence[str] = (),
+        seeds: Sequence[int] = (),
+    ):
+        """
+        Args:
+            project: with its configs.
+            opts: KEY VALUE overrides of all three networks.
+            terms: of the distilled student; empty: those of its config. Other terms get a folder
+                of their own.
+            seeds: of the students; empty: ``SEED`` of the config. The teacher has that of its
+                config. Others than that of the config get a folder of their own.
+
+        Raises:
+            FileNotFoundError, ValueError: a config is missing, or has an unknown key or value.
+        """
+        self.project, self.opts = project, [str(opt) for opt in opts]
+        self.records = Records(project.folder)
+        self._configs: dict[tuple[ModelRun, bool], CfgNode] = {}
+        self._plain = {model: self._read(model) for model in _NAMES}
+        own_terms = list(self._plain[DISTILLED].DISTILLATION.TERMS)
+        self.terms = list(terms) or own_terms
+        own_seed = self._plain[STUDENT].SEED
+        self.seeds = list(dict.fromkeys(seeds)) or [own_seed]
+        taught = DISTILLED if self.terms == own_terms else f"student_{'+'.join(self.terms)}"
+        folder = project.folder
+        self.teacher = ModelRun(TEACHER, self._plain[TEACHER].SEED, folder / TEACHER, TEACHER)
+        self.students: dict[str, list[ModelRun]] = {}
+        for model, name in ((STUDENT, STUDENT), (DISTILLED, taught)):
+            self.students[model] = [
+                ModelRun(model, seed, folder / name, name)
+                if seed == own_seed
+                else ModelRun(model, seed, folder / f"seed{seed}" / name, f"{name}.seed{seed}")
+                for seed in self.seeds
+            ]
+        self.runs = [self.teacher, *self.students[STUDENT], *self.students[DISTILLED]]
+        self.table = folder / "id_table.pth"
+        self.tasks = {task.name: task for task in self._tasks()}
+        self.progress = WholeProgress(list(self.tasks.values()))
+
+    @property
+    def steps(self) -> list[str]:
+        """Steps that this project has."""
+        own = {task.step for task in self.tasks.values()}
+        return [step for step in STEPS if step in own]
+
+    def check_terms(self) -> None:
+        """Raise ValueError if the terms do not fit; the data must exist."""
+        taught = self.students[DISTILLED][0]
+        check_terms_fit(self.config(taught), self.config(self.teacher))
+
+    def config(self, run: ModelRun, *, eval_only: bool = False) -> CfgNode:
+        """The frozen config of a run."""
+        if (run, eval_only) not in self._configs:
+            self._configs[run, eval_only] = self._merge(run, eval_only)
+        return self._configs[run, eval_only]
+
+    def _merge(self, run: ModelRun, eval_only: bool) -> CfgNode:
+        opts: list[Any] = [*self.opts]
+        if run.model != TEACHER:
+            opts += ["SEED", run.seed]
+        if run.model == DISTILLED:
+            teacher = self.teacher.folder / "config.yaml"
+            files = (str(self.table), str(teacher), str(self.teacher.weights))
+            opts += method_keys(self.terms, *files)
+        return self.project.config(run.model, run.folder, opts, eval_only=eval_only)
+
+    # ------------------------------------------------------------------------------------- tasks
+
+    def _tasks(self) -> list[Task]:
+        tasks = [self._task("data", self._generate, self._preset)] if self._preset() else []
+        tasks += [self._task("check", self._check, self._data_settings)]
+        tasks += [self._training(self.teacher)]
+        if ID_TABLE_TERM in self.terms:
+            tasks.append(
+                self._task("table", self._build_table, self._table_settings, [TEACHER], self.table)
+            )
+        for model in (STUDENT, DISTILLED):
+            tasks += [self._training(run) for run in self.students[model]]
+        for run in self.runs:
+            name = f"evaluate.{run.name}"
+            task = self._task(
+                "evaluate",
+                partial(self._evaluate, run),
+                lambda run=run: evaluation_settings(self.config(run, eval_only=True)),
+                [run.name],
+                run.evaluation,
+                name=name,
+            )
+            task.what = f"evaluate {run.name}"
+            tasks.append(task)
+        evaluated = [f"evaluate.{run.name}" for run in self.runs]
+        taught = self.students[DISTILLED][0]
+        path = self.project.folder / "comparisons.json"
+        tasks.append(self._task("compare", self._compare, dict, evaluated, path))
+        tasks.append(self._task("export", self._export, dict, [taught.name], self.exported))
+        path = self.project.folder / "report.html"
+        texts = {"title": self.project.title, "intro": self.project.intro}
+        tasks.append(self._task("report", self._report, lambda: texts, ["compare", "export"], path))
+        return tasks
+
+    @staticmethod
+    def _task(
+        step: str,
+        run: Callable[[], Any],
+        settings: Callable[[], Mapping[str, str]],
+        needs: Sequence[str] = (),
+        *outputs: Path,
+        name: str = "",
+    ) -> Task:
+        return Task(name or step, step, STEPS[step], run, settings, needs, outputs)
+
+    def _training(self, run: ModelRun) -> Task:
+        needs: list[str] = []
+        if run.model == DISTILLED:
+            needs = ["table"] if ID_TABLE_TERM in self.terms else []
+            needs += [TEACHER] if set(self.terms) != {ID_TABLE_TERM} else []
+        seed = f", seed {run.seed}" if len(self.seeds) > 1 and run.model != TEACHER else ""
+        return Task(
+            run.name,
+            run.model,
+            STEPS[run.model] + seed,
+            partial(self._train, run),
+            lambda: training_settings(self.config(run)),
+            needs,
+            [run.weights],
+            keeps=run.folder,
+            iterations=self._plain[run.model].SOLVER.MAX_ITER,
+        )
+
+    def _preset(self) -> dict[str, str]:
+        options = self.project.options
+        return {key: str(options[key]) for key in ("preset", "seed") if "preset" in options}
+
+    def _generate(self) -> None:
+        from kd_search.synthetic import PRESETS, generate_dataset
+
+        options = self.project.options
+        generate_dataset(
+            self.project.folder / "data", PRESETS[options["preset"]], seed=options["seed"]
+        )
+
+    def _data_settings(self) -> dict[str, str]:
+        return {
+            key: value
+            for model in (training_settings, evaluation_settings)
+            for key, value in model(self.config(self.teacher)).items()
+            if key.startswith("data ")
+        }
+
+    def _check(self) -> None:
+        cfg = self.config(self.teacher)
+        sets = [
+            load_split(names[0], clip=False) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+        ]
+        check_data(sets[0], sets[1], max_pixels=cfg.INPUT.MAX_IMAGE_PIXELS)
+
+    def _train(self, run: ModelRun) -> None:
+        train(self.config(run), self.progress.hook(run.name))
+
+    def _table_settings(self) -> dict[str, str]:
+        cfg = self.config(self.teacher)
+        return {
+            "source": "mean",
+            "INPUT.MIN_SIZE_TEST": str(cfg.INPUT.MIN_SIZE_TEST),
+            "INPUT.MAX_SIZE_TEST": str(cfg.INPUT.MAX_SIZE_TEST),
+        }
+
+    def _build_table(self) -> None:
+        build_table(self.config(self.teacher), str(self.teacher.weights)).save(str(self.table))
+
+    def _evaluate(self, run: ModelRun) -> None:
+        write_json(run.evaluation, measure(self.config(run, eval_only=True), run.weights))
+
+    def _compare(self) -> None:
+        models = self.models()
+        rows = [
+            {
+                "baseline": comparison.baseline.name,
+                "model": comparison.model.name,
+                "unit": "percent AP",
+                **asdict(comparison.result),
+                "by_seed": {seed: asdict(own) for seed, own in comparison.by_seed.items()},
+            }
+            for comparison in comparisons_of(models)
+        ]
+        write_json(self.project.folder / "comparisons.json", rows)
+
+    @property
+    def exported(self) -> Path:
+        """File of the exported student."""
+        return self.project.folder / f"{self.students[DISTILLED][0].folder.name}.ts"
+
+    def _export(self) -> None:
+        run = self.students[DISTILLED][0]
+        report = export_student(self.config(run, eval_only=True), run.weights, self.exported)
+        write_json(self.project.folder / "export_parity.json", report)
+        print(f"largest difference: {report['max_difference']}", flush=True)
+
+    def _report(self) -> None:
+        folder = self.project.folder
+        seconds = self.records.seconds(list(self.tasks.values()))
+        metrics: dict[str, Any] = {
+            model: read_json(runs[0].evaluation)
+            for model, runs in ((TEACHER, [self.teacher]), *self.students.items())
+        }
+        metrics["seconds"] = {step: round(value, 1) for step, value in seconds.items()}
+        metrics["versions"] = versions()
+        metrics["seed"] = self.students[STUDENT][0].seed
+        metrics["terms"] = self.terms
+        metrics["comparisons"] = read_json(folder / "comparisons.json")
+        if len(self.seeds) > 1:
+            metrics["seeds"] = {
+                model: {run.seed: read_json(run.evaluation) for run in runs}
+                for model, runs in self.students.items()
+            }
+        write_json(folder / "metrics.json", metrics)
+        write_report(
+            folder / "report.html",
+            self.project.title,
+            self.models(),
+            DatasetCatalog.get(self._test_set),
+            intro=self.project.intro,
+            settings={
+                "training set": ", ".join(self.config(self.teacher).DATASETS.TRAIN),
+                "test set": self._test_set,
+                "terms": ", ".join(self.terms),
+                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+                **metrics["versions"],
+            },
+            seconds=metrics["seconds"],
+        )
+
+    # ----------------------------------------------------------------------------------- results
+
+    def models(self) -> list[TrainedModel]:
+        """The evaluated networks."""
+        models = []
+        for model, runs in ((TEACHER, [self.teacher]), *self.students.items()):
+            name, role = _NAMES[model]
+            trained = [
+                TrainedRun(
+                    run.seed,
+                    load_results(run.folder / "inference" / self._test_set),
+                    run.folder / "metrics.json",
+                )
+                for run in runs
+            ]
+            row = read_json(runs[0].evaluation)
+            first, third = row["latency_quartiles_ms"]
+            latency = (first, row["latency_ms"], third)
+            models.append(TrainedModel(name, role, trained, row["params"], latency))
+        return models
+
+    def summary(self) -> str:
+        """The results as a table, and what they mean."""
+        lines = [" " * 26 + "".join(f"{c:>11}" for c in (*_COLUMNS, "params", "ms"))]
+        for run in self.runs:
+            row = read_json(run.evaluation)
+            values = "".join(f"{row[c]:>11.1f}" if c in row else f"{'-':>11}" for c in _COLUMNS)
+            lines.append(f"{run.name:26}{values}{row['params']:>11,}{row['latency_ms']:>11.1f}")
+        models = self.models()
+        lines += findings(models)
+        if unstable := latency_statement(models):
+            lines.append(unstable)
+        lines.append(f"exported student: {self.exported}")
+        lines.append(f"report: {self.project.folder / 'report.html'}")
+        return "\n".join(lines)
+
+    def describe(self, run: ModelRun) -> str:
+        """Settings of a training in one line."""
+        cfg = self._plain[run.model]
+        sizes = "/".join(map(str, cfg.INPUT.MIN_SIZE_TRAIN))
+        weights = f"from {cfg.MODEL.WEIGHTS}" if cfg.MODEL.WEIGHTS else "from scratch"
+        taught = f", terms {', '.join(self.terms)}" if run.model == DISTILLED else ""
+        return (
+            f"{self.project.config_file(run.model)}: {cfg.SOLVER.MAX_ITER} iterations of "
+            f"{cfg.SOLVER.IMS_PER_BATCH} pictures of {sizes} pixels, {cfg.SOLVER.OPTIMIZER} "
+            f"{cfg.SOLVER.BASE_LR:g}, seed {run.seed}, {weights}{taught}"
+        )
+
+    @property
+    def _test_set(self) -> str:
+        name: str = self._plain[TEACHER].DATASETS.TEST[0]
+        return name
+
+    def _read(self, model: str) -> CfgNode:
+        """A config without what depends on the data, which may not exist yet."""
+        cfg = get_cfg()
+        merge_config_file(cfg, str(self.project.config_file(model)))
+        merge_overrides(cfg, self.opts)
+        return cfg
+
+
+def mark_checked(project: Project) -> None:
+    """Record that the data of a project were checked."""
+    distillation = Distillation(project)
+    distillation.records.mark_done(distillation.tasks["check"])

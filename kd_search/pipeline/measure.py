@@ -1,0 +1,111 @@
+"""Evaluation and export of a trained network of a project, and the versions of packages."""
+
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import detectron2
+import numpy as np
+import torch
+import torchvision
+from detectron2.config import CfgNode
+
+import kd_search
+from kd_search.checkpoint import load_trained
+from kd_search.data import build_person_search_test_loader
+from kd_search.engine import PersonSearchTrainer
+from kd_search.export import export_torchscript
+from kd_search.utils.files import file_sha256
+
+#: Images that the latency is measured on.
+TIMED_IMAGES = 30
+#: Images of the test set that an export is checked with.
+_CHECK_IMAGES = 4
+
+
+def measure(cfg: CfgNode, weights: Path) -> dict[str, Any]:
+    """Evaluate a network on its test set.
+
+    Args:
+        cfg: of the network, for evaluation.
+        weights: of the network.
+
+    Returns:
+        ``mAP``, ``top1``, ``top5``, ``top10`` (those of ``TEST.PERSON_SEARCH.TOP_K``), ``det_AP``,
+        ``det_recall`` in percent, ``params``, and ``latency_ms`` (median) with
+        ``latency_quartiles_ms`` of one image.
+    """
+    model = _load(cfg, weights)
+    results = PersonSearchTrainer.test(cfg, model)
+    search, detection = results["person_search"], results["detection"]
+    return {
+        **{key: search[key] for key in ("mAP", "top1", "top5", "top10") if key in search},
+        "det_AP": detection["AP"],
+        "det_recall": detection["recall"],
+        "params": sum(p.numel() for p in model.parameters()),
+        **_latency(model, cfg),
+    }
+
+
+def export_student(cfg: CfgNode, weights: Path, path: Path) -> dict[str, Any]:
+    """Export a network, checked on images of its test set; returns the report of the check.
+
+    Args:
+        cfg: of the network, for evaluation.
+        weights: of the network.
+        path: of the file to write.
+
+    Raises:
+        ExportParityError: the exported network has other results. Nothing is written.
+    """
+    model = _load(cfg, weights)
+    loader = build_person_search_test_loader(cfg, cfg.DATASETS.TEST[0])
+    images = [batch[0]["image"] for batch, _ in zip(loader, range(_CHECK_IMAGES))]
+    # A picture without people, and one of another size: the export must hold no fixed size.
+    height, width = images[0].shape[1:]
+    cut = images[0][:, : height * 4 // 5, : width * 4 // 5].contiguous()
+    images += [torch.full_like(images[0], 114), cut]
+    return export_torchscript(
+        model, path, cfg=cfg, check_images=images, source_sha256=file_sha256(weights)
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that numbers depend on."""
+    return {
+        "kd_search": kd_search.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "detectron2": detectron2.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+    }
+
+
+def _load(cfg: CfgNode, weights: Path) -> torch.nn.Module:
+    model = PersonSearchTrainer.build_model(cfg).eval()
+    load_trained(model, str(weights))
+    return model
+
+
+def _latency(model: torch.nn.Module, cfg: CfgNode) -> dict[str, Any]:
+    """Median and quartiles of the time to search one test image, after a few to warm up."""
+    loader = build_person_search_test_loader(cfg, cfg.DATASETS.TEST[0])
+    times = []
+    with torch.no_grad():
+        for batch, _ in zip(loader, range(TIMED_IMAGES)):
+            inputs = [{k: v for k, v in x.items() if k != "query_boxes"} for x in batch]
+            start = time.perf_counter()
+            model(inputs)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(1000 * (time.perf_counter() - start))
+    times = times[min(3, max(0, len(times) - 2)) :]
+    if len(times) < 2:
+        times *= 2
+    first, median, third = statistics.quantiles(times, n=4, method="inclusive")
+    return {"latency_ms": median, "latency_quartiles_ms": [first, third]}

@@ -1,0 +1,33 @@
+"""A training of a project."""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+
+from kd_search.engine import PersonSearchTrainer
+from kd_search.utils.files import atomic_write
+
+
+def train(cfg: CfgNode, hook: HookBase) -> None:
+    """Train a network in ``OUTPUT_DIR``, from the last checkpoint on if there is one.
+
+    ``config.yaml`` there is the whole config. Evaluation is a step of its own.
+
+    Args:
+        cfg: of the network.
+        hook: runs besides those of the trainer.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, with a checkpoint.
+    """
+    with atomic_write(Path(cfg.OUTPUT_DIR) / "config.yaml") as file:
+        file.write(cfg.dump().encode())
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = ()
+    cfg.freeze()
+    trainer = PersonSearchTrainer(cfg)
+    trainer.register_hooks([hook])
+    trainer.resume_or_load(resume=True)
+    trainer.train()

@@ -1,4 +1,7 @@
-"""The demo on a tiny set: run, killed and run again, and the files that it writes."""
+"""The demo on a tiny set: run, killed and run again, and the files that it writes.
+
+It is the pipeline of ``kd-search distill``, whose options are tested on the same folder.
+"""
 
 import json
 import os
@@ -20,7 +23,8 @@ def start(folder) -> subprocess.Popen:
     command = [sys.executable, "-u", str(REPO / "tools/demo.py"), "--preset", "tiny"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, "--output", str(folder)],
+        [*command, "--output", folder.name],
+        cwd=folder.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -75,9 +79,26 @@ def test_metrics_file_has_the_documented_keys(straight):
     assert metrics["student"]["params"] == metrics["student_distilled"]["params"]
     assert metrics["seed"] == 1 and "torch" in metrics["versions"]
     assert set(metrics["seconds"]) >= {"data", "teacher", "table", "student", "evaluate", "export"}
-    for step in range(1, 9):
-        assert f"[{step}/8]" in output
+    for task in range(1, 13):
+        assert f"[{task}/12]" in output
     assert "eta:" in output and "loss_id_table" in output
+    assert "all trainings: 67 % done, about" in output
+
+
+def test_comparisons_have_intervals_and_p_values(straight):
+    folder, output = straight
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = metrics["comparisons"]
+    pairs = [(one["baseline"], one["model"]) for one in found]
+    assert pairs[0] == ("Plain student", "Distilled student")
+    assert ("Teacher", "Distilled student") in pairs
+    for one in found:
+        interval = one["difference"]
+        assert interval["low"] <= interval["mean"] <= interval["high"]
+        assert 0 < one["p_value"] <= 1 and one["num_queries"] == 8
+    by_model = {one["model"]: one["mean_b"] for one in found}
+    assert by_model["Distilled student"] == pytest.approx(metrics["student_distilled"]["mAP"])
+    assert "8 queries" in output
 
 
 def test_report_is_valid_html_and_self_contained(straight):
@@ -92,14 +113,14 @@ def test_a_second_run_repeats_no_step(straight):
     folder, _ = straight
     before = numbers(folder)
     output = run(folder)
-    assert output.count("done before") == 8
+    assert output.count("done before") == 12
     assert numbers(folder) == before
 
 
 def test_interrupted_runs_resume_and_end_with_the_same_numbers(straight, tmp_path):
     folder = tmp_path / "interrupted"
-    assert interrupt(folder, "[2/8]", signal.SIGINT, 1.0) == 130
-    assert interrupt(folder, "[4/8]", signal.SIGKILL, 1.0) == -signal.SIGKILL
+    assert interrupt(folder, "[3/12]", signal.SIGINT, 1.0) == 130
+    assert interrupt(folder, "[5/12]", signal.SIGKILL, 1.0) == -signal.SIGKILL
     run(folder)
     assert numbers(folder) == numbers(straight[0])
 

@@ -92,6 +92,5 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
         print("\ninit: interrupted, nothing was written", file=sys.stderr)
         return 130
-    print(f"wrote {folder / 'project.yaml'} and {folder / 'configs'}")
     print(f"next: kd-search distill {folder}")
     return 0

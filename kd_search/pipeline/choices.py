@@ -20,8 +20,9 @@ _PERSON = 64
 #: But no larger than twice the side for a CPU (four times the work), and 900 on a GPU (SeqNet, AAAI
 #: 2021).
 _LARGEST = {"cpu": 576, "cuda": 900}
-#: Longer side, as a multiple of the shorter one: 1000 / 600 (OIM).
-_LONGER = 1000 / 600
+#: Longer side, as a multiple of the shorter one: 1000 / 600 (OIM), or that of the pictures up to
+#: 16 : 9, which would be scaled down further.
+_LONGER = (1000 / 600, 16 / 9)
 #: A network that starts from random numbers sees everybody so often, in at least and at most so
 #: many epochs, and in at least so many iterations. The small shipped configs have 36 (PRW-c6) and
 #: about 90 (generated), the recipe for CUHK-SYSU has 54; 6 epochs and 450 iterations are the
@@ -81,7 +82,9 @@ def choose_networks(
         if not given and large:
             why = f"{data.images} training pictures, a GPU and weights to start from"
         elif not given:
-            why = f"starts without ImageNet weights; {data.images} training pictures, {device}"
+            why = "no weights to start from were named; networks of the papers need ImageNet's"
+            if all(weights.values()):
+                why = f"{data.images} training pictures on {device}: too few for larger ones"
         keys = {"MODEL.WEIGHTS": weights[role] or ""}
         choices.append(Choice(role, f"{names[role]}, {network.what}", why, keys))
     return names, choices
@@ -92,7 +95,7 @@ def choose_common(data: Statistics, device: str) -> list[Choice]:
     side, why = _input_side(data, device)
     # A ninth less and more, as PRW-c6: 256, 288, 320.
     train = sorted({8 * round(side * part / 72) for part in (8, 10)} | {side})
-    longer = round(side * _LONGER)
+    longer = min(max(data.aspect, _LONGER[0]), _LONGER[1])
     choices = [
         Choice(
             "device",
@@ -103,13 +106,13 @@ def choose_common(data: Statistics, device: str) -> list[Choice]:
         ),
         Choice(
             "input",
-            f"{side} pixels on the shorter side, at most {longer} on the longer",
+            f"{side} pixels on the shorter side, at most {round(side * longer)} on the longer",
             why,
             {
                 "INPUT.MIN_SIZE_TRAIN": train,
-                "INPUT.MAX_SIZE_TRAIN": round(max(train) * _LONGER),
+                "INPUT.MAX_SIZE_TRAIN": round(max(train) * longer),
                 "INPUT.MIN_SIZE_TEST": side,
-                "INPUT.MAX_SIZE_TEST": longer,
+                "INPUT.MAX_SIZE_TEST": round(side * longer),
             },
         ),
         Choice(
@@ -170,7 +173,7 @@ def choose_training(network: Network, data: Statistics, side: int) -> list[Choic
         f"{iterations / per_epoch * seen:.0f} times"
     )
     size = data.size * min(1.0, side / data.short_side)
-    anchors = [max(16, 8 * round(size * factor / 8)) for factor in (0.5, 1, 2)]
+    anchors = [max(16, 4 * round(size * factor / 4)) for factor in (0.5, 1, 2)]
     return [
         _schedule(iterations, why, {"SOLVER.CHECKPOINT_PERIOD": max(100, iterations // 20)}),
         Choice(

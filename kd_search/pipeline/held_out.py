@@ -13,9 +13,10 @@ from kd_search.data.person_search.split import LoadedSplit
 from kd_search.data.records import has_area, non_crowd
 from kd_search.utils.files import atomic_write, write_json
 
-#: Share of the people to hold out, as in the usual split of a fifth, and the largest share of the
-#: pictures that go with them.
-PEOPLE_SHARE, PICTURE_SHARE = 0.2, 0.25
+#: Share of the people to hold out, as in the usual split of a fifth.
+PEOPLE_SHARE = 0.2
+#: Largest share of the pictures that go with them; the second one where nobody fits into the first.
+PICTURE_SHARES = (0.25, 0.5)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def hold_out_people(json_file: str, folder: Path, *, seed: int) -> HeldOut:
     """Divide a COCO-JSON file into ``train.json`` and ``val.json``, people and pictures apart.
 
     A fifth of the people, in an order that the seed determines, are held out with every picture
-    that shows one of them, up to a quarter of all pictures. In those pictures other people lose
+    that shows one of them, up to a quarter of all pictures (a half where they are often together,
+    as in small sets). In those pictures other people lose
     their identity (they train in the remaining ones); people who are in no other picture are held
     out too. Of pictures without a person with an identity a fifth go along.
 
@@ -51,14 +53,17 @@ def hold_out_people(json_file: str, folder: Path, *, seed: int) -> HeldOut:
     for annotation in content["annotations"]:
         if is_labelled(annotation["person_id"]):
             pictures[annotation["person_id"]].add(annotation["image_id"])
-    chosen = choose_people(pictures, len(content["images"]), seed)
+    for share in PICTURE_SHARES:
+        chosen = choose_people(pictures, share * len(content["images"]), seed)
+        if len(chosen) > 1:
+            break
     taken = set().union(*(pictures[person] for person in chosen)) if chosen else set()
     held = {person for person, own in pictures.items() if own <= taken}
     matched = [person for person in held if len(pictures[person]) > 1]
     if len(matched) < 2 or len(held) == len(pictures):
         raise ValueError(
             f"{json_file}: no two people can be held out for a test (in two or more pictures each, "
-            f"and up to {100 * PICTURE_SHARE:.0f} % of all pictures): name a test set with --test"
+            f"{100 * share:.0f} % of all at most): name a test set with --test"
         )
     shown = set().union(*pictures.values())
     for image in content["images"]:
@@ -85,14 +90,12 @@ def hold_out_people(json_file: str, folder: Path, *, seed: int) -> HeldOut:
     return HeldOut(*paths, len(held), why)
 
 
-def choose_people(
-    pictures: dict[OriginalID, set], num_pictures: int, seed: int
-) -> list[OriginalID]:
+def choose_people(pictures: dict[OriginalID, set], most: float, seed: int) -> list[OriginalID]:
     """People to hold out: in an order that the seed determines, those whose pictures still fit.
 
     Args:
         pictures: by person, the pictures that show them.
-        num_pictures: of the set.
+        most: number of pictures that may be taken.
         seed: of the order.
     """
     order = sorted(pictures, key=lambda person: _draw(seed, person))
@@ -103,7 +106,7 @@ def choose_people(
             break
         together = taken | pictures[person]
         # A person in one picture cannot be searched for.
-        if len(pictures[person]) > 1 and len(together) <= PICTURE_SHARE * num_pictures:
+        if len(pictures[person]) > 1 and len(together) <= most:
             chosen.append(person)
             taken = together
     return chosen

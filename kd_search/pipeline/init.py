@@ -30,6 +30,7 @@ from kd_search.pipeline.project import (
 from kd_search.utils.folder_lock import FolderInUseError, alone_in
 
 _MAX_PIXELS = 50_000_000
+_PATHS = ("train", "test", "images", "test_images", "queries", "prw", "cuhk_sysu", "mot")
 
 
 def init_project(folder: Path, options: Mapping[str, Any], *, decode: bool = True) -> Project:
@@ -50,6 +51,7 @@ def init_project(folder: Path, options: Mapping[str, Any], *, decode: bool = Tru
             other options. Nothing is left of a new project.
     """
     given = {key: value for key, value in options.items() if value not in (None, [])}
+    given.update((key, os.path.abspath(given[key])) for key in _PATHS if key in given)
     project = known_project(folder, given)
     if project is not None:
         print(f"{folder} is a project with these options: its files are kept as they are")
@@ -97,7 +99,7 @@ def _make(folder: Path, given: dict[str, Any], decode: bool) -> Project:
         data, device, given.get("teacher"), given.get("student"), weights
     )
     common = [*data_choices(sets), *choose_common(data, device)]
-    common.append(Choice("seed", str(given["seed"]), "--seed", {"SEED": given["seed"]}))
+    common.append(Choice("seed", str(given["seed"]), "of the networks", {"SEED": given["seed"]}))
     side = next(choice.keys["INPUT.MIN_SIZE_TEST"] for choice in common if choice.what == "input")
     networks = {
         role: (NETWORKS[name].config, [own, *choose_training(NETWORKS[name], data, side)])
@@ -121,40 +123,25 @@ def _make(folder: Path, given: dict[str, Any], decode: bool) -> Project:
         project.config(model, folder / model)  # raises if it does not merge
     if decode:
         mark_checked(project)
-    for choice in common:
-        if choice.what:
-            print(choice)
-    for role, (_, own) in networks.items():
-        for choice in own:
-            print(choice if choice.what == role else f"{role}, {choice}")
+    print("\n".join(project.choices))
+    print(f"wrote {folder / 'project.yaml'} and {folder / 'configs'}")
     return project
 
 
 def find_sets(folder: Path, given: Mapping[str, Any]) -> DataSets:
-    """The sets that the options of ``init`` name, with absolute paths."""
-    paths: dict[str, Optional[str]] = {
-        key: os.path.abspath(given[key]) if given.get(key) else None
-        for key in ("train", "test", "images", "test_images", "queries", "prw", "cuhk_sysu", "mot")
-    }
+    """The sets that the options of ``init`` name."""
     folder = folder.absolute()
-    if paths["prw"] or paths["cuhk_sysu"]:
-        release = "prw" if paths["prw"] else "cuhk_sysu"
-        return release_sets(folder, release, str(paths[release]))
-    if paths["mot"]:
-        return mot_sets(folder, paths["mot"], given.get("mot_options", ()))
-    if not paths["train"] or not paths["images"]:
+    for release in ("prw", "cuhk_sysu"):
+        if release in given:
+            return release_sets(folder, release, given[release])
+    if "mot" in given:
+        return mot_sets(folder, given["mot"], given.get("mot_options", ()))
+    if not {"train", "images"} <= given.keys():
         raise ValueError(
             "name the data: --train FILE --images FOLDER, or one of --prw, --cuhk-sysu and --mot"
         )
-    return coco_sets(
-        folder,
-        paths["train"],
-        paths["images"],
-        paths["test"],
-        paths["test_images"],
-        paths["queries"],
-        seed=given["seed"],
-    )
+    names = ("train", "images", "test", "test_images", "queries")
+    return coco_sets(folder, *map(given.get, names), seed=given["seed"])
 
 
 def data_choices(sets: DataSets) -> list[Choice]:

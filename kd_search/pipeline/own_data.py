@@ -248,6 +248,8 @@ class Statistics:
     #: Shorter side of the pictures, and the height and the root of the area of people: medians, in
     #: pixels.
     short_side: int
+    #: Longer divided by shorter side, median.
+    aspect: float
     height: float
     size: float
     #: Largest number of people in a picture.
@@ -266,7 +268,13 @@ def statistics_of(dicts: Sequence[Mapping[str, Any]]) -> Statistics:
         labelled=sum(ids.values()),
         unlabelled=len(people) - sum(ids.values()),
         short_side=int(np.median([min(d["width"], d["height"]) for d in dicts])),
+        aspect=float(np.median([_aspect(record) for record in dicts])),
         height=float(np.median(sides[:, 1])),
         size=float(np.median(np.sqrt(sides.prod(axis=1)))),
         crowd=max(len(non_crowd(dict(record))) for record in dicts),
     )
+
+
+def _aspect(record: Mapping[str, Any]) -> float:
+    sides = sorted((record["width"], record["height"]))
+    return float(sides[1] / sides[0])

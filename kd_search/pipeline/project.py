@@ -35,6 +35,8 @@ class Project:
     """A folder that :func:`write_project` wrote."""
 
     folder: Path
+    #: What ``init`` chose, and why.
+    choices: Sequence[str]
     #: What ``init`` was told.
     options: Mapping[str, Any]
     title: str
@@ -58,6 +60,7 @@ class Project:
             raise ValueError(f"{path}: options is missing: run kd-search init in a new folder")
         project = cls(
             folder.absolute(),
+            [str(choice) for choice in content.get("choices", ())],
             content["options"],
             str(content.get("title", folder.name)),
             str(content.get("intro", "")),
@@ -129,12 +132,14 @@ def write_project(
     configs = folder / "configs"
     for name, text in files.items():
         _write(configs / f"{name}.yaml", text)
-    choices = [c for _, own in networks.values() for c in own]
+    chosen = [str(choice) for choice in common if choice.what]
+    for model, (_, own) in networks.items():
+        chosen += [str(c) if c.what == model else f"{model}, {c}" for c in own if c.what]
     content = {
         "title": title,
         "intro": intro,
         "options": dict(options),
-        "choices": [str(choice) for choice in (*common, *choices) if choice.what],
+        "choices": chosen,
     }
     head = (
         "# What kd-search init was told and what it chose. Settings are in configs/, which you may "

@@ -20,6 +20,7 @@ from kd_search.checkpoint.foreign import (
 )
 from kd_search.checkpoint.plain import to_plain
 from kd_search.checkpoint.schema import check_dtypes, check_model, check_parts
+from kd_search.utils.comm import from_main_rank
 from kd_search.utils.files import atomic_write, check_torch_archive
 
 logger = logging.getLogger(__name__)
@@ -154,25 +155,29 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Resume from the last readable checkpoint of ``save_dir``; without one, load ``path``.
 
-        A collective call: rank 0 chooses the checkpoint for all ranks.
+        A collective call: rank 0 reads the checkpoint and sends it to the others, which need not
+        have the file: ``save_dir`` may be on a disk of each machine.
 
         Returns:
             the file's other entries, and ``resumed``, the path of the checkpoint or ``""``.
 
         Raises:
             FileNotFoundError, ValueError: as :meth:`load`; no checkpoint can be read, or it is of
-                another model.
+                another model, or it is on the machine of another rank than 0.
         """
-        if not (resume and comm.all_gather(self.has_checkpoint())[0]):
+        have_one = comm.all_gather(resume and self.has_checkpoint())
+        if not any(have_one):
             return {**self.load(path, checkpointables=[]), "resumed": ""}
-        checkpoint, problem = None, ""
-        if comm.is_main_process():
-            checkpoint, path, problem = self._newest_readable()
-        path, problem = comm.all_gather((path, problem))[0]
+        if not have_one[0]:
+            raise ValueError(
+                f"rank 0 has no checkpoint in {self.save_dir}, but rank {have_one.index(True)} has "
+                "one: copy it to the machine of rank 0, or start rank 0 there. To start again, "
+                "train without --resume"
+            )
+        newest = self._newest_readable() if comm.is_main_process() else None
+        checkpoint, path, problem = from_main_rank(newest)
         if problem:
             raise ValueError(problem)
-        if checkpoint is None:
-            checkpoint = self._read_state(path)
         self.initial_weights = checkpoint.get("initial_weights", self.initial_weights)
         return {**self._apply(checkpoint, path, self.checkpointables, strict=True), "resumed": path}
 

@@ -222,6 +222,19 @@ def fail_together(work: Callable[[], Result]) -> Result:
     return result
 
 
+def from_main_rank(value: Any) -> Any:
+    """Return the value of rank 0 on all ranks; a collective call.
+
+    Args:
+        value: anything that can be pickled, with tensors on the CPU; of rank 0 alone it counts.
+    """
+    if comm.get_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=comm._get_global_gloo_group())
+    return box[0]
+
+
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor of one shape over all ranks, in place; a collective call."""
     if comm.get_world_size() > 1:

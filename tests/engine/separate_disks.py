@@ -1,6 +1,7 @@
 """Script of test_separate_disks.py: ranks that resume from folders of their own."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -39,11 +40,14 @@ def main(rank: int, num_ranks: int, folder: Path) -> None:
     join_group(rank, num_ranks, folder)
     cases = {"main": (0, None), "both": (0, 1), "other": (None, 1), "none": (None, None)}
     results = {}
+    # Another disk under the same path: relative paths in a folder of this rank.
+    disk = folder / f"disk{rank}"
+    disk.mkdir()
+    os.chdir(disk)
     for name, seeds in cases.items():
-        own = folder / f"{name}{rank}"
         if seeds[rank] is not None:
-            save(own, seeds[rank])
-        results[name] = resume(own, rank)
+            save(Path(name), seeds[rank])
+        results[name] = resume(Path(name), rank)
     (folder / f"rank{rank}.json").write_text(json.dumps(results))
     leave_group()
 

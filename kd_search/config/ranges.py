@@ -126,6 +126,7 @@ def check_ranges(cfg: CfgNode, *, num_ranks: int = 1, eval_only: bool = False) -
         raise ValueError(f"SEED {cfg.SEED} must be {_SEEDS - num_ranks} at most")
     if not cfg.OUTPUT_DIR:
         raise ValueError("OUTPUT_DIR is empty: set it to a folder")
+    check_choice("WANDB.MODE", cfg.WANDB.MODE, ("", "online", "offline", "disabled"))
     if not eval_only:
         _check_solver(cfg)
 

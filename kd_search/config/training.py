@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 def add_training(cfg: CfgNode) -> None:
     """Add the keys of training and evaluation."""
     _add_training(cfg)
+    _add_wandb(cfg)
     _add_test(cfg)
     _add_reid_test(cfg)
 
@@ -32,6 +33,23 @@ def _add_training(cfg: CfgNode) -> None:
     # Execute pickled weights (.pkl) from any source. Arrays-only pickles, such as Detectron2's
     # ImageNet weights, load without it; anything else is refused while this is False.
     cfg.MODEL.TRUST_PICKLE = False
+
+
+def _add_wandb(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    cfg.WANDB = CN()
+    # Also write losses, statistics and results to Weights & Biases, which needs the package wandb.
+    # A resumed training continues its run there. (kd_search)
+    cfg.WANDB.ENABLED = False
+    # Project that the run belongs to. (kd_search)
+    cfg.WANDB.PROJECT = "kd_search"
+    # User or team that owns the project; "" for the default of the account.
+    cfg.WANDB.ENTITY = ""
+    # Name of the run; "" for the last part of OUTPUT_DIR.
+    cfg.WANDB.NAME = ""
+    # "online"; "offline", which writes files to OUTPUT_DIR/wandb for a later `wandb sync`;
+    # "disabled"; "" for what the environment variable WANDB_MODE says.
+    cfg.WANDB.MODE = ""
 
 
 def _add_test(cfg: CfgNode) -> None:

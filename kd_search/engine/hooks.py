@@ -12,7 +12,7 @@ from kd_search.data.person_search.loader import build_person_search_table_loader
 from kd_search.distillation import Distiller
 from kd_search.engine.parallel import id_tables
 from kd_search.engine.task import best_metric
-from kd_search.engine.writers import ProgressHook, ResultsHook
+from kd_search.engine.writers import ProgressHook, ResultsHook, StartWritersHook
 from kd_search.modeling.id_table import IDTable
 from kd_search.modeling.identity_means import (
     IdentityMeans,
@@ -54,8 +54,11 @@ def build_hooks(trainer: Any, evaluate: Callable[[], dict[str, Any]]) -> list[Op
     if comm.get_world_size() > 1:
         result.append(IDTableAgreementHook(tables, _COMPARE_EVERY))
     evaluation = [hooks.EvalHook(cfg.TEST.EVAL_PERIOD, evaluate)]
+    writers = trainer.build_writers() if comm.is_main_process() else []
+    if cfg.WANDB.ENABLED:
+        result.append(StartWritersHook(writers))
     if comm.is_main_process():
-        writing = (trainer.build_writers(), _WRITE_EVERY, cfg.TEST.EVAL_PERIOD)
+        writing = (writers, _WRITE_EVERY, cfg.TEST.EVAL_PERIOD)
         period = cfg.SOLVER.CHECKPOINT_PERIOD
         # Without a period, only the final checkpoint.
         period = period if period > 0 else trainer.max_iter + 1

@@ -329,7 +329,7 @@ class PersonSearchTrainer(DefaultTrainer):
         return build_hooks(self, self._evaluate)
 
     def build_writers(self) -> list[Any]:
-        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter)
+        return build_writers(self.cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -3,10 +3,13 @@
 import json
 import logging
 import os
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any
 
+import yaml
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.events import (
     CommonMetricPrinter,
@@ -15,12 +18,34 @@ from detectron2.utils.events import (
     get_event_storage,
 )
 
+from kd_search.utils.comm import fail_together
+from kd_search.utils.files import atomic_write
+
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
+#: Holds the id of the run of Weights & Biases.
+WANDB_RUN_FILE = "wandb_run_id.txt"
 _WINDOW = 20
 #: Written in every step; results of an evaluation come in a separate line without it.
 _TRAINING_SCALAR = "lr"
+
+
+class _NewScalars:
+    """The scalars that were logged since the last call."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, int] = {}
+
+    def take(self) -> list[tuple[int, dict[str, float]]]:
+        """Iterations, ascending, with their new scalars; losses are medians of 20."""
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        latest = get_event_storage().latest_with_smoothing_hint(_WINDOW)
+        for name, (value, iteration) in latest.items():
+            if iteration > self._written.get(name, -1):
+                self._written[name] = iteration
+                rows[iteration][name] = value
+        return sorted(rows.items())
 
 
 class MetricsWriter(EventWriter):
@@ -33,24 +58,92 @@ class MetricsWriter(EventWriter):
 
     def __init__(self, path: str):
         self._file = open(path, "a", encoding="utf-8")
-        self._written: dict[str, int] = {}
+        self._scalars = _NewScalars()
 
     def write(self) -> None:
         """Write a line for each iteration with new scalars; losses are medians of 20."""
-        lines: dict[int, dict[str, float]] = defaultdict(dict)
-        latest = get_event_storage().latest_with_smoothing_hint(_WINDOW)
-        for name, (value, iteration) in latest.items():
-            if iteration > self._written.get(name, -1):
-                self._written[name] = iteration
-                lines[iteration][name] = value
-        for iteration in sorted(lines):
-            line = json.dumps({**lines[iteration], "iteration": iteration}, sort_keys=True)
+        for iteration, scalars in self._scalars.take():
+            line = json.dumps({**scalars, "iteration": iteration}, sort_keys=True)
             self._file.write(line + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
+
+
+class WandbWriter(EventWriter):
+    """Writes to a run of Weights & Biases; the package wandb is imported by :meth:`start`.
+
+    The id of the run is kept in ``OUTPUT_DIR``, so that a resumed training continues it. Steps that
+    a killed training has logged after its last checkpoint are not logged again: Weights & Biases
+    ignores steps that are not new, and the resumed training has the same values there.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: its keys ``WANDB`` and ``OUTPUT_DIR`` are used; all of it is stored with the run.
+        """
+        self._cfg = cfg
+        self._run: Any = None
+        self._scalars = _NewScalars()
+
+    def start(self, resumed: bool) -> None:
+        """Start a run, or continue that of the folder if the training was ``resumed``.
+
+        Raises:
+            ValueError: wandb is not installed, or cannot start a run.
+        """
+        try:
+            import wandb
+        except ImportError:
+            raise ValueError(
+                "WANDB.ENABLED is True, but the package wandb is not installed: pip install wandb, "
+                "or set WANDB.ENABLED to False"
+            ) from None
+        options, folder = self._cfg.WANDB, self._cfg.OUTPUT_DIR
+        try:
+            self._run = wandb.init(
+                project=options.PROJECT,
+                entity=options.ENTITY or None,
+                name=options.NAME or os.path.basename(os.path.abspath(folder)),
+                mode=options.MODE or None,
+                dir=os.path.abspath(folder),
+                id=_run_id(os.path.join(folder, WANDB_RUN_FILE), resumed),
+                resume="allow",
+                config=yaml.safe_load(self._cfg.dump()),
+            )
+        except Exception as error:  # of the client or its connection, of any type
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"WANDB: the run cannot be started: {reason}. Without a connection or an account, "
+                "set WANDB.MODE to offline"
+            ) from error
+
+    def write(self) -> None:
+        """Log every iteration with new scalars; losses are medians of 20."""
+        for iteration, scalars in self._scalars.take():
+            self._run.log(scalars, step=iteration)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+
+
+class StartWritersHook(HookBase):
+    """Starts the writers that need it, on rank 0; an error there ends all ranks."""
+
+    def __init__(self, writers: Sequence[EventWriter]):
+        """
+        Args:
+            writers: all of the run; empty on other ranks than 0.
+        """
+        self._writers = [writer for writer in writers if hasattr(writer, "start")]
+
+    def before_train(self) -> None:
+        resumed = self.trainer.start_iter > 0
+        fail_together(lambda: [writer.start(resumed) for writer in self._writers])
 
 
 class _WriterHook(HookBase):
@@ -106,18 +199,33 @@ class ResultsHook(_WriterHook):
                 writer.write()
 
 
-def build_writers(output_dir: str, max_iter: Optional[int] = None) -> list[EventWriter]:
-    """Build writers to console, ``metrics.json`` and, if it is installed, TensorBoard."""
+def build_writers(cfg: CfgNode) -> list[EventWriter]:
+    """Build writers to console, ``metrics.json``, TensorBoard, if it is installed, and Weights &
+    Biases, if it is enabled."""
+    output_dir = cfg.OUTPUT_DIR
     os.makedirs(output_dir, exist_ok=True)
     metrics = MetricsWriter(os.path.join(output_dir, METRICS_FILE))
-    writers = [CommonMetricPrinter(max_iter), metrics]
+    writers = [CommonMetricPrinter(cfg.SOLVER.MAX_ITER), metrics]
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
         logger.info("TensorBoard is not installed: its event files are not written")
     else:
         writers.append(TensorboardXWriter(output_dir))
+    if cfg.WANDB.ENABLED:
+        writers.append(WandbWriter(cfg))
     return writers
+
+
+def _run_id(path: str, resumed: bool) -> str:
+    """The id that the file holds, if the training was resumed; otherwise a new one, kept there."""
+    if resumed and os.path.isfile(path):
+        with open(path, encoding="utf-8") as f:
+            return f.read().strip()
+    number = uuid.uuid4().hex[:12]
+    with atomic_write(path) as f:
+        f.write(number.encode())
+    return number
 
 
 def cut_metrics(output_dir: str, start_iter: int) -> dict[str, float]:

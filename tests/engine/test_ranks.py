@@ -80,6 +80,20 @@ def test_sigterm_to_the_launcher_of_cpu_processes_saves_and_ends(tmp_path):
     assert "--num-gpus 2" in output
 
 
+def test_sigterm_to_torchrun_saves_and_ends(tmp_path):
+    log, out = tmp_path / "log", tmp_path / "out"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    toy = {"seconds": 0.1, "log": str(log)}
+    overrides = [str(out), "SOLVER.MAX_ITER", "100000"]
+    process = start_script("toy.py", toy, *overrides, launcher=launcher)
+    wait_for_lines(log, 3, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, output
+    finished = int(log.read_text().split()[-1])
+    assert (out / "last_checkpoint").read_text() == f"model_{finished:07d}.pth"
+
+
 def test_a_folder_in_use_is_refused_by_all_ranks(tmp_path):
     with alone_in(tmp_path):
         flags = ["--num-gpus", "2", "--dist-url", "auto"]

@@ -1,0 +1,157 @@
+"""Every command of the documentation that is marked as runnable runs, on a tiny data set.
+
+The line ``<!-- runnable -->`` marks the block after it, fenced or indented. The commands of a page
+run in the order of the page and in one folder, in which the generated set is what users have:
+``train.json``, ``test.json``, ``query_info.txt``, ``photos/`` and ``street.jpg``. Options that make a command small
+are added to it; otherwise it runs as it is written.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from tiny import REPO
+
+from kd_search.synthetic import PRESETS, generate_dataset
+
+PAGES = ("README.md", "docs", "projects")
+NOTEBOOK = REPO / "docs/notebooks/search_a_folder.ipynb"
+_MARK = "<!-- runnable -->"
+_BLOCK = re.compile(
+    rf"^{re.escape(_MARK)}\n\n?(?:```\w*\n(?P<fenced>.*?)```|(?P<indented>(?: {{4}}[^\n]*\n|\n)+))",
+    re.MULTILINE | re.DOTALL,
+)
+
+#: A network and a training of seconds.
+TINY = [
+    *("SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()"),
+    *("MODEL.RESNETS.WIDTH_MULTIPLIER", "0.25", "MODEL.FPN.OUT_CHANNELS", "16"),
+    *("MODEL.REID_HEAD.CONV_DIM", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"),
+]
+#: What is added to a command of that name.
+ADDED = {
+    "demo": ["--preset", "tiny"],
+    "generate": ["--preset", "tiny"],
+    "distill": TINY,
+    "train": TINY,
+}
+
+
+def pages():
+    """{path: text} of the pages that have runnable commands."""
+    paths = [REPO / part for part in PAGES]
+    paths = [found for path in paths for found in (path.rglob("*.md") if path.is_dir() else [path])]
+    texts = {path.relative_to(REPO).as_posix(): path.read_text() for path in sorted(paths)}
+    return {name: text for name, text in texts.items() if _MARK in text}
+
+
+def commands(text: str) -> list[list[str]]:
+    """The commands of the runnable blocks of a page.
+
+    Raises:
+        ValueError: a mark has no block after it, or a block has something else than commands.
+    """
+    blocks = [block["fenced"] or block["indented"] for block in _BLOCK.finditer(text)]
+    if len(blocks) != text.count(_MARK):
+        raise ValueError("a runnable mark has no block after it")
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [shlex.split(line, comments=True) for line in lines]
+    found = [words for words in found if words]
+    for words in found:
+        if words[0] != "kd-search":
+            raise ValueError(f"{shlex.join(words)}: only commands of kd-search can be runnable")
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    """``get(page) -> Path``: a folder in which the commands of the page have run."""
+
+    @cache
+    def get(page):
+        folder = tmp_path_factory.mktemp("page")
+        write_own_data(folder)
+        for words in commands(pages()[page]):
+            run = [sys.executable, "-m", "kd_search", *words[1:], *ADDED.get(words[1], [])]
+            done = subprocess.run(
+                run, cwd=folder, env=environment(), capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+            if "--output" in words:
+                output = folder / words[words.index("--output") + 1]
+                assert output.exists(), f"{shlex.join(words)} did not write {output.name}"
+        return folder
+
+    return get
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+
+
+def write_own_data(folder):
+    generate_dataset(folder / "set", PRESETS["tiny"])
+    for name in ("train.json", "test.json", "query_info.txt"):
+        shutil.move(folder / "set" / name, folder / name)
+    (folder / "photos").mkdir()
+    for picture in (folder / "set").rglob("*.jpg"):
+        shutil.move(picture, folder / "photos" / picture.name)
+    shutil.rmtree(folder / "set")
+    shutil.copy(next((folder / "photos").iterdir()), folder / "street.jpg")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("page", pages())
+def test_commands_of(page, folder_of):
+    assert any(folder_of(page).iterdir())
+
+
+@pytest.mark.e2e
+def test_the_notebook_runs_where_the_demo_was_run(folder_of, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+    folder = folder_of("README.md")
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    test_set = json.loads((folder / "output/demo/data/test.json").read_text())
+    text = "".join(output.get("text", "") for output in outputs)
+    assert f"{len(test_set['images']) - 1} pictures searched" in text
+
+
+def test_readme_and_getting_started_have_runnable_commands():
+    assert {"README.md", "docs/getting_started.md"} <= set(pages())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"{_MARK}\n```console\nkd-search a b  # c\n```\n", [["a", "b"]]),
+        (
+            f"{_MARK}\n\n    kd-search a \\\n        --x 1\n    kd-search c\n",
+            [["a", "--x", "1"], ["c"]],
+        ),
+        (
+            f"{_MARK}\n    kd-search a\n\n    kd-search b\n\ntext\n\n    kd-search c\n",
+            [["a"], ["b"]],
+        ),
+    ],
+)
+def test_blocks_are_found(text, found):
+    assert commands(text) == [["kd-search", *words] for words in found]
+
+
+@pytest.mark.parametrize("text", [f"{_MARK}\ntext\n", f"{_MARK}\n    make demo\n"])
+def test_a_mark_without_commands_is_refused(text):
+    with pytest.raises(ValueError, match="runnable"):
+        commands(text)

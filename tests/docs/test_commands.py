@@ -2,9 +2,8 @@
 
 The line ``<!-- runnable -->`` marks the block after it, fenced or indented. The commands of a page
 run in the order of the page and in one folder, in which the generated set is what users have:
-``train.json``, ``test.json``, ``query_info.txt``, ``photos/`` and ``street.jpg``. Options that make a
-command small
-are added to it; otherwise it runs as it is written.
+``train.json``, ``test.json``, ``query_info.txt``, ``photos/`` and ``street.jpg``. Options that make
+a command small are added to it; otherwise it runs as it is written.
 """
 
 import json

@@ -78,7 +78,7 @@ typecheck: $(ENV_READY)
 
 # NO_MKDOCS_2_WARNING: the theme advertises at length against the next version of its base.
 docs: $(ENV_READY)
-	NO_MKDOCS_2_WARNING=1 "$(ENV_PYTHON)" -m mkdocs build --quiet --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 "$(ENV_PYTHON)" -m mkdocs build --strict $(ARGS)
 
 wheel: $(ENV_READY)
 	.ci/check_wheel "$(ENV_PYTHON)"

@@ -18,6 +18,7 @@ from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.modeling.roi_heads import fast_rcnn
 from torch import nn
 
+from kd_search.modeling.backbones.layer_chain import LayerChain
 from kd_search.modeling.id_table import IDTable
 
 
@@ -125,6 +126,8 @@ def trace_person_search(
     boxes = boxes * boxes.new_tensor([width, height, width, height])
     inputs = {"forward": (image,), "embed": (image, boxes)}
     with torch.no_grad(), quiet_torchscript(), _exact_tracing():
+        for chain in [part for part in module.modules() if isinstance(part, LayerChain)]:
+            chain.script_branches()
         # torch's check would trace a second time and compare only this image.
         return torch.jit.trace_module(module, inputs, check_trace=False)
 

@@ -15,6 +15,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import nn
+from torchvision.models import swin_transformer
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import Permute
 
@@ -198,6 +199,16 @@ class LayerChain(nn.Module):
         """The output of the last layer."""
         *_, output = self._outputs(x)
         return output
+
+    def script_branches(self) -> None:
+        """Replace layers that branch on the size of their input by scripted ones, in place.
+
+        Those of torchvision's Swin; in a trace, the branches of its sample would be constant.
+        """
+        for step in self.steps:
+            layer = self.get_submodule(step.name)
+            if any(type(m).__module__ == swin_transformer.__name__ for m in layer.modules()):
+                self.set_submodule(step.name, torch.jit.script(layer))
 
     def _outputs(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         """The output of each layer, (N, C, H, W)."""

@@ -159,14 +159,11 @@ def check_supported(model: Any) -> None:
         ValueError: naming the first part that is not supported.
     """
     heads, rpn = model.roi_heads, model.proposal_generator
+    anchors = getattr(rpn, "anchor_generator", rpn)
     parts = (
         ("MODEL.ROI_HEADS.NAME", heads, (PersonSearchROIHeads, PersonSearchRes5ROIHeads)),
         ("MODEL.PROPOSAL_GENERATOR.NAME", rpn, (RPN,)),
-        (
-            "MODEL.ANCHOR_GENERATOR.NAME",
-            getattr(rpn, "anchor_generator", rpn),
-            (DefaultAnchorGenerator,),
-        ),
+        ("MODEL.ANCHOR_GENERATOR.NAME", anchors, (DefaultAnchorGenerator,)),
     )
     for key, part, kinds in parts:
         if not isinstance(part, kinds):

@@ -1,1 +1,14 @@
-"""Search with exported networks, without torch and Detectron2."""
+from kd_search.runtime.manifest import ModelFileError, manifest_path, read_manifest
+from kd_search.runtime.searcher import Answer, People, PersonSearcher, ReIDEmbedder
+from kd_search.utils.pictures import ImageError
+
+__all__ = [
+    "Answer",
+    "ImageError",
+    "ModelFileError",
+    "People",
+    "PersonSearcher",
+    "ReIDEmbedder",
+    "manifest_path",
+    "read_manifest",
+]

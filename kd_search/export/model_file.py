@@ -1,0 +1,173 @@
+"""Export to a file that gets its name only after it was compared with the model."""
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import torch
+import torchvision  # noqa: F401  registers the operators of torch.export files
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from torch import nn
+
+from kd_search.export.gate import (
+    HALF_TOLERANCE,
+    TOLERANCE,
+    compare,
+    run_program,
+    run_runtime,
+    run_training_stack,
+)
+from kd_search.export.gate_pictures import GatePicture, write_gate_pictures
+from kd_search.export.graph import (
+    OPSET,
+    Graph,
+    check_opset,
+    export_program,
+    person_search_graph,
+    pt2_content,
+    to_onnx,
+)
+from kd_search.export.torchscript import describe
+from kd_search.export.tracing import inference_model
+from kd_search.runtime.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    METADATA_KEY,
+    inner_manifest,
+    manifest_path,
+)
+from kd_search.utils.files import atomic_write, write_json
+
+#: Formats of :func:`export_model`.
+FORMATS = ("onnx", "pt2")
+
+
+def export_model(
+    model: nn.Module,
+    path: Union[str, os.PathLike],
+    *,
+    cfg: CfgNode,
+    format: str = "onnx",
+    opset: int = OPSET,
+    half_weights: bool = False,
+    check_pictures: Sequence[str] = (),
+    source_sha256: str = "",
+) -> dict[str, Any]:
+    """Export a person search network and its manifest ``<path>.json``.
+
+    The file is compared with the model on made pictures (see
+    :func:`~kd_search.export.gate_pictures.write_gate_pictures`) and on ``check_pictures``, from the
+    bytes of the files: an ONNX file in a process of the runtime, which imports neither torch nor
+    Detectron2.
+
+    Args:
+        model: a PersonSearchRCNN, or a Distiller with one as its student. Not modified.
+        path: of the file. Existing files are replaced atomically, or kept if the export fails.
+        cfg: full config of the model.
+        format: "onnx", or "pt2" for ``torch.export``.
+        opset: of ONNX.
+        half_weights: store the weights of an ONNX file in half precision. The gate then bounds how
+            much their rounding changes the results.
+        check_pictures: further picture files to compare on, such as some of a test set.
+        source_sha256: SHA-256 of the checkpoint file, for the manifest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ExportParityError: the results of the exported network differ. Nothing is written.
+        ValueError: the network or the opset cannot be exported.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
+    check_opset(opset)
+    student = inference_model(model)
+    graph = person_search_graph(student)
+    manifest = _manifest(student, graph, cfg, source_sha256)
+    manifest |= {"file": os.path.basename(path), "file_format": format}
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = write_gate_pictures(Path(folder), cfg.INPUT.MIN_SIZE_TEST)
+        pictures += [GatePicture(name, []) for name in check_pictures]
+        expected = run_training_stack(student, cfg, pictures)
+        if format == "onnx":
+            manifest |= {"opset": opset, "weights_type": "float16" if half_weights else "float32"}
+            content = to_onnx(graph, opset, half_weights)
+            trial = Path(folder, "trial.onnx")
+            write_files(trial, with_metadata(content, manifest), manifest)
+            found = run_runtime(trial, pictures)
+        else:
+            manifest |= {"least_side": graph.least_side}
+            program = export_program(graph)
+            # Compared as it is read from a file, and saved again with the result.
+            loaded = torch.export.load(io.BytesIO(pt2_content(program, "")))
+            found = run_program(loaded.module(), cfg, pictures, graph.divisor, graph.least_side)
+        compared = [row for row in zip(expected, found, pictures) if row[1] is not None]
+        parity = compare(
+            *map(list, zip(*compared)),
+            score_threshold=manifest["score_threshold"],
+            nms_threshold=manifest["nms_threshold"],
+            tolerance=HALF_TOLERANCE if half_weights else TOLERANCE,
+        )
+    manifest["parity"] = parity
+    if format == "onnx":
+        content = with_metadata(content, manifest)
+    else:
+        content = pt2_content(program, inner_manifest(manifest))
+    return write_files(path, content, manifest)
+
+
+def _manifest(student: Any, graph: Graph, cfg: CfgNode, source_sha256: str = "") -> dict[str, Any]:
+    """What is known of a network before it is compared."""
+    known = MetadataCatalog.get(name) if (name := _first_set(cfg)) else None
+    config = cfg.dump()
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "network": "person_search",
+        **describe(graph.module, student, cfg, source_sha256),
+        "device": "cpu",
+        "size_divisibility": graph.divisor,
+        "max_pixels": cfg.INPUT.MAX_IMAGE_PIXELS,
+        "classes": list(getattr(known, "thing_classes", ["person"])),
+        "training_sets": list(cfg.DATASETS.TRAIN),
+        "weights_type": "float32",
+        "config": config,
+        "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+        "parity": None,
+        # Written by the calibration of similarities.
+        "calibration": None,
+    }
+
+
+def _first_set(cfg: CfgNode) -> str:
+    registered = MetadataCatalog.list()
+    return next((name for name in cfg.DATASETS.TRAIN if name in registered), "")
+
+
+def with_metadata(content: bytes, manifest: dict[str, Any]) -> bytes:
+    """An ONNX file with a copy of its manifest."""
+    import onnx
+
+    entry = onnx.StringStringEntryProto(key=METADATA_KEY, value=inner_manifest(manifest))
+    # Protocol buffers that follow each other are merged: what was compared stays as it is.
+    return content + onnx.ModelProto(metadata_props=[entry]).SerializeToString()
+
+
+def write_files(
+    path: Union[str, os.PathLike], content: bytes, manifest: dict[str, Any]
+) -> dict[str, Any]:
+    """Write a file and its manifest, both or none; returns the manifest."""
+    manifest = {
+        **manifest,
+        "file_sha256": hashlib.sha256(content).hexdigest(),
+        "file_bytes": len(content),
+    }
+    with atomic_write(path) as file:
+        file.write(content)
+        write_json(manifest_path(path), manifest, sealed=True)
+    return manifest

@@ -1,0 +1,123 @@
+"""Find and embed people in pictures with an exported network.
+
+    python -m kd_search.runtime student.onnx FOLDER --output people.npz
+    python -m kd_search.runtime student.onnx FOLDER --boxes queries.json --output people.npz
+
+The .npz file has the arrays `files` (names), `picture` (index into `files`), `boxes`, `scores` and
+`embeddings`, a row for each person. --boxes names a JSON file {"picture": [[x0, y0, x1, y1], ...]};
+the embeddings of these boxes are added as `query_picture` and `query_embeddings`. Pictures that
+cannot be read are named, and left out.
+
+Exit status: 0 all pictures were read, 1 some were not, 2 nothing was done.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from typing import Any, Optional
+
+import numpy as np
+
+from kd_search.runtime.pictures import find_pictures
+from kd_search.runtime.searcher import PersonSearcher
+from kd_search.utils.files import atomic_write, read_json
+from kd_search.utils.pictures import ImageError
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kd_search.runtime",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="ONNX file, with its manifest beside it")
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", help="files and folders")
+    parser.add_argument("--output", metavar="FILE", required=True, help=".npz file to write")
+    parser.add_argument("--boxes", metavar="FILE", help="JSON file with boxes to embed")
+    parser.add_argument("--threads", type=int, help="of a picture; default: all usable cores")
+    parser.add_argument("--workers", type=int, default=1, help="pictures at a time (default: 1)")
+    return parser
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    args = get_parser().parse_args(argv)
+    try:
+        files = find_pictures(args.pictures)
+        boxes = _boxes(args.boxes, files) if args.boxes else {}
+        searcher = PersonSearcher.load(args.model, args.threads)
+        arrays, failed = _search(searcher, files, boxes, args.workers)
+        with atomic_write(args.output) as file:
+            np.savez(file, **arrays)
+    except (OSError, ValueError) as error:
+        print(f"runtime: {error}", file=sys.stderr)
+        return 2
+    people = len(arrays["scores"])
+    print(f"{people} people in {len(files) - failed} pictures: {args.output}")
+    return 1 if failed else 0
+
+
+def _search(
+    searcher: PersonSearcher, files: list[str], boxes: dict[str, Any], workers: int
+) -> tuple[dict[str, np.ndarray], int]:
+    dim = searcher.manifest["embedding_dim"]
+    pictures, found, failed = [np.zeros(0, np.int64)], [], 0
+    queries, query_pictures = [np.zeros((0, dim), np.float32)], [np.zeros(0, np.int64)]
+    with _progress(len(files)) as progress:
+        answers = searcher.detect_many(files, workers=workers, progress=progress)
+        for index, answer in enumerate(answers):
+            if answer.people is None:
+                failed += 1
+                print(f"runtime: {answer.error}", file=sys.stderr)
+                continue
+            pictures.append(np.full(len(answer.people.scores), index))
+            found.append(answer.people)
+            if files[index] in boxes:
+                queries.append(searcher.embed(files[index], boxes[files[index]]))
+                query_pictures.append(np.full(len(queries[-1]), index))
+    none = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, dim), np.float32))
+    fields = [np.concatenate(parts) for parts in zip(none, *found)]
+    arrays = dict(zip(("boxes", "scores", "embeddings"), fields))
+    arrays |= {"files": np.array(files), "picture": np.concatenate(pictures)}
+    if boxes:
+        arrays["query_embeddings"] = np.concatenate(queries)
+        arrays["query_picture"] = np.concatenate(query_pictures)
+    return arrays, failed
+
+
+def _boxes(path: str, files: list[str]) -> dict[str, Any]:
+    boxes = read_json(path, "file of boxes")
+    if not isinstance(boxes, dict):
+        raise ValueError(f'{path}: is not {{"picture": [[x0, y0, x1, y1], ...], ...}}')
+    for name, rows in boxes.items():
+        if name not in files:
+            raise ImageError(f"{path}: {name} is none of the given pictures")
+        try:
+            shape = np.asarray(rows, np.float64).reshape(len(rows), -1).shape
+        except (TypeError, ValueError):
+            shape = (0, 0)
+        if len(rows) and shape[1] != 4:
+            raise ValueError(f"{path}: the boxes of {name} are not lists of four numbers")
+    return boxes
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Any:
+    """A counter on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    start = time.monotonic()
+
+    def show(done: int) -> None:
+        left = (time.monotonic() - start) / done * (total - done)
+        print(f"\r{done} of {total} pictures, {left:.0f} s left ", end="", file=sys.stderr)
+
+    try:
+        yield show
+    finally:
+        print(file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""The SQLite file of a gallery: which files are indexed, where their rows are, what is forgotten.
+
+A commit to it is what acknowledges rows. SQLite has no checksums, therefore each table counts in a
+sum of the CRC-32 of all rows, so that a changed, lost or repeated row is found when the tables are
+read. They are read as a whole and looked up in memory: a damaged index of SQLite could hide rows.
+The journal is a rollback journal and not a write-ahead log: it is gone after each commit, readers
+need no write access, and it works on network disks.
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from .manifest import GalleryError
+from .segments import Block, Place
+
+_SECONDS = 30.0
+_MODULUS = 1 << 62
+DATABASE = "gallery.sqlite"
+
+INDEXED, NOBODY, UNREADABLE = "indexed", "nobody", "unreadable"
+
+
+class FileRow(NamedTuple):
+    """State of one file that was looked at."""
+
+    id: int
+    #: Absolute.
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    #: :data:`INDEXED`, :data:`NOBODY` or :data:`UNREADABLE`.
+    state: str
+    #: People that the network found, those included that were removed later.
+    found: int
+    width: int
+    height: int
+    camera: Optional[str]
+    #: Seconds since 1970 on the wall clock of the camera: no time zone, no summer time.
+    time: Optional[float]
+    #: Number of the content: files with the same bytes have the same, and share their rows.
+    content: int
+    segment: int
+    start: int
+    count: int
+    #: Seconds since 1970 when it was indexed.
+    added: float
+    #: Why it cannot be read; empty for others.
+    message: str
+
+    @property
+    def place(self) -> Optional[Place]:
+        """Where its rows are."""
+        return Place(self.segment, self.start, self.count) if self.count else None
+
+
+class DeadRow(NamedTuple):
+    """A row that was removed, while others of its picture stay, until the next compaction."""
+
+    segment: int
+    row: int
+
+
+class Forgotten(NamedTuple):
+    """Content that must not be indexed again: as a whole, or the person in a box."""
+
+    sha256: str
+    x0: Optional[float]
+    y0: Optional[float]
+    x1: Optional[float]
+    y1: Optional[float]
+    #: Seconds since 1970.
+    when: float
+
+
+_TABLES = {"files": FileRow, "blocks": Block, "dead": DeadRow, "do_not_index": Forgotten}
+_STATE = "version, clock, next_id, total"
+
+
+@dataclass
+class Tables:
+    """All rows of the database."""
+
+    files: list[FileRow] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    dead: list[DeadRow] = field(default_factory=list)
+    do_not_index: list[Forgotten] = field(default_factory=list)
+    #: Counts the commits of a generation.
+    version: int = 0
+    #: Clock of the last commit, seconds since 1970.
+    clock: float = 0.0
+    #: Ids and numbers of contents from here on were never used.
+    next_id: int = 1
+
+
+@dataclass
+class Change:
+    """What one commit adds and removes; ``add.next_id`` is the new one."""
+
+    add: Tables = field(default_factory=Tables)
+    #: File rows that were read from the database or written to it.
+    remove: list[FileRow] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.remove or any(getattr(self.add, name) for name in _TABLES))
+
+
+class Database:
+    """An open SQLite file."""
+
+    def __init__(self, folder: Path, *, create: bool = False, read_only: bool = False):
+        self.path = folder / DATABASE
+        if not create and not self.path.exists():
+            raise GalleryError(f"{self.path}: is missing; restore the gallery from a copy")
+        mode = "rwc" if create else "ro" if read_only and not os.access(folder, os.W_OK) else "rw"
+        with self._errors():
+            # Readers open for writing too where they can: the first to open the database after a
+            # kill has to roll back.
+            self._connection = sqlite3.connect(
+                f"{self.path.resolve().as_uri()}?mode={mode}",
+                uri=True,
+                timeout=_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            self._connection.text_factory = os.fsdecode
+            if read_only:
+                self._connection.execute("PRAGMA query_only = on")
+                return
+            for pragma in (
+                "journal_mode = delete",
+                "synchronous = extra",  # also waits until the folder has forgotten the journal
+                "secure_delete = on",
+                "temp_store = memory",
+            ):
+                self._connection.execute(f"PRAGMA {pragma}").fetchall()
+            if create:
+                self._create()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def version(self) -> int:
+        """Number of the last commit."""
+        with self._errors():
+            (row,) = self._connection.execute("SELECT version FROM state").fetchall()
+        return row[0]
+
+    def load(self) -> Tables:
+        """Read everything.
+
+        Raises:
+            GalleryError: something was changed by other means than :meth:`commit`.
+        """
+        tables = Tables()
+        with self._errors():
+            self._connection.execute("BEGIN")
+            try:
+                state = self._connection.execute(f"SELECT {_STATE}, crc FROM state").fetchall()
+                for name, row_type in _TABLES.items():
+                    query = f"SELECT {_columns(row_type)} FROM {name}"
+                    rows = self._connection.execute(query).fetchall()
+                    setattr(tables, name, [row_type(*row) for row in rows])
+            finally:
+                self._connection.execute("ROLLBACK")
+            ((version, clock, next_id, total, crc),) = state
+            if crc != _crc("state", state[0][:-1]) or total != _total(tables):
+                raise ValueError("its rows differ from their checksum")
+        tables.version, tables.clock, tables.next_id = version, clock, next_id
+        self._total = total
+        return tables
+
+    def commit(self, change: Change, version: int) -> None:
+        """Write a change and wait until the disk has it.
+
+        Args:
+            change: adds and removes.
+            version: of the tables that the change starts from.
+
+        Raises:
+            GalleryError: the disk is full or the file cannot be written; nothing was changed.
+        """
+        total = (self._total + _total(change.add)) % _MODULUS
+        total = (total - sum(_crc("files", row) for row in change.remove)) % _MODULUS
+        with self._errors():
+            execute = self._connection.execute
+            execute("BEGIN IMMEDIATE")
+            try:
+                for row in change.remove:
+                    execute("DELETE FROM files WHERE id = ?", (row.id,))
+                for name, row_type in _TABLES.items():
+                    marks = ", ".join(
+                        "CAST(? AS TEXT)" if f in _BYTES else "?" for f in row_type._fields
+                    )
+                    self._connection.executemany(
+                        f"INSERT INTO {name} ({_columns(row_type)}) VALUES ({marks})",
+                        (_encoded(row) for row in getattr(change.add, name)),
+                    )
+                execute("DELETE FROM state")
+                self._write_state(version + 1, change.add.next_id, total)
+                execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    execute("ROLLBACK")
+                raise
+        self._total = total
+
+    def _create(self) -> None:
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        for name, row_type in _TABLES.items():
+            columns = _columns(row_type).replace("id,", "id INTEGER PRIMARY KEY,", 1)
+            execute(f"CREATE TABLE {name} ({columns})")
+        execute(f"CREATE TABLE state ({_STATE}, crc)")
+        self._write_state(0, 1, 0)
+        execute("COMMIT")
+        self._total = 0
+
+    def _write_state(self, version: int, next_id: int, total: int) -> None:
+        state = (version, time.time(), next_id, total)
+        self._connection.execute(
+            "INSERT INTO state VALUES (?, ?, ?, ?, ?)", (*state, _crc("state", state))
+        )
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except GalleryError:
+            raise
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "full" in text or "I/O" in text:
+                remedy = "free space on the disk and run it again; what was acknowledged is safe"
+            elif "locked" in text:
+                remedy = "another process keeps it locked: run it again"
+            elif "readonly" in text or "unable to open" in text:
+                remedy = "the folder must be writable, after an interrupted run for readers too"
+            else:
+                remedy = "restore the gallery from a copy, or index into a new one"
+            raise GalleryError(f"{self.path}: {text}; {remedy}") from None
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            raise GalleryError(
+                f"{self.path}: is damaged ({error}); restore the gallery from a copy, or index "
+                "into a new one"
+            ) from None
+
+
+#: Columns with parts of paths, whose bytes need not be valid UTF-8.
+_BYTES = {"path", "camera", "message"}
+
+
+def _encoded(row: NamedTuple) -> tuple:
+    names = type(row)._fields
+    return tuple(
+        os.fsencode(value) if name in _BYTES and value is not None else value
+        for name, value in zip(names, row)
+    )
+
+
+def _columns(row_type: type) -> str:
+    return ", ".join(f'"{name}"' if name == "when" else name for name in row_type._fields)
+
+
+def _crc(table: str, row: Sequence) -> int:
+    return zlib.crc32(repr((table, *row)).encode())
+
+
+def _total(tables: Tables) -> int:
+    total = 0
+    for name in _TABLES:
+        rows: Iterable[Sequence] = getattr(tables, name)
+        total += sum(_crc(name, row) for row in rows)
+    return total % _MODULUS

@@ -1,0 +1,106 @@
+"""The rows most similar to an embedding, exactly."""
+
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import numpy as np
+
+try:
+    import faiss
+except ImportError:
+    faiss: Any = None  # type: ignore[no-redef]
+
+#: Rows that are looked at beyond those wanted, since both products round to float32.
+_MORE = 16
+#: From that number of neighbours on, FAISS's heap is slower than a whole product.
+_HEAP = 512
+
+
+class Matrix:
+    """The embeddings of several segments as one matrix of N rows, without copying them."""
+
+    def __init__(self, parts: Sequence[np.ndarray], live: Optional[np.ndarray] = None):
+        """
+        Args:
+            parts: each (rows, D) float32.
+            live: (N,) bool, rows that may be found; ``None`` for all.
+        """
+        self.parts = parts
+        self.live = live
+        self.starts = np.cumsum([0, *map(len, parts)])
+        self.num_live = int(self.starts[-1] if live is None else np.count_nonzero(live))
+
+    def top(
+        self,
+        query: np.ndarray,
+        k: int,
+        rows: Optional[np.ndarray] = None,
+        *,
+        use_faiss: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the most similar rows.
+
+        Args:
+            query: (D,) float32.
+            k: how many; fewer if there are fewer.
+            rows: row numbers to choose from, ascending; ``None`` for all that are live.
+            use_faiss: if it is installed. The result is the same without.
+
+        Returns:
+            (K,) row numbers, most similar first, rows of equal similarity in their order, and (K,)
+            float64 dot products.
+        """
+        query = np.ascontiguousarray(query, np.float32)
+        total = self.num_live if rows is None else len(rows)
+        k = min(k, total)
+        if not k:
+            return np.zeros(0, np.int64), np.zeros(0)
+        want = min(k + _MORE, total)
+        if rows is None and use_faiss and faiss is not None and want <= _HEAP:
+            best = self._by_faiss(query, want)
+        else:
+            similarity = self._product(query) if rows is None else self.take(rows) @ query
+            best = np.argpartition(-similarity, want - 1)[:want] if want < len(similarity) else None
+            best = np.arange(len(similarity)) if best is None else best
+            if rows is not None:
+                best = rows[best]
+            elif self.live is not None:
+                best = best[self.live[best]]
+        exact = self.take(best).astype(np.float64) @ query.astype(np.float64)
+        order = np.lexsort((best, -exact))[:k]
+        return best[order], exact[order]
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """(K, D) float32 embeddings of rows."""
+        part = np.searchsorted(self.starts, rows, "right") - 1
+        found = np.empty((len(rows), self.parts[0].shape[1]), np.float32)
+        for index in np.unique(part):
+            of_part = part == index
+            found[of_part] = self.parts[index][rows[of_part] - self.starts[index]]
+        return found
+
+    def _product(self, query: np.ndarray) -> np.ndarray:
+        """(N,) float32 dot products; -inf for rows that are not live."""
+        similarity = np.empty(self.starts[-1], np.float32)
+        for part, start in zip(self.parts, self.starts):
+            # Twice as fast as BLAS's product of a matrix and a vector on one thread.
+            np.einsum("ij,j->i", part, query, out=similarity[start : start + len(part)])
+        if self.live is not None:
+            similarity[~self.live] = -np.inf
+        return similarity
+
+    def _by_faiss(self, query: np.ndarray, want: int) -> np.ndarray:
+        found, scores = [], []
+        for part, start in zip(self.parts, self.starts):
+            live = None if self.live is None else self.live[start : start + len(part)]
+            dead = 0 if live is None else len(part) - int(np.count_nonzero(live))
+            score, index = faiss.knn(
+                query[None], part, min(want + dead, len(part)), metric=faiss.METRIC_INNER_PRODUCT
+            )
+            if live is not None:
+                keep = live[index[0]]
+                score, index = score[:, keep], index[:, keep]
+            found.append(index[0] + start)
+            scores.append(score[0])
+        rows = np.concatenate(found)
+        return rows[np.argsort(-np.concatenate(scores), kind="stable")[:want]]

@@ -1,0 +1,384 @@
+"""Writing to a gallery: adding, removing, forgetting and compaction.
+
+The files of a gallery:
+
+    gallery.json              manifest, names the valid generation
+    generation-000001/
+        gallery.sqlite        files, where their rows are, what must not be indexed again
+        rows-000001.f32       embeddings
+        people-000001.bin     box, score, frame of each
+"""
+
+import contextlib
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from kd_search.utils.files import PathLike, sync_folder
+from kd_search.utils.folder_lock import LOCK_FILE, hold_folder, release_folder
+
+from .compaction import write_generation
+from .database import (
+    INDEXED,
+    NOBODY,
+    UNREADABLE,
+    Change,
+    Database,
+    DeadRow,
+    FileRow,
+    Forgotten,
+    Tables,
+)
+from .manifest import (
+    MANIFEST,
+    GalleryError,
+    Manifest,
+    generation_folder,
+    is_gallery,
+    read_manifest,
+    remove_other_generations,
+    write_manifest,
+)
+from .segments import (
+    PEOPLE,
+    Place,
+    SegmentWriter,
+    read_people,
+    valid_rows,
+)
+
+#: Share of removed rows from which on compaction is worth its time.
+_WORTH_IT = 0.25
+#: How far a length may be from one.
+_UNIT = 1e-3
+
+
+@dataclass
+class NewFile:
+    """One file for :meth:`GalleryWriter.add`."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    width: int = 0
+    height: int = 0
+    camera: Optional[str] = None
+    time: Optional[float] = None
+    #: (N, D) float32 of unit length and :data:`~kd_search.gallery.segments.PEOPLE` (N,); ``None``
+    #: for content that is in the gallery already, and for unreadable files.
+    embeddings: Optional[np.ndarray] = None
+    people: Optional[np.ndarray] = None
+    #: Why it cannot be read.
+    message: str = ""
+
+
+class GalleryWriter:
+    """The only writer of a gallery; a context manager.
+
+    What :meth:`add`, :meth:`remove` and :meth:`forget` were given is acknowledged when they return:
+    it survives the end of the process and of the machine. Nothing of a call that did not return is
+    visible to anybody.
+    """
+
+    def __init__(self, folder: PathLike, create: Optional[Manifest] = None):
+        """
+        Args:
+            folder: of the gallery.
+            create: the manifest of a new gallery, if the folder holds none.
+
+        Raises:
+            GalleryError: there is no gallery, or it is damaged.
+            FolderInUseError: another process writes to it.
+        """
+        self.folder = Path(folder)
+        if create is None and not is_gallery(folder):
+            read_manifest(folder)
+        hold_folder(folder)
+        try:
+            if create is not None and not is_gallery(folder):
+                self._create(create)
+            self.manifest = read_manifest(folder)
+            remove_other_generations(folder, self.manifest.generation)
+            self._open()
+        except BaseException:
+            release_folder(folder)
+            raise
+
+    def __enter__(self) -> "GalleryWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the gallery."""
+        self._database.close()
+        release_folder(self.folder)
+
+    def set_rules(self, manifest: Manifest) -> None:
+        """Replace rules and retention."""
+        self.manifest = replace(
+            self.manifest, rules=dict(manifest.rules), retention_days=manifest.retention_days
+        )
+        write_manifest(self.folder, self.manifest)
+
+    # -- what is in it ---------------------------------------------------------------------------
+
+    @property
+    def clock(self) -> float:
+        """When it was last written to, seconds since 1970."""
+        return self.tables.clock
+
+    def file(self, path: str) -> Optional[FileRow]:
+        """State of a file that was looked at before."""
+        return self._by_path.get(path)
+
+    def content(self, sha256: str) -> Optional[FileRow]:
+        """A file with that content that could be read."""
+        files = self._by_content.get(sha256)
+        return next(iter(files.values())) if files else None
+
+    def files(self) -> Iterable[FileRow]:
+        """Every file."""
+        return self._by_path.values()
+
+    def forgotten(self, sha256: str) -> Optional[list[tuple[float, float, float, float]]]:
+        """Boxes of people in that content that must not be indexed; ``None``: nothing of it may."""
+        entries = self._forgotten.get(sha256, [])
+        if any(entry.x0 is None for entry in entries):
+            return None
+        return [(e.x0, e.y0, e.x1, e.y1) for e in entries]  # type: ignore[misc]
+
+    @property
+    def rows(self) -> int:
+        """Rows that a search can find."""
+        return sum(place.count for place in self._places()) - len(self.tables.dead)
+
+    @property
+    def rows_to_remove(self) -> int:
+        """Rows that no search finds any more and that compaction will remove."""
+        return sum(self._segments.ends.values()) - self.rows
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    def add(self, new: Sequence[NewFile]) -> None:
+        """Add files, or replace those of the same paths, in one commit.
+
+        Raises:
+            ValueError: embeddings are not finite or not of unit length; names the file.
+            GalleryError, OSError: it could not be written; nothing was added.
+        """
+        for file in new:
+            self._check(file)
+        groups = [
+            (f.embeddings, f.people) if f.embeddings is not None else self._nothing for f in new
+        ]
+        change = Change()
+        change.add.next_id = self.tables.next_id
+        try:
+            places, change.add.blocks = self._segments.append(groups)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._segments.cut()
+            raise
+        for file, place in zip(new, places):
+            old = self._by_path.get(file.path)
+            if old is not None:
+                change.remove.append(old)
+            change.add.files.append(self._row(file, place, change.add.next_id))
+            change.add.next_id += 1
+        self._commit(change)
+
+    def remove(self, files: Sequence[FileRow]) -> None:
+        """Remove files in one commit; indexing finds them again."""
+        self._commit(Change(self._tables(), list(files)))
+
+    def forget(
+        self, contents: Iterable[str], people: Iterable[tuple[FileRow, int]] = ()
+    ) -> tuple[int, int]:
+        """Remove content, or people in it, that must not be indexed again, in one commit.
+
+        The bytes are gone from the disk after :meth:`compact`.
+
+        Args:
+            contents: SHA-256 of files, in the gallery or not.
+            people: a file and the number of a person in it.
+
+        Returns:
+            Numbers of removed files and removed rows.
+        """
+        change = Change(self._tables())
+        contents, now = set(contents), time.time()
+        for sha256 in sorted(contents):
+            change.add.do_not_index.append(Forgotten(sha256, None, None, None, None, now))
+            change.remove += self._by_content.get(sha256, {}).values()
+        dead = set(self.tables.dead)
+        before = self.rows
+        for file, person in people:
+            if file.sha256 in contents or file.place is None:
+                continue
+            records = read_people(self._segments.folder, self.tables.blocks, file.place)
+            for row in np.flatnonzero(records["person"] == person):
+                entry = DeadRow(file.segment, file.start + int(row))
+                if entry not in dead:
+                    dead.add(entry)
+                    change.add.dead.append(entry)
+                    box = (float(value) for value in records["box"][row])
+                    change.add.do_not_index.append(Forgotten(file.sha256, *box, now))
+        self._commit(change)
+        return len(change.remove), before - self.rows
+
+    def compact(self, *, if_worth_it: bool = False) -> int:
+        """Rewrite the gallery without the removed rows, and switch to the new files at once.
+
+        Afterwards no file of the gallery has a byte of what was removed. Segments that lost nothing
+        are linked, not copied. Readers keep the old files until they look for changes.
+
+        Args:
+            if_worth_it: do nothing while few rows were removed.
+
+        Returns:
+            Number of removed rows.
+        """
+        removed = self.rows_to_remove
+        if if_worth_it and removed <= _WORTH_IT * (self.rows + removed):
+            return 0
+        generation = self.manifest.generation + 1
+        target = generation_folder(self.folder, generation)
+        try:
+            target.mkdir()
+            tables = replace(self.tables, files=list(self._by_path.values()))
+            write_generation(self._segments.folder, target, tables, self.manifest.embedding_dim)
+            sync_folder(target)
+            sync_folder(self.folder)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        manifest = replace(self.manifest, generation=generation)
+        write_manifest(self.folder, manifest)
+        self._database.close()
+        self.manifest = manifest
+        remove_other_generations(self.folder, generation)
+        self._open()
+        return removed
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _create(self, manifest: Manifest) -> None:
+        folder = generation_folder(self.folder, manifest.generation)
+        if any(entry.name not in (LOCK_FILE, "new") for entry in os.scandir(self.folder)):
+            raise GalleryError(
+                f"{self.folder}: is not empty and has no {MANIFEST}: name a new folder, or restore "
+                "that file from a copy"
+            )
+        # An interrupted creation leaves no manifest, and so no gallery: it is made in a folder that
+        # is not a generation yet.
+        draft = self.folder / "new"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        Database(draft, create=True).close()
+        sync_folder(draft)
+        os.replace(draft, folder)
+        try:
+            write_manifest(self.folder, manifest)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _open(self) -> None:
+        folder = generation_folder(self.folder, self.manifest.generation)
+        self._database = Database(folder)
+        self.tables = self._database.load()
+        ends = valid_rows(self.tables.blocks, self._database.path)
+        self._segments = SegmentWriter(folder, self.manifest.embedding_dim, ends)
+        self._nothing = (
+            np.zeros((0, self.manifest.embedding_dim), np.float32),
+            np.zeros(0, PEOPLE),
+        )
+        self._by_path = {row.path: row for row in self.tables.files}
+        self._by_content: dict[str, dict[str, FileRow]] = defaultdict(dict)
+        self._forgotten: dict[str, list[Forgotten]] = defaultdict(list)
+        for row in self.tables.files:
+            self._note(row)
+        for entry in self.tables.do_not_index:
+            self._forgotten[entry.sha256].append(entry)
+
+    def _note(self, row: FileRow) -> None:
+        self._by_path[row.path] = row
+        if row.state != UNREADABLE:
+            self._by_content[row.sha256][row.path] = row
+
+    def _tables(self) -> Tables:
+        return Tables(next_id=self.tables.next_id)
+
+    def _commit(self, change: Change) -> None:
+        if not change:
+            return
+        self._database.commit(change, self.tables.version)
+        self.tables.version += 1
+        self.tables.next_id = change.add.next_id
+        self._segments.keep(change.add.blocks)
+        self.tables.blocks += change.add.blocks
+        self.tables.dead += change.add.dead
+        for row in change.remove:
+            del self._by_path[row.path]
+            self._by_content[row.sha256].pop(row.path, None)
+            if not self._by_content[row.sha256]:
+                del self._by_content[row.sha256]
+        for row in change.add.files:
+            self._note(row)
+        for entry in change.add.do_not_index:
+            self._forgotten[entry.sha256].append(entry)
+        self.tables.do_not_index += change.add.do_not_index
+
+    def _check(self, file: NewFile) -> None:
+        if file.embeddings is None:
+            return
+        rows, dim = np.asarray(file.embeddings), self.manifest.embedding_dim
+        if rows.shape != (len(rows), dim) or file.people is None or len(file.people) != len(rows):
+            raise ValueError(f"{file.path}: embeddings of shape {rows.shape}, D is {dim}")
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+        if not (np.abs(lengths - 1) < _UNIT).all():
+            raise ValueError(
+                f"{file.path}: the network's embeddings are not of unit length: are its weights "
+                "bad?"
+            )
+
+    def _row(self, file: NewFile, place: Optional[Place], number: int) -> FileRow:
+        known = self.content(file.sha256) if file.embeddings is None else None
+        state, found, content = UNREADABLE, 0, number
+        width, height = file.width, file.height
+        if known is not None and not file.message:
+            place, state, found, content = known.place, known.state, known.found, known.content
+            width, height = known.width, known.height
+        elif file.embeddings is not None:
+            found = len(file.embeddings)
+            state = INDEXED if found else NOBODY
+        return FileRow(
+            number,
+            file.path,
+            file.size,
+            file.mtime_ns,
+            file.sha256,
+            state,
+            found,
+            width,
+            height,
+            file.camera,
+            file.time,
+            content,
+            *(place or (0, 0, 0)),
+            time.time(),
+            file.message,
+        )
+
+    def _places(self) -> set[Place]:
+        return {row.place for row in self._by_path.values() if row.place is not None}

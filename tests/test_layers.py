@@ -19,6 +19,7 @@ METHODS = "kd_search.distillation.methods"
 LAYERS = (
     ("utils", "outputs", "losses"),
     ("runtime",),
+    ("gallery",),
     ("config", "checkpoint"),
     ("modeling", "data", "evaluation", "model_zoo"),
     ("distillation",),
@@ -35,7 +36,11 @@ LEVELS = {package: level for level, packages in enumerate(LAYERS) for package in
 #: What a package may import within its layer.
 WITHIN_A_LAYER = {("evaluation", "data")}
 #: The only packages that these may import.
-ALONE = {"synthetic": {"data", "utils"}, "runtime": {"utils"}}
+ALONE = {
+    "synthetic": {"data", "utils"},
+    "runtime": {"utils"},
+    "gallery": {"runtime", "utils"},
+}
 #: What users run from end to end names the methods that it offers.
 ABOVE_THE_METHODS = {"pipeline", "cli"}
 
@@ -137,6 +142,9 @@ def test_which_imports_are_allowed():
         ("kd_search.losses.oim", "kd_search.outputs", False),
         ("kd_search.synthetic.writer", "kd_search.data.writers", True),
         ("kd_search.synthetic.writer", "kd_search.engine.hooks", False),
+        ("kd_search.gallery.store", "kd_search.utils.files", True),
+        ("kd_search.gallery.search", "kd_search.runtime.verdict", True),
+        ("kd_search.gallery.search", "kd_search.data.records", False),
         ("kd_search.new_package", "kd_search.utils.files", False),
     ):
         assert bool(refusal(importer, imported)) != allowed, (importer, imported)

@@ -52,6 +52,8 @@ class FileRow(NamedTuple):
     count: int
     #: Seconds since 1970 when it was indexed.
     added: float
+    #: Of the rules that gave camera and time, see :attr:`kd_search.gallery.capture.Capture.key`.
+    rules: int
     #: Why it cannot be read; empty for others.
     message: str
 

@@ -10,8 +10,9 @@ try:
 except ImportError:
     faiss: Any = None  # type: ignore[no-redef]
 
-#: Rows that are looked at beyond those wanted, since both products round to float32.
-_MORE = 16
+#: Rows that are looked at beyond those wanted, and how much less similar the last must be: products
+#: in float32 depend on the order of their sums.
+_MORE, _ROUNDING = 16, 2e-6
 #: From that number of neighbours on, FAISS's heap is slower than a whole product.
 _HEAP = 512
 
@@ -56,19 +57,23 @@ class Matrix:
         if not k:
             return np.zeros(0, np.int64), np.zeros(0)
         want = min(k + _MORE, total)
-        if rows is None and use_faiss and faiss is not None and want <= _HEAP:
-            best = self._by_faiss(query, want)
-        else:
-            similarity = self._product(query) if rows is None else self.take(rows) @ query
-            best = np.argpartition(-similarity, want - 1)[:want] if want < len(similarity) else None
-            best = np.arange(len(similarity)) if best is None else best
-            if rows is not None:
-                best = rows[best]
-            elif self.live is not None:
-                best = best[self.live[best]]
-        exact = self.take(best).astype(np.float64) @ query.astype(np.float64)
-        order = np.lexsort((best, -exact))[:k]
-        return best[order], exact[order]
+        while True:
+            best = self._candidates(query, want, rows, use_faiss and faiss is not None)
+            exact = self.take(best).astype(np.float64) @ query.astype(np.float64)
+            order = np.lexsort((best, -exact))
+            if want == total or exact[order[k - 1]] - exact[order[-1]] > _ROUNDING:
+                return best[order[:k]], exact[order[:k]]
+            want = min(4 * want, total)  # rows that are left out may be equal to the last
+
+    def _candidates(
+        self, query: np.ndarray, want: int, rows: Optional[np.ndarray], use_faiss: bool
+    ) -> np.ndarray:
+        """The ``want`` most similar rows up to rounding, in any order."""
+        if rows is None and use_faiss and want <= _HEAP:
+            return self._by_faiss(query, want)
+        if rows is None:
+            return _largest(self._product(query), want)
+        return rows[_largest(self.take(rows) @ query, want)]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """(K, D) float32 embeddings of rows."""
@@ -104,3 +109,9 @@ class Matrix:
             scores.append(score[0])
         rows = np.concatenate(found)
         return rows[np.argsort(-np.concatenate(scores), kind="stable")[:want]]
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    if count >= len(values):
+        return np.arange(len(values))
+    return np.argpartition(-values, count - 1)[:count]

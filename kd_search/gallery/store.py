@@ -14,10 +14,10 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -76,6 +76,8 @@ class NewFile:
     #: for content that is in the gallery already, and for unreadable files.
     embeddings: Optional[np.ndarray] = None
     people: Optional[np.ndarray] = None
+    #: Key of the rules that gave camera and time.
+    rules: int = 0
     #: Why it cannot be read.
     message: str = ""
 
@@ -123,12 +125,12 @@ class GalleryWriter:
         self._database.close()
         release_folder(self.folder)
 
-    def set_rules(self, manifest: Manifest) -> None:
-        """Replace rules and retention."""
-        self.manifest = replace(
-            self.manifest, rules=dict(manifest.rules), retention_days=manifest.retention_days
-        )
-        write_manifest(self.folder, self.manifest)
+    def set_options(self, rules: Mapping[str, Any], retention_days: Optional[float]) -> None:
+        """Keep rules and retention for later runs."""
+        manifest = replace(self.manifest, rules=dict(rules), retention_days=retention_days)
+        if manifest != self.manifest:
+            write_manifest(self.folder, manifest)
+            self.manifest = manifest
 
     # -- what is in it ---------------------------------------------------------------------------
 
@@ -295,7 +297,7 @@ class GalleryWriter:
 
     def _open(self) -> None:
         folder = generation_folder(self.folder, self.manifest.generation)
-        self._database = Database(folder)
+        self._database, self._failed = Database(folder), False
         self.tables = self._database.load()
         ends = valid_rows(self.tables.blocks, self._database.path)
         self._segments = SegmentWriter(folder, self.manifest.embedding_dim, ends)
@@ -322,7 +324,11 @@ class GalleryWriter:
     def _commit(self, change: Change) -> None:
         if not change:
             return
+        if self._failed:
+            raise GalleryError(f"{self.folder}: a commit failed: open the gallery again")
+        self._failed = True  # whether the disk has it is not known after an error
         self._database.commit(change, self.tables.version)
+        self._failed = False
         self.tables.version += 1
         self.tables.next_id = change.add.next_id
         self._segments.keep(change.add.blocks)
@@ -377,6 +383,7 @@ class GalleryWriter:
             content,
             *(place or (0, 0, 0)),
             time.time(),
+            file.rules,
             file.message,
         )
 

@@ -55,7 +55,7 @@ def copy_of(number: int, path: str, **fields) -> NewFile:
     return NewFile(path, 1000 + number, 1, sha(number), **fields)
 
 
-def filled(folder, numbers=range(20), counts=(3, 0, 1, 4), per_commit: int = 5) -> None:
+def filled(folder, numbers=range(20), counts=(3, 0, 1, 4), per_commit: int = 10) -> None:
     """Write a gallery of pictures."""
     numbers = list(numbers)
     with GalleryWriter(folder, manifest()) as writer:

@@ -1,5 +1,7 @@
 """Filters and rankings are those of a loop over everybody in float64."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,21 +9,31 @@ from kd_search.gallery import Filter, Gallery, GalleryError, GalleryWriter
 from kd_search.gallery import exact as exact_module
 from kd_search.gallery import segments as segments_module
 from kd_search.gallery.exact import Matrix
-from tests.gallery.gallery_inputs import copy_of, embeddings, filled, manifest, new_file, people, sha
+from tests.gallery.gallery_inputs import (
+    copy_of,
+    embeddings,
+    filled,
+    manifest,
+    new_file,
+    people,
+    sha,
+)
 
 COUNTS = (3, 0, 1, 4)
 NUMBERS = range(60)
 TOLERANCE = 1e-6
 
 
-@pytest.fixture
-def gallery(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
     """60 pictures over several segments, with some removed people."""
-    monkeypatch.setattr(segments_module, "SEGMENT_ROWS", 32)
-    filled(tmp_path / "g", NUMBERS, COUNTS)
-    with GalleryWriter(tmp_path / "g") as writer:
-        writer.forget([sha(8)], [(writer.file("/footage/cam3/0007.jpg"), 1)])
-    return Gallery(tmp_path / "g")
+    folder = tmp_path_factory.mktemp("search") / "g"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments_module, "SEGMENT_ROWS", 32)
+        filled(folder, NUMBERS, COUNTS, per_commit=20)
+        with GalleryWriter(folder) as writer:
+            writer.forget([sha(8)], [(writer.file("/footage/cam3/0007.jpg"), 1)])
+        yield Gallery(folder)
 
 
 def everybody():
@@ -88,9 +100,9 @@ FILTERS = {
     "score": (Filter(min_score=0.75), lambda path, camera, time, score: score >= 0.75),
     "all": (
         Filter(cameras=["cam3"], start=1010.0, end=1040.0, folders=["/footage"], min_score=0.85),
-        lambda path, camera, time, score: camera == "cam3"
-        and 1010 <= time <= 1040
-        and score >= 0.85,
+        lambda path, camera, time, score: (
+            camera == "cam3" and 1010 <= time <= 1040 and score >= 0.85
+        ),
     ),
 }
 
@@ -114,10 +126,11 @@ def test_people_to_leave_out(gallery):
     assert found[0] == second and first not in found
 
 
-def test_a_filter_for_the_camera_of_a_copy(gallery):
-    with GalleryWriter(gallery.folder) as writer:
+def test_a_filter_for_the_camera_of_a_copy(gallery, tmp_path):
+    shutil.copytree(gallery.folder, tmp_path / "g")
+    with GalleryWriter(tmp_path / "g") as writer:
         writer.add([copy_of(0, "/copies/a.jpg", camera="cam1", time=5.0)])
-    gallery.refresh()
+    gallery = Gallery(tmp_path / "g")
     query = embeddings(0, 3)[0]
     hit = gallery.search(query, 1, Filter(cameras=["cam1"]))[0]
     assert (hit.path, hit.camera, hit.time) == ("/copies/a.jpg", "cam1", 5.0)

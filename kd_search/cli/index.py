@@ -1,0 +1,197 @@
+"""Find and embed everybody in folders of pictures, for searches.
+
+    kd-search index /footage --model student.onnx --gallery people
+    kd-search index /footage --model student.onnx --gallery people \\
+        --path-pattern '/(?P<camera>cam[0-9]+)/(?P<time>[0-9]{8}_[0-9]{6})'
+
+The folder of the gallery is made if it does not exist. Run it again to add what is new: a file is
+read again only where its size, its time or the rules for camera and time have changed. It may be
+interrupted at any moment, also by kill -9 or a power failure, and goes on when it runs again.
+
+A gallery holds personal data: the file docs/gallery.md says what to consider.
+
+Exit status: 0 indexed (files that cannot be read are named), 2 the input cannot be used, 130
+interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, Optional
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kd-search index",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sources", nargs="+", metavar="PATH", help="folders, files")
+    parser.add_argument("--model", metavar="FILE", required=True, help="from kd-search export")
+    parser.add_argument("--gallery", metavar="FOLDER", required=True, help="made if missing")
+    rules = parser.add_argument_group(
+        "camera and time",
+        "Kept in the gallery: give them once. A change applies to files that are indexed already.",
+    )
+    rules.add_argument(
+        "--path-pattern",
+        metavar="REGEX",
+        help="looked for in the absolute path, with the named groups camera, and time, unix or "
+        "year, month, day, hour, minute, second; '' for none",
+    )
+    rules.add_argument("--time-format", metavar="FORMAT", help="of the group time, as strptime's")
+    rules.add_argument(
+        "--table", metavar="FILE", help="CSV with the columns path, camera, time; '' for none"
+    )
+    parser.add_argument(
+        "--retention",
+        type=float,
+        metavar="DAYS",
+        help="remove what is older, now and in later runs; 0 keeps all (default: as before)",
+    )
+    parser.add_argument(
+        "--remove-missing", action="store_true", help="remove files that are gone from the folders"
+    )
+    parser.add_argument("--retry", action="store_true", help="also files that could not be read")
+    parser.add_argument("--max-bytes", type=int, default=200_000_000, help="default: 200,000,000")
+    parser.add_argument("--max-pixels", type=int, help="of a picture (default: as the model's)")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = get_parser().parse_args(argv)
+    try:
+        return _index(args)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"index: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nindex: interrupted; what was found is kept, the same command goes on",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _index(args: argparse.Namespace) -> int:
+    from kd_search.cli.gallery_options import load_searcher
+    from kd_search.gallery import GalleryWriter, Manifest, is_gallery
+    from kd_search.gallery.capture import Capture, CaptureRules
+    from kd_search.gallery.indexing import Indexer, Settings
+    from kd_search.gallery.manifest import read_manifest
+
+    for name in ("max_bytes", "max_pixels", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+    if args.retention is not None and not args.retention >= 0:
+        raise ValueError(f"--retention must be 0 or more, not {args.retention}")
+    old = read_manifest(args.gallery) if is_gallery(args.gallery) else None
+    rules = {**(old.rules if old else {})}
+    rules.update(
+        (name, value)
+        for name, value in (
+            ("path_pattern", args.path_pattern),
+            ("time_format", args.time_format),
+            ("table", _absolute(args.table)),
+        )
+        if value is not None
+    )
+    rules = CaptureRules.from_dict({name: value or None for name, value in rules.items()})
+    capture = Capture(rules)
+    retention = old.retention_days if old and args.retention is None else args.retention or None
+    searcher = load_searcher(args.model, args.threads, args.gallery if old else None)
+    model = searcher.manifest
+    new = Manifest(model["file_sha256"], model["file"], model["embedding_dim"])
+    with GalleryWriter(args.gallery, new) as writer:
+        if old is None:
+            print(
+                f"{args.gallery}: a new gallery. It will hold embeddings and places of people, "
+                "which are personal data: see docs/gallery.md",
+                file=sys.stderr,
+            )
+        writer.set_options(rules.to_dict(), retention)
+        settings = Settings(
+            max_bytes=args.max_bytes,
+            max_pixels=args.max_pixels or model["max_pixels"],
+            retry=args.retry,
+            remove_missing=args.remove_missing,
+            retention_days=retention,
+        )
+        progress = _Progress()
+        report = Indexer(writer, searcher, capture, settings).run(args.sources, progress)
+        progress.end()
+        rows = writer.rows
+    _print(report, args, rows)
+    return 0
+
+
+def _absolute(path: Optional[str]) -> Optional[str]:
+    import os
+
+    return os.path.abspath(path) if path else path
+
+
+class _Progress:
+    """A line with the number of files, people and the time left."""
+
+    def __init__(self) -> None:
+        import time
+
+        self._clock = time.monotonic
+        self._start = self._last = self._clock()
+        self._tty = sys.stderr.isatty()
+        self._shown = False
+        self._skipped = 0
+
+    def __call__(self, done: int, total: int, report: Any) -> None:
+        now = self._clock()
+        if now - self._last < (0.3 if self._tty else 10):
+            return
+        self._last, self._shown = now, True
+        worked = max(done - report.unchanged, 1)  # unchanged files take no time
+        rate = worked / (now - self._start)
+        left = int(max(total - done, 0) / rate)
+        line = (
+            f"{done:,} of {total:,} files, {report.people:,} people, {rate:.1f} files/s, "
+            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        )
+        print(f"\r{line:78}" if self._tty else line, end="" if self._tty else "\n", file=sys.stderr)
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._tty and self._shown:
+            print(file=sys.stderr)
+
+
+#: Unreadable files that are printed.
+_NAMED = 20
+
+
+def _print(report: Any, args: argparse.Namespace, rows: int) -> None:
+    from kd_search.cli.gallery_options import printable
+
+    for line in report.problems[:_NAMED]:
+        print(f"skipped: {printable(line)}", file=sys.stderr)
+    if len(report.problems) > _NAMED:
+        print(f"skipped: {len(report.problems) - _NAMED} more", file=sys.stderr)
+    print(
+        f"{report.files} files: {report.unchanged} unchanged, {report.with_people} new with "
+        f"{report.people} people, {report.nobody} new without, {report.copies} known by their "
+        f"content, {len(report.problems)} skipped ({report.seconds:.1f} s)"
+    )
+    for number, text in (
+        (report.do_not_index, "files left out: they must not be indexed"),
+        (report.do_not_index_people, "people left out: they must not be indexed"),
+        (report.expired, f"files removed and {report.too_old} left out by the retention"),
+        (0 if report.expired else report.too_old, "files left out by the retention"),
+        (report.removed, "files removed: they are gone"),
+        (
+            0 if report.removed else report.missing,
+            "files are gone from the folders (--remove-missing removes them)",
+        ),
+    ):
+        if number:
+            print(f"{number} {text}")
+    print(f"{args.gallery}: {rows} people to search")

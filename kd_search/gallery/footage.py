@@ -1,0 +1,111 @@
+"""Finding pictures in folders, and reading a file as it was at one moment."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kd_search.utils.pictures import ImageError
+
+from .manifest import GalleryError, is_gallery
+
+PICTURES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file as it was read."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    data: bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file to look at."""
+
+    #: Absolute.
+    path: str
+    size: int
+    mtime_ns: int
+
+
+def find_files(
+    sources: Sequence[str], problems: list[str], suffixes: frozenset[str] = PICTURES
+) -> Iterator[Found]:
+    """Find files in folders and their subfolders, by their suffixes; in the order of their names.
+
+    Hidden files and folders and galleries are left out, links to folders are not followed.
+
+    Args:
+        sources: folders and files; files count whatever their suffix is.
+        problems: takes a line for each folder or file that cannot be read.
+
+    Raises:
+        GalleryError: a source is missing.
+    """
+    for source in sources:
+        if not os.path.exists(source):
+            raise GalleryError(f"{source}: no such file or folder")
+    seen = set()
+    for source in sources:
+        for path in _walk(os.path.abspath(source), problems, suffixes):
+            if path in seen:
+                continue
+            seen.add(path)
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                problems.append(f"{path}: {error.strerror or error}")
+                continue
+            if stat.S_ISREG(status.st_mode):  # reading a pipe or device may not end
+                yield Found(path, status.st_size, status.st_mtime_ns)
+
+
+def _walk(source: str, problems: list[str], suffixes: frozenset[str]) -> Iterator[str]:
+    if not os.path.isdir(source):
+        yield source
+        return
+
+    def note(error: OSError) -> None:
+        problems.append(f"{error.filename}: {error.strerror or error}")
+
+    for root, folders, files in os.walk(source, onerror=note):
+        if is_gallery(root):
+            folders[:] = []
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
+                yield os.path.join(root, name)
+
+
+def read_content(found: Found, max_bytes: int) -> Content:
+    """Read a file, and make sure that it did not change meanwhile.
+
+    Raises:
+        ImageError: it is gone, unreadable, larger than ``max_bytes``, or still being written.
+    """
+    path = found.path
+    try:
+        with open(path, "rb") as file:
+            before = os.fstat(file.fileno())
+            if before.st_size > max_bytes:
+                raise ImageError(
+                    f"{path}: {before.st_size} bytes are more than the allowed {max_bytes} "
+                    "(--max-bytes)"
+                )
+            data = file.read(max_bytes + 1)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    state = after.st_size, after.st_mtime_ns
+    if state != (before.st_size, before.st_mtime_ns) or len(data) != after.st_size:
+        raise ImageError(f"{path}: changes while it is read; the next run reads it")
+    return Content(path, *state, data, hashlib.sha256(data).hexdigest())

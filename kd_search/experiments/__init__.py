@@ -1,7 +1,8 @@
 """Studies of several trainings: single runs, runs side by side, tables of their results."""
 
+from kd_search.experiments.results_file import StudyFile, read_study, write_study
+from kd_search.experiments.run_facts import METRICS, pack_queries, unpack_queries
 from kd_search.experiments.run_folder import (
-    METRICS,
     RESULT_FILE,
     SETTINGS_FILE,
     WEIGHTS_FILE,
@@ -39,7 +40,9 @@ from kd_search.experiments.table import (
     draw,
     markdown,
     markdown_cell,
+    markdown_interval,
     markdown_table,
+    seed_interval,
     spread,
     summarise,
     write_figure,

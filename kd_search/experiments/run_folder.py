@@ -3,15 +3,15 @@
 import json
 import math
 import os
-import platform
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
-import detectron2
 import torch
 from detectron2.config import CfgNode
 from pydantic import BaseModel, RootModel
@@ -20,6 +20,12 @@ from kd_search.checkpoint import load_trained
 from kd_search.data.reid import is_reid
 from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.engine.finished_run import CONFIG_FILE, write_run_record
+from kd_search.experiments.run_facts import (
+    METRICS,
+    config_digest,
+    environment_of,
+    per_query_of,
+)
 from kd_search.utils.files import file_sha256, read_json, write_json
 from kd_search.utils.schema import Schema, check_schema
 
@@ -27,26 +33,6 @@ RESULT_FILE = "result.json"
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
 WEIGHTS_FILE = "model_final.pth"
-
-#: Column of a table to (task, key) of the results of an evaluation. In the order of tables; all in
-#: percent.
-METRICS = {
-    "AP50": ("bbox", "AP50"),
-    "AP": ("bbox", "AP"),
-    "AP75": ("bbox", "AP75"),
-    "mAP": ("person_search", "mAP"),
-    "top1": ("person_search", "top1"),
-    "det_AP": ("detection", "AP"),
-    "det_recall": ("detection", "recall"),
-    "reid_mAP": ("reid", "mAP"),
-    "reid_top1": ("reid", "top1"),
-    **{
-        f"{short}_{key}": (f"reid_{short}", key)
-        for short in ("i2v", "v2v", "i2i", "v2i")
-        for key in ("mAP", "top1")
-    },
-}
-
 
 class SettingsError(ValueError):
     """A folder holds a run with other settings than the requested one."""
@@ -157,8 +143,10 @@ def train_and_evaluate(
             there.
 
     Returns:
-        the content of :data:`RESULT_FILE`: ``metrics``, ``train_metrics``, ``params``,
-        ``iterations``, ``seconds_per_iteration`` (median), ``seed``, ``versions``.
+        the content of :data:`RESULT_FILE`: ``metrics``, ``train_metrics``; ``per_query``, see
+        :func:`.run_facts.per_query_of`; ``params``, ``iterations``, ``seconds_per_iteration``
+        (median), ``seed``; ``started`` (UTC) and ``seconds`` of this process, and from which
+        iteration it ``resumed``; ``config_sha256``, and :func:`.run_facts.environment_of`.
 
     Raises:
         SettingsError: see :func:`read_result`.
@@ -168,6 +156,7 @@ def train_and_evaluate(
     done = read_result(output, settings)
     if done is not None:
         return done
+    begin, started = time.monotonic(), now()
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / SETTINGS_FILE, settings, sealed=True)
     (output / CONFIG_FILE).write_text(cfg.dump())
@@ -178,26 +167,34 @@ def train_and_evaluate(
     train_cfg.DATASETS.TEST = ()  # evaluated below, once
     trainer = PersonSearchTrainer(train_cfg)
     trainer.resume_or_load(resume=True)
+    resumed = trainer.start_iter
     trainer.train()
 
     model, cfg = load_trained_run(config_file, opts, output)
     on_train = on_train and not is_reid(cfg.DATASETS.TRAIN[0])
     times = [line["time"] for line in _metric_lines(output) if "time" in line]
+    metrics = evaluate_on(cfg, model, cfg.DATASETS.TEST[:1])
     result = {
-        "metrics": evaluate_on(cfg, model, cfg.DATASETS.TEST[:1]),
+        "metrics": metrics,
+        "per_query": per_query_of(output / "inference" / cfg.DATASETS.TEST[0]),
         "train_metrics": evaluate_on(cfg, model, cfg.DATASETS.TRAIN[:1]) if on_train else {},
         "params": sum(p.numel() for p in model.parameters()),
         "iterations": cfg.SOLVER.MAX_ITER,
         "seconds_per_iteration": statistics.median(times) if times else None,
         "seed": cfg.SEED,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "detectron2": detectron2.__version__,
-        },
+        "started": started,
+        "seconds": round(time.monotonic() - begin, 1),
+        "resumed": resumed,
+        "config_sha256": config_digest(settings),
+        **environment_of(cfg),
     }
     write_json(output / RESULT_FILE, result, sealed=True)
     return result
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def load_trained_run(

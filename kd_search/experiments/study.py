@@ -1,6 +1,8 @@
 """A study: teachers, then a student for each row and seed, then a table."""
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +11,10 @@ from typing import Any, Optional, TypeVar
 
 from detectron2.config import CfgNode
 
+from kd_search.experiments.results_file import FORMAT, share_environments, write_study
 from kd_search.experiments.run_folder import build_run_config
 from kd_search.experiments.runs import Run, RunFailed, run_all
 from kd_search.experiments.table import TEACHER, TableLayout, draw, markdown, summarise, write_text
-from kd_search.utils.files import write_json
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Row:
     paper: tuple[float, ...] = ()
     #: Names from ``DISTILLATION.TERMS``, for :meth:`student_opts`; none for the student alone.
     terms: tuple[str, ...] = ()
+    #: A row that the study is about: it has more seeds, see :class:`StudyParser`.
+    main: bool = False
 
     def opts(self) -> list[Any]:
         """The overrides as KEY VALUE ..."""
@@ -111,7 +115,11 @@ def choose_rows(rows: Sequence[AnyRow], names: Sequence[str]) -> list[AnyRow]:
 _RUNS = """\
 Every run has a folder of its own under --output, with its log. Ctrl-C stops all runs with a
 checkpoint; the same command resumes them and trains nothing twice. More rows and seeds can be added
-later. The table is written as .md, .json and .png, and again after each run."""
+later. The table is written as .md, .json and .png, and again after each run; the .json has every
+run, and kd-search results makes the tables of documents from it."""
+
+#: Options that change no number, left out of the recorded command.
+_NOT_RECORDED = ("--jobs", "--output", "--results")
 
 
 class StudyParser(argparse.ArgumentParser):
@@ -145,9 +153,13 @@ class StudyParser(argparse.ArgumentParser):
         add("--opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of every student")
         add("--teacher-opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of teachers")
         add("--teacher-iterations", type=int, help="instead of the teacher's SOLVER.MAX_ITER")
+        add("--results", type=Path, metavar="FILE", help="write the .json there, too")
+        add("--finished", action="store_true", help="train nothing: table of the finished runs")
 
     def parse_args(self, args=None, namespace=None):
+        given = list(sys.argv[1:] if args is None else args)
         args = super().parse_args(args, namespace)
+        args.script, args.given = os.path.abspath(sys.argv[0]), given
         for option, opts in (("--opts", args.opts), ("--teacher-opts", args.teacher_opts)):
             if len(opts) % 2:
                 self.error(f"{option} must be pairs KEY VALUE")
@@ -158,6 +170,17 @@ class StudyParser(argparse.ArgumentParser):
         args.teacher_config = args.teacher_config or networks.teacher
         args.output = args.output or Path(self.folder) / f"ablation_{args.set}"
         return args
+
+
+def recorded_command(args: argparse.Namespace) -> str:
+    """The command line of a study without the options that change no number."""
+    kept, given = [], iter(args.given)
+    for word in given:
+        if word in _NOT_RECORDED:
+            next(given, None)
+        elif word != "--finished" and not word.startswith(tuple(f"{o}=" for o in _NOT_RECORDED)):
+            kept.append(word)
+    return shlex.join(["python", os.path.relpath(args.script), *kept])
 
 
 def schedule(cfg: CfgNode, iterations: Optional[int]) -> list[Any]:
@@ -258,36 +281,71 @@ class Study:
         results = {key: run.result() for key, run in self.runs.items()}
         return {key: result for key, result in results.items() if result is not None}
 
-    def write_table(self) -> str:
-        """Write table and picture of the finished runs as .json, .md and .png; returns the
-        Markdown. The table of training images, if any, goes to a folder "on_train"."""
-        teachers = {name: run.result() or {} for name, run in self.teachers.items()}
-        finished = self.finished()
-        metadata = {
+    def content(self) -> dict[str, Any]:
+        """Everything about the finished runs, in the form of :class:`.results_file.StudyFile`."""
+        runs = [
+            self._record(self.runs[row, seed], {"row": row, "seed": seed, **result})
+            for (row, seed), result in self.finished().items()
+        ]
+        teachers = {
+            name: self._record(run, result)
+            for name, run in self.teachers.items()
+            if (result := run.result()) is not None
+        }
+        environments = share_environments([*teachers.values(), *runs])
+        return {
+            "format": FORMAT,
+            "command": recorded_command(self.args),
             "dataset": self.cfg.DATASETS.TEST[0],
             **study_metadata(self.args),
             **self.metadata,
-            "teachers": teachers,
-            "runs": [
-                {"row": row, "seed": seed, **result} for (row, seed), result in finished.items()
+            "layout": {
+                "metrics": list(self.layout.metrics),
+                "base": self.layout.base,
+                "paper": list(self.layout.paper),
+                "stem": self.layout.stem,
+            },
+            "rows": [
+                {"name": row.name, "paper": list(row.paper), "main": row.main} for row in self.rows
             ],
+            "environments": environments,
+            "teachers": teachers,
+            "runs": runs,
         }
+
+    def _record(self, run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
+        folder = str(self.output)
+        opts = [str(x).replace(folder, "OUTPUT") for x in run.opts]
+        return {**result, "config_file": run.config_file, "opts": opts}
+
+    def write_table(self) -> str:
+        """Write table and picture of the finished runs as .json, .md and .png; returns the
+        Markdown. The table of training images, if any, goes to a folder "on_train"."""
+        content = self.content()
         texts = []
         for key, folder, dataset in (
             ("metrics", self.output, self.cfg.DATASETS.TEST[0]),
             ("train_metrics", self.output / "on_train", self.cfg.DATASETS.TRAIN[0]),
         ):
-            results = {k: r[key] for k, r in finished.items() if r.get(key)}
+            results = {(r["row"], r["seed"]): r[key] for r in content["runs"] if r.get(key)}
             if key != "metrics" and not results:
                 continue
-            others = {name: r[key] for name, r in teachers.items() if r.get(key)}
+            others = {name: r[key] for name, r in content["teachers"].items() if r.get(key)}
             paper = {row.name: row.paper for row in self.rows}
-            table = summarise(paper, results, others, self.layout, paper)
+            queries = {
+                (r["row"], r["seed"]): r.get("per_query", {})
+                for r in content["runs"]
+                if key == "metrics"
+            }
+            table = summarise(paper, results, others, self.layout, paper, queries)
             title = f"{', '.join(self.layout.shown(table))} on {dataset}"
             below = self.below(table) if table else ""
             text = markdown(table, self.layout, title) + (f"\n{below}" if below else "")
             stem = self.layout.stem
-            write_json(folder / f"{stem}.json", {**metadata, "title": title, "table": table})
+            paths = [folder / f"{stem}.json"]
+            paths += [self.args.results] if self.args.results and key == "metrics" else []
+            for path in paths:
+                write_study(path, {**content, "title": title, "table": table})
             write_text(folder / f"{stem}.md", text)
             draw(table, folder / f"{stem}.png", self.layout, dataset)
             texts.append(text)
@@ -321,6 +379,9 @@ def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.
     options = {"jobs": args.jobs, "on_train": args.on_train}
     try:
         study = make_study(args)
+        if args.finished:
+            print(study.write_table())
+            return 0
         failed = run_all([*study.first, *study.teachers.values()], **options)
         if failed:
             raise RunFailed("; ".join(failed))

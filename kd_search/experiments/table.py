@@ -1,12 +1,17 @@
 """From the results of single runs to one table and one picture."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kd_search.experiments.run_folder import METRICS
+import numpy as np
+from scipy.special import stdtrit
+
+from kd_search.evaluation.query_results import shared_intervals
+from kd_search.experiments.run_facts import METRICS, unpack_queries
 from kd_search.utils.files import atomic_write
 
 TEACHER = "teacher"
@@ -14,6 +19,11 @@ BASE = "base"
 
 #: (row, seed) to the metrics of that run.
 Results = Mapping[tuple[str, int], Mapping[str, float]]
+#: (row, seed) to what :func:`.run_facts.per_query_of` returns.
+PerQuery = Mapping[tuple[str, int], Mapping[str, Mapping[str, str]]]
+
+# Of the bootstrap over queries, as in kd-search compare.
+_RESAMPLES, _SEED = 10000, 0
 
 
 @dataclass(frozen=True)
@@ -44,19 +54,32 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def seed_interval(values: Sequence[float]) -> Optional[list[float]]:
+    """Ends of the 95 % interval of a mean over seeds, by Student's t; ``None`` for one seed."""
+    if len(values) < 2:
+        return None
+    mean, std = statistics.fmean(values), statistics.stdev(values)
+    half = float(stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
+    return [mean - half, mean + half]
+
+
 def summarise(
     rows: Iterable[str],
     results: Results,
     teachers: Mapping[str, Mapping[str, float]],
     layout: TableLayout,
     paper: Mapping[str, Sequence[float]] = {},  # noqa: B006  never written to
+    per_query: PerQuery = {},  # noqa: B006  never written to
 ) -> list[dict[str, Any]]:
     """One entry per row that has a result, the teachers first.
 
     Each holds ``row``, ``paper`` and ``metrics``: by metric ``n``, ``mean``, ``std``, ``seeds``
     (seed to value) and ``gain``, the spread of the differences to the base row of the same seed.
     Runs of one seed start from the same weights and see the same batches, so these differences
-    vary less than the values themselves.
+    vary less than the values themselves. Of a gain there are two 95 % intervals, which are about
+    different things: ``over_seeds``, other trainings tested with the same queries
+    (:func:`seed_interval`), and ``over_queries``, other queries of the same trainings (bootstrap of
+    the queries' mean difference over the seeds); each ``None`` where it cannot be computed.
 
     Args:
         rows: names, in the order of the table.
@@ -64,6 +87,7 @@ def summarise(
         teachers: metrics of the teachers by name, without those that were not evaluated.
         layout: defines metrics and base.
         paper: a paper's numbers by row.
+        per_query: average precisions of the runs' queries, where there are any.
     """
     table: list[dict[str, Any]] = []
     for name, found in teachers.items():
@@ -82,20 +106,61 @@ def summarise(
                     for seed, value in values.items()
                     if row != layout.base and metric in results.get((layout.base, seed), {})
                 ]
-                gain = spread(gains) if gains else None
+                gain: Optional[dict[str, Any]] = None
+                if gains:
+                    gain = {**spread(gains), "over_seeds": seed_interval(gains)}
+                    gain["over_queries"] = None
                 metrics[metric] = {**spread([*values.values()]), "seeds": values, "gain": gain}
         if runs:
             table.append({"row": row, "paper": [*paper.get(row, ())], "metrics": metrics})
+    _add_query_intervals(table, layout.base, per_query)
     return table
 
 
+def _add_query_intervals(table: list[dict[str, Any]], base: str, per_query: PerQuery) -> None:
+    """Fill in ``over_queries`` of the gains; metrics with the same queries share resamples."""
+    gains, samples = [], []
+    for entry in table:
+        for metric, numbers in entry["metrics"].items():
+            seeds = [s for s in numbers["seeds"] if (base, s) in per_query]
+            if numbers["gain"] is None or len(seeds) < numbers["gain"]["n"]:
+                continue
+            difference = _query_differences(per_query, entry["row"], base, seeds, metric)
+            if difference is not None:
+                gains.append(numbers["gain"])
+                counted = ~np.isnan(difference)
+                samples.append((difference[:, None], counted))
+    for gain, (low, high) in zip(gains, shared_intervals(samples, _RESAMPLES, _SEED)):
+        if len(low):
+            gain["over_queries"] = [float(low[0]), float(high[0])]
+
+
+def _query_differences(
+    per_query: PerQuery, row: str, base: str, seeds: Sequence[int], metric: str
+) -> Optional[np.ndarray]:
+    """(Q,) mean over seeds of the differences to the base row; ``None`` where the runs do not have
+    the same queries."""
+    pairs = [
+        (per_query.get((row, s), {}).get(metric), per_query[base, s].get(metric)) for s in seeds
+    ]
+    present = [packed for pair in pairs for packed in pair if packed is not None]
+    if len(present) < 2 * len(seeds) or len({packed["queries"] for packed in present}) != 1:
+        return None
+    mean: np.ndarray = np.mean([unpack_queries(a) - unpack_queries(b) for a, b in pairs], axis=0)
+    return mean
+
+
 def markdown(table: Sequence[Mapping[str, Any]], layout: TableLayout, title: str = "") -> str:
-    """The table as Markdown: mean and standard deviation, gain over base, all seeds, the paper."""
+    """The table as Markdown: mean and standard deviation, gain over base with its intervals, all
+    seeds, the paper."""
     names = layout.shown(table)
     if not names:
         return "no run has ended yet\n"
     first = names[0]
-    head = ["row", *names, f"{first} above {layout.base}", f"{first} by seed"]
+    gains = [entry["metrics"].get(first, {}).get("gain") or {} for entry in table]
+    intervals = [key for key in ("over_seeds", "over_queries") if any(g.get(key) for g in gains)]
+    head = ["row", *names, f"{first} above {layout.base}"]
+    head += [f"95 % {key.replace('_', ' ')}" for key in intervals] + [f"{first} by seed"]
     lines = []
     for entry in table:
         metrics = entry["metrics"]
@@ -105,12 +170,20 @@ def markdown(table: Sequence[Mapping[str, Any]], layout: TableLayout, title: str
                 entry["row"],
                 *(markdown_cell(metrics.get(name)) for name in names),
                 markdown_cell(main["gain"], sign=True),
+                *(markdown_interval((main["gain"] or {}).get(key)) for key in intervals),
                 ", ".join(f"{value:.1f}" for value in main["seeds"].values()) or "-",
                 *([f"{value:.1f}" for value in entry["paper"]] or ["-"] * len(layout.paper)),
             ]
         )
     text = markdown_table([*head, *(f"paper: {column}" for column in layout.paper)], lines)
     return f"{title}\n\n{text}" if title else text
+
+
+def markdown_interval(ends: Optional[Sequence[float]]) -> str:
+    """An interval as text; a dash for none."""
+    if not ends:
+        return "-"
+    return " to ".join(f"{round(end, 1) + 0.0:+.1f}" for end in ends)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -9,7 +9,14 @@ from detectron2.config import CfgNode
 from tiny import REPO
 
 import kd_search.experiments.runs
-from kd_search.experiments import Row, Study, TableLayout, run_study
+from kd_search.experiments import (
+    Networks,
+    Row,
+    Study,
+    StudyParser,
+    TableLayout,
+    run_study,
+)
 from tests.experiments.fake_runs import fake, starts
 
 CFG = CfgNode({"DATASETS": {"TEST": ("somewhere",), "TRAIN": ("elsewhere",)}})
@@ -21,15 +28,14 @@ def _in_the_checkout(monkeypatch):
     monkeypatch.setattr(kd_search.experiments.runs, "_POLL_SECONDS", 0.05)
 
 
+def options(folder: Path, *more: str) -> argparse.Namespace:
+    parser = StudyParser("", {"x": Networks("s.yaml", "t.yaml")}, [], "output/x")
+    return parser.parse_args(["--opts", "A", "1", "--output", str(folder), *more])
+
+
 def study(folder: Path, teacher="9", **values) -> Study:
     values = values or {"base": "3", "all": "5"}
-    args = argparse.Namespace(
-        output=folder,
-        student_config="s.yaml",
-        teacher_config="t.yaml",
-        opts=["A", "1"],
-        teacher_opts=[],
-    )
+    args = options(folder)
     return Study(
         args,
         CFG,
@@ -43,7 +49,7 @@ def study(folder: Path, teacher="9", **values) -> Study:
 
 
 def run(make_study) -> int:
-    return run_study(make_study, argparse.Namespace(jobs=1, on_train=False))
+    return run_study(make_study, options(Path()))
 
 
 def test_teachers_then_students_then_the_table(tmp_path, capsys):

@@ -11,9 +11,12 @@ from kd_search.experiments import (
     TableLayout,
     draw,
     markdown,
+    pack_queries,
     pick_metrics,
+    seed_interval,
     spread,
     summarise,
+    unpack_queries,
 )
 
 ROWS = {"base": (54.7, 49.3), "L2": (54.6, 48.5), "Hints": (56.9, 50.3), "all": (59.4, 53.7)}
@@ -53,19 +56,66 @@ def test_summary_by_hand():
     assert gain["n"] == 2 and gain["mean"] == 3.5
     assert gain["std"] == pytest.approx(math.sqrt(0.5))
     # A single seed is compared with base of that seed, and has no spread.
-    assert table["Hints"]["metrics"]["AP"]["gain"] == {"n": 1, "mean": -1.0, "std": None}
+    single = {"n": 1, "mean": -1.0, "std": None, "over_seeds": None, "over_queries": None}
+    assert table["Hints"]["metrics"]["AP"]["gain"] == single
     assert table["teacher"]["metrics"]["AP50"]["std"] is None
+
+
+def test_interval_over_seeds_is_students():
+    # 2.776 of four degrees of freedom; deviations 2, 1, 0, 1, 2: variance 10 / 4.
+    half = 2.776445 * math.sqrt(2.5) / math.sqrt(5)
+    assert seed_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx([3 - half, 3 + half])
+    assert seed_interval([1.0]) is None
+
+
+def per_query(values, queries="same"):
+    rows = [{"AP": value, "query_id": i} for i, value in enumerate(values)]
+    return {"AP": {**pack_queries(rows), "queries": queries}}
+
+
+def test_interval_over_queries_is_the_bootstrap_of_the_mean_over_seeds():
+    rng = np.random.default_rng(1)
+    ap = {key: rng.uniform(0, 100, 40) for key in (("base", 1), ("base", 2), ("all", 1), ("all", 2))}
+    results = {key: {"AP": float(values.mean())} for key, values in ap.items()}
+    packed = {key: per_query([None, *values.tolist()]) for key, values in ap.items()}
+    table = by_row(summarise(ROWS, results, {}, LAYOUT, per_query=packed))
+    gain = table["all"]["metrics"]["AP"]["gain"]
+    difference = (ap["all", 1] + ap["all", 2] - ap["base", 1] - ap["base", 2]) / 2
+    # One query at a time: as slow as it is simple.
+    draw_one = np.random.default_rng(0)
+    means = [difference[draw_one.integers(40, size=40)].mean() for _ in range(10000)]
+    assert gain["mean"] == pytest.approx(difference.mean())
+    assert gain["over_queries"] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.01)
+
+
+def test_runs_with_other_queries_have_no_interval_over_them():
+    results = {("base", 1): {"AP": 2.0}, ("all", 1): {"AP": 3.0}}
+    packed = {("base", 1): per_query([1.0, 3.0]), ("all", 1): per_query([2.0, 4.0], "others")}
+    for of_runs in (packed, {("all", 1): packed["all", 1]}):
+        table = by_row(summarise(ROWS, results, {}, LAYOUT, per_query=of_runs))
+        assert table["all"]["metrics"]["AP"]["gain"]["over_queries"] is None
+
+
+def test_average_precisions_in_little_space():
+    rows = [{"AP": value} for value in (0.0, 100.0, None, 33.333)]
+    found = unpack_queries(pack_queries(rows))
+    assert found[0] == 0 and found[1] == 100 and np.isnan(found[2])
+    assert found[3] == pytest.approx(33.333, abs=1e-3)
+    assert pack_queries(rows)["queries"] != pack_queries(rows[:3])["queries"]
 
 
 def test_markdown_shows_means_spreads_seeds_and_the_paper():
     lines = markdown(summarise(ROWS, RESULTS, TEACHERS, LAYOUT, ROWS), LAYOUT).splitlines()
     assert lines[0] == (
-        "| row | AP50 | AP | AP50 above base | AP50 by seed | paper: PASCAL | paper: KITTI |"
+        "| row | AP50 | AP | AP50 above base | 95 % over seeds | AP50 by seed | paper: PASCAL "
+        "| paper: KITTI |"
     )
-    assert lines[2] == "| teacher | 60.0 | 30.0 | - | - | - | - |"
-    assert lines[3] == "| base | 50.0 ± 3.0 | 22.0 ± 2.0 | - | 50.0, 53.0, 47.0 | 54.7 | 49.3 |"
-    assert lines[4] == "| Hints | 52.0 | 21.0 | -1.0 | 52.0 | 56.9 | 50.3 |"
-    assert lines[5] == "| all | 55.0 ± 1.4 | 25.5 ± 0.7 | +3.5 ± 0.7 | 54.0, 56.0 | 59.4 | 53.7 |"
+    assert lines[2] == "| teacher | 60.0 | 30.0 | - | - | - | - | - |"
+    assert lines[3] == "| base | 50.0 ± 3.0 | 22.0 ± 2.0 | - | - | 50.0, 53.0, 47.0 | 54.7 | 49.3 |"
+    assert lines[4] == "| Hints | 52.0 | 21.0 | -1.0 | - | 52.0 | 56.9 | 50.3 |"
+    # 12.706 is Student's t of one degree of freedom: 3.5 -+ 12.706 * 0.7071 / sqrt(2).
+    gain = "+3.5 ± 0.7 | -2.9 to +9.9"
+    assert lines[5] == f"| all | 55.0 ± 1.4 | 25.5 ± 0.7 | {gain} | 54.0, 56.0 | 59.4 | 53.7 |"
 
 
 def test_a_loss_that_rounds_to_nothing_has_no_sign_of_its_own():
@@ -98,8 +148,8 @@ def test_layout_chooses_base_and_metrics():
     assert by_row(table)["base"]["metrics"]["AP"]["gain"]["mean"] == -4.5
     assert by_row(table)["all"]["metrics"]["AP"]["gain"] is None
     lines = markdown(table, layout).splitlines()
-    assert lines[0] == "| row | AP | AP above all | AP by seed |"
-    assert lines[2] == "| teacher | 30.0 | - | - |"
+    assert lines[0] == "| row | AP | AP above all | 95 % over seeds | AP by seed |"
+    assert lines[2] == "| teacher | 30.0 | - | - | - |"
 
 
 def test_metrics_of_detection_search_and_reid():

@@ -83,15 +83,15 @@ def _draw(args: argparse.Namespace) -> None:
     # The last model is the one that the others are compared with.
     chooser = list(documents)[-1]
     query_ids = args.query_ids or choose_queries(documents[chooser]["queries"], args.queries)
-    pictures = {
-        label: draw_search_results(document["queries"], dicts, query_ids, args.top_k)
-        for label, document in documents.items()
-    }
     if suffix in _PICTURES:
-        write_picture(args.output, *pictures.values())
+        (document,) = documents.values()
+        write_picture(
+            args.output, draw_search_results(document["queries"], dicts, query_ids, args.top_k)
+        )
     else:
         note = "These queries were given." if args.query_ids else CHOICE
         if len(documents) > 1 and not args.query_ids:
             note += f" The average precision is that of {chooser!r}."
-        write_results_page(args.output, f"Person search on {name}", pictures, documents, note)
+        title = f"Person search on {name}"
+        write_results_page(args.output, title, documents, dicts, query_ids, args.top_k, note=note)
     print(f"wrote {args.output}: {len(query_ids)} queries ({', '.join(map(str, query_ids))})")

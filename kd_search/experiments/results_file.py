@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, model_validator
 
 from kd_search.experiments.run_facts import unpack_queries
 from kd_search.experiments.table import TableLayout, summarise
@@ -145,13 +145,9 @@ class StudyFile(Schema):
     def table_layout(self) -> TableLayout:
         """Metrics, base and columns of the table."""
         layout = self.layout
-        return TableLayout(
-            tuple(layout.metrics), layout.base, tuple(layout.paper), layout.stem
-        )
+        return TableLayout(tuple(layout.metrics), layout.base, tuple(layout.paper), layout.stem)
 
-    def table(
-        self, rows: Sequence[str] = (), *, on_train: bool = False
-    ) -> list[dict[str, Any]]:
+    def table(self, rows: Sequence[str] = (), *, on_train: bool = False) -> list[dict[str, Any]]:
         """Entries of :func:`.table.summarise`, of some rows and teachers or of all."""
         key = "train_metrics" if on_train else "metrics"
 

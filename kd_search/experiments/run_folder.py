@@ -34,6 +34,7 @@ SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
 WEIGHTS_FILE = "model_final.pth"
 
+
 class SettingsError(ValueError):
     """A folder holds a run with other settings than the requested one."""
 

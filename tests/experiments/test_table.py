@@ -75,7 +75,9 @@ def per_query(values, queries="same"):
 
 def test_interval_over_queries_is_the_bootstrap_of_the_mean_over_seeds():
     rng = np.random.default_rng(1)
-    ap = {key: rng.uniform(0, 100, 40) for key in (("base", 1), ("base", 2), ("all", 1), ("all", 2))}
+    ap = {
+        key: rng.uniform(0, 100, 40) for key in (("base", 1), ("base", 2), ("all", 1), ("all", 2))
+    }
     results = {key: {"AP": float(values.mean())} for key, values in ap.items()}
     packed = {key: per_query([None, *values.tolist()]) for key, values in ap.items()}
     table = by_row(summarise(ROWS, results, {}, LAYOUT, per_query=packed))

@@ -160,6 +160,10 @@ def resolve_paths(cfg: CfgNode, folder: str) -> None:
         [*entry[:1], *map(resolve, entry[1:2]), *map(resolve_option, entry[2:])]
         for entry in cfg.DATASETS.PERSON_SEARCH_MOT
     ]
+    cfg.DATASETS.PERSON_SEARCH_RELEASES = [
+        [*entry[:2], *map(resolve, entry[2:3]), *entry[3:]]
+        for entry in cfg.DATASETS.PERSON_SEARCH_RELEASES
+    ]
     for key, value in flatten(cfg).items():
         if key.endswith(_PATH_KEYS) and isinstance(value, str):
             *parents, name = key.split(".")
@@ -170,8 +174,8 @@ def resolve_paths(cfg: CfgNode, folder: str) -> None:
 
 
 def read_data_sets(run: FinishedRun) -> CfgNode:
-    """The sets of its own that a training had, as ``DATASETS.PERSON_SEARCH_COCO`` and
-    ``PERSON_SEARCH_MOT``; other keys of its config, as of packages, are not needed.
+    """The sets of its own that a training had, as ``DATASETS.PERSON_SEARCH_COCO``,
+    ``PERSON_SEARCH_MOT`` and ``PERSON_SEARCH_RELEASES``; other keys of its config, as of packages, are not needed.
 
     Raises:
         ValueError: the config is damaged.
@@ -181,7 +185,7 @@ def read_data_sets(run: FinishedRun) -> CfgNode:
             datasets = yaml.safe_load(stream)["DATASETS"]
         own = {
             key: [list(entry) for entry in datasets.get(key) or ()]
-            for key in ("PERSON_SEARCH_COCO", "PERSON_SEARCH_MOT")
+            for key in ("PERSON_SEARCH_COCO", "PERSON_SEARCH_MOT", "PERSON_SEARCH_RELEASES")
         }
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
         raise ValueError(f"{run.config_file} is not the config of a training") from None

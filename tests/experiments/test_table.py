@@ -1,6 +1,7 @@
 """Statistics, tables and pictures, with numbers worked out by hand."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest

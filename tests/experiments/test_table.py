@@ -1,7 +1,6 @@
 """Statistics, tables and pictures, with numbers worked out by hand."""
 
 import math
-from itertools import product
 
 import numpy as np
 import pytest

@@ -40,7 +40,7 @@ def _one_thread_and_fixed_seed():
 @pytest.fixture(autouse=True)
 def _log_handlers_of_this_test_alone():
     """Remove log handlers that a test adds; the stream they write to is closed after the test."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "kd_search")]
+    loggers = [logging.getLogger(name) for name in ("detectron2", "kd_search", "fvcore")]
     before = [list(each.handlers) for each in loggers]
     yield
     for each, handlers in zip(loggers, before):

@@ -4,7 +4,7 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Optional
 
 import torch
@@ -303,6 +303,9 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
 
 
 class _CompleteCheckpointer(PersonSearchCheckpointer):
+    #: Prefixes of names of weights that may be missing.
+    optional: tuple[str, ...] = ()
+
     def load(self, path: str, checkpointables: Optional[list[str]] = None) -> dict[str, Any]:
         self._path = path
         return super().load(path, checkpointables)
@@ -311,11 +314,18 @@ class _CompleteCheckpointer(PersonSearchCheckpointer):
         incompatible = super()._load_model(checkpoint)
         lacks = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
         # Anchors are made from the config; only some versions of Detectron2 save them.
-        missing = sorted(k for k in lacks if "cell_anchors" not in k and ".id_table." not in k)
+        missing = sorted(
+            key
+            for key in lacks
+            if "cell_anchors" not in key
+            and ".id_table." not in key
+            and not key.startswith(self.optional)
+        )
         if missing:
+            unused = ", and have for no part of it " + _first_of(sorted(incompatible[1]))
             raise ValueError(
                 f"{self._path}: the weights are not of this config: they lack, or have in another "
-                f"shape, {_first_of(missing)}"
+                f"shape, {_first_of(missing)}{unused if incompatible[1] else ''}"
             )
         return incompatible
 
@@ -326,6 +336,7 @@ def load_trained(
     *,
     checkpointables: Optional[Sequence[str]] = (),
     trust_pickle: bool = False,
+    for_inference: bool = False,
 ) -> None:
     """Load the weights of all parts of a network that is not trained further.
 
@@ -336,13 +347,24 @@ def load_trained(
         path: the checkpoint.
         checkpointables, trust_pickle: see :class:`PersonSearchCheckpointer`; by default only the
             network is loaded.
+        for_inference: weights of parts that only a training, or a student, uses may be missing or
+            of another size too: the attributes that a module names in ``training_parts``, such as
+            a classifier of the training identities.
 
     Raises:
         FileNotFoundError, ValueError: as :meth:`PersonSearchCheckpointer.load`, and for weights of
             another config, with the file and the missing weights.
     """
     checkpointer = _CompleteCheckpointer(model, trust_pickle=trust_pickle)
+    if for_inference:
+        checkpointer.optional = tuple(_training_parts(checkpointer.model))
     checkpointer.load(path, None if checkpointables is None else list(checkpointables))
+
+
+def _training_parts(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        for part in getattr(module, "training_parts", ()):
+            yield f"{name}.{part}." if name else f"{part}."
 
 
 def _first_of(names: Sequence[str]) -> str:

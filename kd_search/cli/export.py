@@ -71,7 +71,7 @@ def _export(args: argparse.Namespace) -> None:
     if cfg.MODEL.DEVICE != args.device:
         raise ValueError(f"--device {args.device} cannot be used on this machine")
     model = build_model(cfg)
-    load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
+    load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE, for_inference=True)
     names = [f"synthetic {i}" for i in range(len(_PROBE_SIZES))]
     images = probe_images(_PROBE_SIZES)
     for name, image in _dataset_images(cfg, args.check_images):

@@ -86,7 +86,7 @@ class CheckpointSearcher:
             FileNotFoundError, ValueError: the weights are missing, corrupt, or of another network.
         """
         self._model = build_model(cfg).eval()
-        load_trained(self._model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
+        load_trained(self._model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE, for_inference=True)
         self._mapper = PersonSearchDatasetMapper(cfg, is_train=False)
         self._score_thresh = cfg.TEST.PERSON_SEARCH.SCORE_THRESH
 

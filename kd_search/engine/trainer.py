@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.checkpoint import PersonSearchCheckpointer, load_trained
 from kd_search.data.detection.loader import (
     build_plain_detection_test_loader,
     build_seeded_detection_train_loader,
@@ -429,7 +429,12 @@ def _train_or_evaluate(trainer_class: type[PersonSearchTrainer], args: Namespace
     checkpointer = PersonSearchCheckpointer(
         model, cfg.OUTPUT_DIR, trust_pickle=cfg.MODEL.TRUST_PICKLE
     )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    if args.resume and comm.all_gather(checkpointer.has_checkpoint())[0]:
+        checkpointer.resume_or_load("", resume=True)
+    else:
+        load_trained(
+            model, cfg.MODEL.WEIGHTS, trust_pickle=cfg.MODEL.TRUST_PICKLE, for_inference=True
+        )
     results = trainer_class.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -7,6 +7,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling import build_model
+from tiny_reid import reid_cfg
 from torch import nn
 
 from kd_search.checkpoint import (
@@ -329,6 +331,21 @@ def test_a_network_in_use_needs_all_its_weights_and_no_id_table(tmp_path):
     with pytest.raises(ValueError, match=r"b\.pth.*head\.linear\.bias") as error:
         load_trained(model, str(tmp_path / "b.pth"))
     assert table not in str(error.value)
+
+
+def test_inference_needs_no_classifier_of_the_training_identities(tmp_path):
+    model, path = build_model(reid_cfg()), str(tmp_path / "other.pth")
+    torch.save({"model": build_model(reid_cfg("MODEL.REID_NETWORK.NUM_IDS", 7)).state_dict()}, path)
+    with pytest.raises(ValueError, match=r"other\.pth.*classifier\.weight"):
+        load_trained(model, path)
+    load_trained(model, path, for_inference=True)
+    state = torch.load(path, weights_only=True)["model"]
+    assert torch.equal(model.neck.weight, state["neck.weight"])
+    # A name that has the part's within it is no such part.
+    state["backbone.classifier.weight"] = state.pop("neck.running_mean")
+    torch.save({"model": state}, path)
+    with pytest.raises(ValueError, match=r"neck\.running_mean.*backbone\.classifier\.weight"):
+        load_trained(model, path, for_inference=True)
 
 
 def test_layout_versions_of_modules_survive_plain_types():

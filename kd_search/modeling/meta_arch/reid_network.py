@@ -33,6 +33,8 @@ class ReIDNetwork(nn.Module):
     CVPRW 2019), the kind that DKD (Zhang et al., AAAI 2021) distils.
     """
 
+    #: See :func:`kd_search.checkpoint.load_trained`.
+    training_parts = ("classifier",)
     pixel_mean: torch.Tensor
     pixel_std: torch.Tensor
 

@@ -17,6 +17,9 @@ from kd_search.utils.comm import joint_share
 class ReIDBranch(nn.Module):
     """Embeddings of regions, and their online instance matching loss (OIM, CVPR 2017)."""
 
+    #: See :func:`kd_search.checkpoint.load_trained`.
+    training_parts = ("id_table", "classifier")
+
     @configurable
     def __init__(
         self,

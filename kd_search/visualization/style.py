@@ -62,6 +62,7 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 .points { margin: 0 0 1rem; padding-left: 1.2rem; max-width: 50rem; }
 .points li { margin-bottom: .45rem; }
 .scroll { overflow-x: auto; }
+.scroll + .scroll, .scroll + p { margin-top: 1rem; }
 .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .5rem .75rem; text-align: right; white-space: nowrap;

@@ -20,6 +20,12 @@ CHOICE = (
     "These queries were chosen by a rule: all queries that have a match in the gallery are sorted "
     "by average precision, and these stand at equal distances from the worst to the best."
 )
+#: How :func:`choose_good_queries` chose.
+GOOD_CHOICE = (
+    "These queries were chosen by a rule to show a search that works: their average precision is "
+    "in the upper quarter of all queries, at least two of their best matches are right, and they "
+    "stand at equal distances in the order of their numbers."
+)
 
 #: How to read a picture of :func:`draw_search_results`.
 LEGEND = (
@@ -49,8 +55,39 @@ def choose_queries(results: Sequence[Mapping[str, Any]], count: int) -> list[int
         are left out.
     """
     ranked = sorted((r["AP"], r["query_id"]) for r in results if r["AP"] is not None)
-    places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
-    return [ranked[place][1] for place in places]
+    return _at_equal_distances([query_id for _, query_id in ranked], count)
+
+
+def choose_good_queries(
+    results: Sequence[Mapping[str, Any]], count: int, top_k: int = 5
+) -> list[int]:
+    """Choose queries that show a search that works; see :data:`GOOD_CHOICE`.
+
+    Args:
+        results: the per-query results of one model.
+        count: how many to choose; fewer if there are fewer.
+        top_k: matches that are shown, of which two must be right.
+
+    Returns:
+        ids of queries, ascending.
+    """
+    aps = [r["AP"] for r in results if r["AP"] is not None]
+    if not aps:
+        return []
+    least = np.percentile(aps, 75)
+    good = [
+        r["query_id"]
+        for r in results
+        if r["AP"] is not None
+        and r["AP"] >= least
+        and sum(match["correct"] for match in r["matches"][:top_k]) >= 2
+    ]
+    return _at_equal_distances(sorted(good), count)
+
+
+def _at_equal_distances(ids: Sequence[int], count: int) -> list[int]:
+    places = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
+    return [ids[place] for place in places]
 
 
 def draw_search_results(

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_search.visualization import choose_queries, draw_search_results, load_search_results
+from kd_search.visualization import (
+    choose_good_queries,
+    choose_queries,
+    draw_search_results,
+    load_search_results,
+)
 from kd_search.visualization.drawing import (
     QUERY,
     RIGHT,
@@ -187,6 +192,23 @@ def test_chosen_queries_leave_out_those_that_nothing_could_answer():
     results = [result(0, [], None), result(1, [], 0.0), result(2, [], 100.0)]
     assert choose_queries(results, 5) == [1, 2]
     assert choose_queries([], 5) == []
+
+
+def test_good_queries_are_of_the_upper_quarter_with_two_right_matches():
+    def found(query_id, ap, *correct):
+        return result(query_id, [match("b", BOX, c) for c in correct], ap)
+
+    results = [
+        *(found(i, 10.0 * i, True, True) for i in range(6)),
+        *(found(i, 80.0, True, False, i == 7) for i in (8, 7)),
+        found(9, None, True, True),
+    ]
+    # The 75th percentile of the eight is 57.5; the others with 80 have one right match.
+    assert choose_good_queries(results, 3) == [7]
+    assert choose_good_queries(results, 3, top_k=2) == []
+    many = [found(i, 90.0, True, True) for i in (5, 1, 4, 2, 3)]
+    assert choose_good_queries(many, 3) == [1, 3, 5]
+    assert choose_good_queries([found(0, None)], 3) == []
 
 
 def test_load_results_reads_folder_or_file_and_names_bad_files(tmp_path):

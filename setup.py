@@ -96,11 +96,15 @@ setup(
     entry_points={"console_scripts": ["kd-search = kd_search.cli:main"]},
     python_requires=">=3.9",
     install_requires=[
+        # cloudpickle, omegaconf, pycocotools: Detectron2 imports them.
+        "cloudpickle",
         "fvcore>=0.1.5,<0.1.6",
         "iopath>=0.1.7",
         "matplotlib",
         "numpy>=1.21",
+        "omegaconf>=2.1",
         "Pillow>=7.1",
+        "pycocotools>=2.0.2",
         "pydantic>=2",
         "PyYAML>=5.1",
         "scipy>=1.7",

@@ -329,8 +329,8 @@ def test_every_weight_of_mobilenet_is_trained():
     ("name", "overrides", "features", "words"),
     [
         ("mobilenet_v9", (), RES, (NAME, "mobilenet_v9", "mobilenet_v2")),
-        ("vit_b_16", (), RES, (NAME, "vit_b_16", "image")),
-        ("alexnet", (), RES, (NAME, "alexnet", "power of two")),
+        ("vit_b_16", (), RES, (NAME, "vit_b_16", "any size")),
+        ("alexnet", (), RES, (NAME, "alexnet", "strides")),
         ("mobilenet_v2", (), ["res7"], (NAME, "res7", "res5, last")),
         ("mobilenet_v2", (f"{NODE}.LAST_STRIDE", 3), RES, (f"{NODE}.LAST_STRIDE 3",)),
         ("swin_t", (f"{NODE}.LAST_STRIDE", 1), RES, (f"{NODE}.LAST_STRIDE", "swin_t")),
@@ -360,6 +360,13 @@ def test_regions_need_layers_behind_their_map():
     cfg = cfg_of("resnet18", "MODEL.ROI_HEADS.IN_FEATURES", ["res5"])
     with pytest.raises(ValueError, match="MODEL.ROI_HEADS.IN_FEATURES.*resnet18.*'res5'"):
         build_last_stage(cfg)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "regnet_y_400mf", "squeezenet1_1"])
+def test_table_of_the_page_is_what_its_command_finds(name):
+    import make_backbone_table as table
+
+    assert f"\n{table.row(name)}\n" in table.TARGET.read_text()
 
 
 class Branching(nn.Module):

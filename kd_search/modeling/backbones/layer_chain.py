@@ -77,7 +77,8 @@ def find_layers(network: nn.Module) -> list[Layer]:
         network.eval()(probe)
     except Exception as error:  # of any type, by networks that take images of one size only
         reason = " ".join(str(error).split())
-        raise ValueError(f"does not run on an image of {_PROBE} pixels ({reason})") from None
+        size = "{} x {}".format(*_PROBE)
+        raise ValueError(f"does not run on images of any size ({size} pixels: {reason})") from None
     finally:
         for handle in handles:
             handle.remove()
@@ -117,10 +118,9 @@ def _map_shape(x: Any) -> tuple[int, int, bool] | None:
 
 def _named_stages(network: nn.Module, layers: list[Layer]) -> list[Layer]:
     if not layers or layers[-1].stage == "stem":
-        found = f"stride {layers[-1].stride}" if layers else "the image"
         raise ValueError(
-            f"has no feature maps beyond {found} whose size is that of the image divided by a "
-            "power of two, made by one layer after the other"
+            "has no feature maps of strides 4, 8, ... that divide the size of the image, made by "
+            "one layer after the other"
         )
     if layers[0].stage != "stem":
         end = 1

@@ -175,7 +175,8 @@ def resolve_paths(cfg: CfgNode, folder: str) -> None:
 
 def read_data_sets(run: FinishedRun) -> CfgNode:
     """The sets of its own that a training had, as ``DATASETS.PERSON_SEARCH_COCO``,
-    ``PERSON_SEARCH_MOT`` and ``PERSON_SEARCH_RELEASES``; other keys of its config, as of packages, are not needed.
+    ``PERSON_SEARCH_MOT`` and ``PERSON_SEARCH_RELEASES``; other keys of its config, as of packages,
+    are not needed.
 
     Raises:
         ValueError: the config is damaged.

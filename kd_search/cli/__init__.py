@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "train or evaluate a network"),
     "evaluate": ("evaluate", "score a trained network, or detections from files"),
     "compare": ("compare", "test whether two evaluated runs differ by chance"),
+    "calibrate": ("calibrate", "find the similarities above which two people are the same"),
     "plot": ("plot", "plot evaluated runs"),
     "show": ("show", "draw the ranked results of an evaluation"),
     "search": ("search", "search for a person in a folder of pictures"),

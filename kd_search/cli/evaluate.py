@@ -30,7 +30,7 @@ from kd_search.utils.arguments import add_import_argument
 
 if TYPE_CHECKING:
     from kd_search.engine.finished_run import FinishedRun
-    from kd_search.evaluation import Evaluation
+    from kd_search.evaluation import DetectionSet, Evaluation
 
 # Those of kd_search.evaluation, which imports torch.
 BOX_FORMATS = ("xyxy", "xywh")
@@ -122,6 +122,26 @@ def evaluate_file(path: str, dataset: str | None = None) -> dict[str, Any]:
     return results_document(name, evaluation)
 
 
+def read_input(args: argparse.Namespace) -> tuple[DetectionSet, list[dict], str]:
+    """The detections, dataset dicts and name of the set that arguments name.
+
+    Args:
+        args: ``input``, a file of detections, a folder of arrays or a run that was evaluated;
+            ``dataset`` or ``json`` and ``images``; ``imports``.
+
+    Raises:
+        FileNotFoundError, ValueError: the input cannot be used; one line.
+    """
+    args = argparse.Namespace(**{**vars(get_parser().parse_args(["."])), **vars(args)})
+    args.opts = []
+    run = _find_run(args)
+    if run is not None:
+        _find_detections(run, args)
+    detections, metadata = _load(args)
+    name, dicts, _ = _annotations(args, metadata)
+    return detections or _load_arrays(args, dicts), dicts, name
+
+
 def _find_run(args: argparse.Namespace) -> FinishedRun | None:
     """The training of the input, with its data sets registered; ``None`` for files of others."""
     from kd_search.cli._runs import open_run, register_data_of
@@ -150,7 +170,6 @@ def _run_network(
     Returns:
         whether all was done that the arguments ask for.
     """
-    from kd_search.cli._runs import register_data_of
     from kd_search.engine import train_main
     from kd_search.engine.finished_run import detections_of
 
@@ -178,16 +197,23 @@ def _run_network(
         )
         if not _scoring_options(args, parser):
             return True
-        found = detections_of(run, dataset)
-    else:
-        register_data_of(run.folder)
+    _find_detections(run, args)
+    return False
+
+
+def _find_detections(run: FinishedRun, args: argparse.Namespace) -> None:
+    """Make the file of detections of a training, and of ``args.dataset``, the input."""
+    from kd_search.cli._runs import register_data_of
+    from kd_search.engine.finished_run import detections_of
+
+    register_data_of(run.folder)
+    found = detections_of(run, args.dataset or run.dataset)
     if len(found) != 1:
         each = ", ".join(found) or "none"
         raise ValueError(
             f"{args.input}: name one set with --dataset; there are detections of {each}"
         )
     ((_, args.input),) = found.items()
-    return False
 
 
 def _scoring_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
@@ -223,23 +249,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> tuple[Evaluation, str]:
     """Return the evaluation and the name of the set; errors name the input."""
-    from kd_search.evaluation import (
-        Protocol,
-        TableOptions,
-        evaluate_detection_set,
-        load_detections,
-    )
-    from kd_search.evaluation.search.import_arrays import load_plain_arrays
+    from kd_search.evaluation import Protocol, TableOptions, evaluate_detection_set
 
-    metadata: dict[str, Any] = {"use_gt_boxes": args.gt_boxes}
-    detections = None
-    if not os.path.isdir(args.input):
-        detections, metadata = load_detections(args.input)
+    detections, metadata = _load(args)
     name, dicts, lists = _annotations(args, metadata)
-    if detections is None:
-        detections = load_plain_arrays(
-            args.input, dicts, box_format=args.box_format, normalise=args.normalise
-        )
+    detections = detections or _load_arrays(args, dicts)
     protocol = Protocol(
         score_thresh=args.score_thresh,
         det_score_thresh=args.det_score_thresh,
@@ -267,6 +281,23 @@ def _run(args: argparse.Namespace) -> tuple[Evaluation, str]:
         ), name
     except ValueError as error:
         raise ValueError(f"{args.input}: {error}") from None
+
+
+def _load(args: argparse.Namespace) -> tuple[DetectionSet | None, dict[str, Any]]:
+    """Detections of a file, or None for a folder of arrays; and what the file says about them."""
+    from kd_search.evaluation import load_detections
+
+    if os.path.isdir(args.input):
+        return None, {"use_gt_boxes": args.gt_boxes}
+    return load_detections(args.input)
+
+
+def _load_arrays(args: argparse.Namespace, dicts: list[dict]) -> DetectionSet:
+    from kd_search.evaluation.search.import_arrays import load_plain_arrays
+
+    return load_plain_arrays(
+        args.input, dicts, box_format=args.box_format, normalise=args.normalise
+    )
 
 
 def _annotations(args: argparse.Namespace, metadata: dict) -> tuple[str, list[dict], Any]:

@@ -9,13 +9,15 @@ with the results of an evaluation; it may have a label. All runs share
     gallery_sizes.png      mAP over the size of the gallery, where the set's protocol lists several
     cmc.png                share of the queries with a hit among the first k
     precision_recall.png   mean over the queries
+    open_set.png           people missed over false alarms (FNIR over FPIR)
+    roc.png                true over false matches, with the thresholds of a calibration
 
 and each run has its own
 
     <label>_camera_pairs.png   mAP of each camera's queries in each camera's images
     <label>_distances.png      distances of the same and of different people
 
-The last three need person_search_detections.npz and the data set. Plots that cannot be
+The last five need person_search_detections.npz and the data set. Plots that cannot be
 drawn are named.
 
 Exit status: 0 drawn, 2 the input cannot be used.
@@ -67,11 +69,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _plot(args: argparse.Namespace) -> None:
     from kd_search.cli._runs import evaluations
+    from kd_search.evaluation.search.calibration import calibrate, detections_of_people
     from kd_search.evaluation.search.compare_runs import load_results
     from kd_search.evaluation.search.plot_data import (
         camera_pairs,
         cmc_curve,
         distances,
+        open_set_curve,
         precision_recall_curve,
     )
     from kd_search.visualization.search_plots import (
@@ -79,7 +83,9 @@ def _plot(args: argparse.Namespace) -> None:
         draw_cmc,
         draw_distances,
         draw_gallery_sizes,
+        draw_open_set,
         draw_precision_recall,
+        draw_roc,
     )
 
     files = evaluations(split_labels(args.runs), args.dataset, args.imports)
@@ -107,6 +113,17 @@ def _plot(args: argparse.Namespace) -> None:
         "precision_recall",
         lambda: draw_precision_recall(
             {label: precision_recall_curve(*loaded.run(label)) for label in folders}, title
+        ),
+    )
+
+    pictures.draw(
+        "open_set",
+        lambda: draw_open_set({n: open_set_curve(*loaded.run(n)) for n in folders}, title),
+    )
+    pictures.draw(
+        "roc",
+        lambda: draw_roc(
+            {n: calibrate(*detections_of_people(*loaded.run(n))) for n in folders}, title
         ),
     )
     for label in folders:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Union
 
-from kd_search.utils.files import read_json
+from kd_search.utils.files import read_json, write_json
 
 FORMAT = "kd_search.model"
 FORMAT_VERSION = 1
@@ -103,6 +103,19 @@ def read_manifest(path: PathLike) -> dict[str, Any]:
     if manifest["input_format"] not in ("BGR", "RGB"):
         raise ModelFileError(f"{path}: input_format is neither BGR nor RGB")
     return manifest
+
+
+def write_calibration(model: PathLike, calibration: dict[str, Any]) -> Path:
+    """Write a calibration into the manifest of a model file, atomically; returns its path.
+
+    The model file stays as it is.
+
+    Raises:
+        ModelFileError: as :func:`read_manifest`.
+    """
+    path = manifest_path(model)
+    write_json(path, {**read_manifest(path), "calibration": calibration}, sealed=True)
+    return path
 
 
 def inner_manifest(manifest: dict[str, Any]) -> str:

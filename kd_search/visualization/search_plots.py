@@ -209,7 +209,7 @@ def draw_roc(curves: Mapping[str, Calibration], title: str) -> np.ndarray:
     axes.set_xlabel("false matches: share of comparisons of different people (logarithmic)")
     axes.set_ylabel("true matches: share of comparisons\nof the same person (%)")
     note = "points: thresholds of similarity, 95 % intervals over people"
-    _finish(axes, f"{title}: same or different people", note, place="lower right")
+    _finish(axes, f"{title}: same or different people", note, place="upper left")
     return _render(figure)
 
 

@@ -81,7 +81,7 @@ def test_a_file_of_the_user_wins_over_a_shipped_one(tmp_path, monkeypatch):
 
 
 def teacher(**values):
-    node = CfgNode({"CONFIG_FILE": "", "OPTS": [], **values})
+    node = CfgNode({"CONFIG_FILE": "", "OPTS": [], "WEIGHTS": "", **values})
     return read_teacher_config(get_cfg(), node, "DISTILLATION.TEACHER")
 
 

@@ -169,14 +169,16 @@ def test_all_pictures_of_two_runs_are_written(runs, tmp_path, capsys):
     out = tmp_path / "plots"
     argv = [f"a b={runs[0]}", f"two={runs[1]}", "--output", str(out)]
     assert plot.main(argv) == 0
-    shared = ["cmc.png", "gallery_sizes.png", "precision_recall.png"]
+    shared = [
+        *("cmc.png", "gallery_sizes.png", "open_set.png", "precision_recall.png", "roc.png"),
+    ]
     own = [
         f"{label}_{kind}.png" for label in ("a_b", "two") for kind in ("camera_pairs", "distances")
     ]
     assert sorted(path.name for path in out.iterdir()) == sorted(shared + own)
     for path in out.iterdir():
         assert is_picture(np.asarray(Image.open(path)))
-    assert "wrote 7 pictures" in capsys.readouterr().out
+    assert "wrote 9 pictures" in capsys.readouterr().out
 
 
 def test_what_cannot_be_drawn_is_named(runs, tmp_path, capsys):

@@ -90,3 +90,11 @@ def add_set_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--json", metavar="FILE", help="COCO-JSON with person_id")
     parser.add_argument("--images", metavar="DIR", help="image folder of --json")
     parser.add_argument("--query-info", metavar="FILE", help="queries of --json, as PRW has them")
+
+
+def check_set_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the command where the options of :func:`add_set_arguments` do not belong together."""
+    if args.json and not args.images:
+        parser.error("--json needs --images DIR")
+    if not args.json and (args.images or args.query_info):
+        parser.error("--images and --query-info belong to --json")

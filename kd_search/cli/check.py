@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kd_search.cli._arguments import add_set_arguments, command_parser
+from kd_search.cli._arguments import add_set_arguments, check_set_arguments, command_parser
 
 if TYPE_CHECKING:
     from kd_search.data.check import DatasetReport
@@ -49,10 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(argv)
-    if args.json and not args.images:
-        parser.error("--json needs --images DIR")
-    if args.dataset and (args.images or args.query_info):
-        parser.error("--images and --query-info belong to --json")
+    check_set_arguments(parser, args)
     if args.test_images and not args.test_json:
         parser.error("--test-images belongs to --test-json")
     from kd_search.utils.files import write_json

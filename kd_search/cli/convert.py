@@ -1,7 +1,9 @@
-"""Write a registered person search data set in another format.
+"""Write a person search data set in another format.
 
     kd-search convert --dataset kd_generated --format prw --output data/prw
     kd-search convert --dataset prw_train --format coco --output data/prw_coco
+    kd-search convert --json tracks.json --images photos/ --id-key track_id --format coco \\
+        --output data/people
 
 NAME is a registered set, or the common part of NAME_train and NAME_test to write both splits.
 Images become hard links where possible, which take no space; --copy makes copies. The new folder is
@@ -15,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kd_search.cli._arguments import command_parser
+from kd_search.cli._arguments import add_set_arguments, check_set_arguments, command_parser
 
 if TYPE_CHECKING:
     from kd_search.data.person_search.split import LoadedSplit
@@ -31,7 +33,13 @@ WRITERS = {
 
 def get_parser() -> argparse.ArgumentParser:
     parser = command_parser("convert", __doc__)
-    parser.add_argument("--dataset", metavar="NAME", required=True, help="what to write")
+    add_set_arguments(parser)
+    parser.add_argument(
+        "--id-key",
+        metavar="KEY",
+        default="person_id",
+        help="of --json: key of the identities, such as track_id (default: person_id)",
+    )
     parser.add_argument("--format", choices=sorted(WRITERS), required=True)
     parser.add_argument("--output", metavar="DIR", required=True, help="new or empty folder")
     parser.add_argument("--copy", action="store_true", help="copy the images")
@@ -51,6 +59,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(argv)
+    check_set_arguments(parser, args)
+    if args.id_key != "person_id" and not args.json:
+        parser.error("--id-key belongs to --json")
     if args.gallery_sizes and args.format != "cuhk_sysu":
         parser.error("--gallery-sizes is for --format cuhk_sysu")
     if any(size < 1 for size in args.gallery_sizes) or args.seed < 0:
@@ -63,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.format == "cuhk_sysu":
         options = {"gallery_sizes": args.gallery_sizes, "seed": args.seed}
     try:
-        train, test = _splits(args.dataset)
+        train, test = _from_json(args) if args.json else _splits(args.dataset)
         with writers.new_folder(args.output) as folder:
             notes = write(folder, train, test, images=images, **options)
     except KeyboardInterrupt:
@@ -83,6 +94,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"note: {note}")
     print(f"wrote {args.output}: {images.linked} images hard-linked, {images.copied} copied")
     return 0
+
+
+def _from_json(args: argparse.Namespace) -> tuple[LoadedSplit | None, LoadedSplit | None]:
+    """As :func:`_splits`: a file with queries is a test split."""
+    from kd_search.data.person_search.register import SplitFiles
+
+    split = SplitFiles(args.json, args.images, args.query_info, id_key=args.id_key).load()
+    split.name = args.json
+    return (None, split) if split.queries else (split, None)
 
 
 def _splits(name: str) -> tuple[LoadedSplit | None, LoadedSplit | None]:

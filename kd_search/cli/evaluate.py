@@ -25,7 +25,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kd_search.cli._arguments import RUN_HELP, command_parser, split_run
+from kd_search.cli._arguments import RUN_HELP, check_set_arguments, command_parser, split_run
 from kd_search.utils.arguments import add_import_argument
 
 if TYPE_CHECKING:
@@ -93,10 +93,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_intermixed_args(argv)
-    if args.json and not args.images:
-        parser.error("--json needs --images DIR")
-    if (args.images or args.query_info) and not args.json:
-        parser.error("--images and --query-info belong to --json")
+    check_set_arguments(parser, args)
     args.input, args.opts = split_run(args.words)
     if args.input is None:
         parser.error(f"{' '.join(args.words)} is not an input and overrides KEY VALUE")

@@ -22,9 +22,10 @@ class Defect:
 
     #: box_out_of_image, box_empty, id_twice_in_image, id_in_one_image, image_missing,
     #: image_unreadable, size_mismatch, query_out_of_image, query_empty, query_not_annotated,
-    #: query_without_match, id_in_train_and_test, image_in_train_and_test or unknown_class.
+    #: query_without_match, id_in_train_and_test, image_in_train_and_test, unknown_class or
+    #: no_person_id.
     kind: str
-    #: Image, identity or query.
+    #: Image, identity, query, or a part of the file.
     where: str
     #: Description.
     message: str

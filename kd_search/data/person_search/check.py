@@ -30,6 +30,12 @@ def check_split(
         max_pixels: larger images count as unreadable.
     """
     report = DatasetReport(split.name, count_split(split), notes=list(split.notes))
+    if split.ids_of_tracks:
+        message = (
+            f"{split.ids_of_tracks} boxes have a track_id, and none has the person_id that is "
+            "read: kd-search convert --json FILE --images DIR --id-key track_id writes it"
+        )
+        report.defects.append(Defect("no_person_id", "annotations", message))
     report.defects += _box_defects(split)
     report.defects += _identity_defects(split)
     report.defects += _query_defects(split)

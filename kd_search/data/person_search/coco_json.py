@@ -130,8 +130,14 @@ def dataset_dicts(
     return dicts
 
 
-def read_coco_json(json_file: str) -> dict[str, Any]:
+def read_coco_json(json_file: str, id_key: str = "person_id") -> dict[str, Any]:
     """Parse the file and check its structure, entry by entry.
+
+    Args:
+        json_file: as :func:`load_coco_json`.
+        id_key: key of the annotations to read as ``person_id``, such as ``track_id``. Tracks are
+            numbered within their video: where the images have a ``video_id``, an identity is
+            "<video>/<id>".
 
     Returns:
         The content of the file, with annotations of other categories than "person" left out and
@@ -141,6 +147,8 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
         FileNotFoundError, ValueError: as :func:`load_coco_json`.
     """
     content = read_json(json_file, "annotation file")
+    if id_key != "person_id":
+        _use_ids_of(content, id_key, json_file)
     checked = check_schema(content, _CocoFile, json_file)
     for key in ("id", "file_name"):
         values = [getattr(image, key) for image in checked.images]
@@ -164,6 +172,34 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
         if wanted is None or annotation["category_id"] == wanted:
             annotations.append({**annotation, "person_id": known.person_id})
     return {**content, "annotations": annotations}
+
+
+def _use_ids_of(content: Any, key: str, json_file: str) -> None:
+    """Give the annotations of a parsed file the values of another key as ``person_id``."""
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(annotations, list) or not isinstance(content.get("images"), list):
+        return  # the schema says what is wrong
+    found = [a for a in annotations if isinstance(a, dict) and a.get(key) is not None]
+    if not found:
+        raise ValueError(f"{json_file}: no annotation has a {key}")
+    videos = {
+        image.get("id"): image.get("video_id")
+        for image in content["images"]
+        if isinstance(image, dict) and isinstance(image.get("id"), (int, str))
+    }
+    for annotation in found:
+        image_id = annotation.get("image_id")
+        video = videos.get(image_id) if isinstance(image_id, (int, str)) else None
+        number = annotation[key]
+        annotation["person_id"] = number if video is None else f"{video}/{number}"
+
+
+def ids_of_tracks(content: dict[str, Any]) -> int:
+    """Number of annotations with a ``track_id``, of a file that has no ``person_id`` at all."""
+    annotations = content["annotations"]
+    if any(annotation["person_id"] is not None for annotation in annotations):
+        return 0
+    return sum(annotation.get("track_id") is not None for annotation in annotations)
 
 
 def person_ids_of(content: dict[str, Any]) -> list[OriginalID]:

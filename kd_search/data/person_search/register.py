@@ -11,6 +11,7 @@ from kd_search.data.catalog import names_of, replace_loaded_metadata, require_re
 from kd_search.data.person_search.coco_json import (
     build_id_map,
     dataset_dicts,
+    ids_of_tracks,
     person_ids_of,
     read_coco_json,
 )
@@ -36,10 +37,12 @@ class SplitFiles:
     query_info: Optional[str] = None
     #: Numbering of the ids, see :func:`register_person_search_coco`.
     id_space: Optional[str] = None
+    #: Key of the identities, see :func:`~kd_search.data.person_search.coco_json.read_coco_json`.
+    id_key: str = "person_id"
 
     def load(self, *, clip: bool = True) -> LoadedSplit:
         """Read the split; see :class:`SplitSource`."""
-        content = read_coco_json(self.json_file)
+        content = read_coco_json(self.json_file, self.id_key)
         return load_content(
             content,
             self.json_file,
@@ -77,7 +80,10 @@ def load_content(
     if query_info is not None:
         attach_queries(dicts, query_info, id_map, clip=clip)
     return LoadedSplit(
-        dicts, id_map, {**metadata, "image_root": image_root, "query_info": query_info}
+        dicts,
+        id_map,
+        {**metadata, "image_root": image_root, "query_info": query_info},
+        ids_of_tracks=ids_of_tracks(content),
     )
 
 

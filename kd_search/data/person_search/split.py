@@ -37,6 +37,8 @@ class LoadedSplit:
     name: str = ""
     #: Numbering of the original ids, see :class:`SplitSource`.
     id_space: Optional[str] = None
+    #: Number of boxes whose identity is in a ``track_id`` that is not read.
+    ids_of_tracks: int = 0
 
     @property
     def galleries(self) -> Galleries:

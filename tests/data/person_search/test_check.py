@@ -1,9 +1,10 @@
 import json
+import os
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from kd_search.cli import check
+from kd_search.cli import check, convert
 from kd_search.data import register_person_search_coco
 from kd_search.data.person_search.check import check_split
 from kd_search.data.person_search.register import SplitFiles, load_split
@@ -234,3 +235,46 @@ def test_the_defects_of_the_prw_subset_are_found(real_data, monkeypatch):
     assert ("id_twice_in_image", "c6s1_000476.jpg") in _found(report)
     assert report.counts["identities"] == 147
     assert check_split(test, decode=False).by_kind() == {"id_in_one_image": 3}
+
+
+def test_identities_in_a_track_id_are_a_defect_and_convert_writes_them(clean, capsys, tmp_path):
+    made = clean()
+    content = json.loads(made.json_file.read_text())
+    for annotation in content["annotations"]:
+        person = annotation.pop("person_id")
+        if person >= 0:
+            annotation["track_id"] = person
+    made.json_file.write_text(json.dumps(content))
+    files = ["--json", str(made.json_file), "--images", str(made.images)]
+    assert check.main(files) == 1
+    printed = capsys.readouterr().out
+    assert "no_person_id" in printed and "6 boxes have a track_id" in printed
+    output = tmp_path / "converted"
+    argv = [*files, "--id-key", "track_id", "--format", "coco", "--output", str(output)]
+    assert convert.main(argv) == 0
+    assert "9 boxes, 2 ids" in capsys.readouterr().out
+    (written,) = output.rglob("*.json")
+    name = json.loads(written.read_text())["images"][0]["file_name"]
+    (image,) = output.rglob(os.path.basename(name))
+    images = str(image)[: -len(name)]
+    assert check.main(["--json", str(written), "--images", images]) == 0
+    # In videos, tracks of the same number are different people.
+    for image in content["images"]:
+        image["video_id"] = int(image["file_name"][-5] == "2")
+    made.json_file.write_text(json.dumps(content))
+    split = SplitFiles(str(made.json_file), str(made.images), id_key="track_id").load()
+    assert split.id_map.to_list() == ["0/1", "0/2", "1/1", "1/2"]
+    # A file with person_id may have both.
+    content["annotations"][0]["person_id"] = 5
+    made.json_file.write_text(json.dumps(content))
+    assert check_split(_split(made)).by_kind() == {"id_in_one_image": 1}
+
+
+def test_a_key_that_no_annotation_has_is_named(clean, capsys, tmp_path):
+    made = clean()
+    argv = ["--json", str(made.json_file), "--images", str(made.images), "--format", "coco"]
+    output = tmp_path / "converted"
+    assert convert.main([*argv, "--id-key", "instance", "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert made.json_file.name in error and "instance" in error and error.count("\n") == 1
+    assert not output.exists()

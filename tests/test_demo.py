@@ -5,6 +5,7 @@ It is the pipeline of ``kd-search distill``, whose options are tested on the sam
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,11 @@ import time
 from html.parser import HTMLParser
 
 import pytest
+import torch
+import yaml
 from tiny import REPO
+
+from kd_search.cli import main
 
 pytestmark = pytest.mark.e2e
 MODELS = ("teacher", "student", "student_distilled")
@@ -131,3 +136,123 @@ def test_other_settings_are_refused(straight):
     done = subprocess.run([*command, "--output", str(folder)], capture_output=True, text=True)
     assert done.returncode == 2
     assert "--output" in done.stderr and "Traceback" not in done.stderr
+
+
+# kd-search distill on a copy of the folder -------------------------------------------------------
+
+
+@pytest.fixture
+def project(straight, tmp_path):
+    """A copy: paths of results count from the folder, those of data are of the original."""
+    return shutil.copytree(straight[0], tmp_path / "copy")
+
+
+def plan(capsys, *words) -> dict[str, str]:
+    """State of the tasks by description, of --dry-run."""
+    assert main(["distill", "--dry-run", *map(str, words)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    tasks = [line.split("] ", 1)[1] for line in lines if line.startswith("[")]
+    return {task.split(":")[0].split(None, 1)[1]: task.split(": ", 1)[1] for task in tasks}
+
+
+def weights(folder) -> dict:
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
+def test_a_folder_that_was_moved_is_still_done(project, capsys):
+    states = plan(capsys, project)
+    assert len(states) == 12 and set(states.values()) == {"done"}
+
+
+def test_a_change_of_the_test_repeats_the_evaluation_alone(project, capsys):
+    states = plan(capsys, project, "TEST.PERSON_SEARCH.SCORE_THRESH", "0.4")
+    assert "SCORE_THRESH was 0.5, is 0.4" in states["evaluate student"]
+    assert states["compare the networks query by query"].startswith("changed")
+    done = [name for name, state in states.items() if state == "done"]
+    assert len(done) == 7 and "train the teacher" in done
+
+
+def test_a_change_of_one_config_repeats_what_depends_on_it(project, capsys):
+    path = project / "configs" / "teacher.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["SOLVER"] = {"WEIGHT_DECAY": 0.02}
+    path.write_text(yaml.safe_dump(content))
+    states = plan(capsys, project)
+    assert "WEIGHT_DECAY was 0.01, is 0.02" in states["train the teacher"]
+    assert states["train the student with the teacher"].startswith("changed")
+    assert states["train the student without the teacher"] == "done"
+    assert states["evaluate student"] == "done"
+
+
+def test_one_step_alone_keeps_the_earlier_run(project, capsys):
+    before = weights(project / "student")
+    opts = ["SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.BASE_LR", "0.1"]
+    assert main(["distill", str(project), "--only", "student", *opts]) == 0
+    assert "ran student" in capsys.readouterr().out
+    after, kept = weights(project / "student"), weights(project / "student.old1")
+    assert all(torch.equal(before[key], kept[key]) for key in before)
+    assert not all(torch.equal(before[key], after[key]) for key in before)
+    assert main(["distill", str(project), "--only", "compare", *opts]) == 2
+    assert "--only compare needs evaluate.teacher" in capsys.readouterr().err
+
+
+def test_other_terms_and_several_seeds(project, capsys):
+    words = ["distill", str(project), "--terms", "HintTerm", "--seeds", "1", "2"]
+    assert main(words) == 0
+    output = capsys.readouterr().out
+    assert "train the teacher: done before" in output
+    assert "without the teacher, seed 1: done before" in output
+    assert "By seed:" in output and "(seed 2)" in output
+    metrics = json.loads((project / "metrics.json").read_text())
+    assert metrics["terms"] == ["HintTerm"]
+    assert metrics["seeds"]["student"].keys() == {"1", "2"}
+    pair = metrics["comparisons"][0]
+    assert pair["by_seed"].keys() == {"1", "2"}
+    for seed, folder in (("1", project), ("2", project / "seed2")):
+        found = metrics["seeds"]["student_distilled"][seed]["mAP"]
+        assert pair["by_seed"][seed]["mean_b"] == pytest.approx(found)
+        cfg = yaml.safe_load((folder / "student_HintTerm" / "config.yaml").read_text())
+        assert cfg["SEED"] == int(seed) and cfg["MODEL"]["OIM"]["ENABLED"]
+        assert cfg["DISTILLATION"]["TEACHER"]["WEIGHTS"].startswith(str(project))
+    # The run with the table is still there.
+    assert (project / "student_distilled" / "model_final.pth").exists()
+    assert not list(project.glob("*.old*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--terms", "IdentityProbabilityTerm"], "DISTILLATION.REID_TEACHER.CONFIG_FILE"),
+        (["--terms", "HindTerm"], "HindTerm is none of"),
+        (["--only", "pupil"], "--only pupil"),
+        (["SOLVER.MAX_ITERS", "3"], "SOLVER.MAX_ITER?"),
+        (["SOLVER.MAX_ITER"], "SOLVER.MAX_ITER"),
+        (["SOLVER.MAX_ITER", "3", "--dry-run"], "--dry-run"),
+    ],
+)
+def test_wrong_options_of_distill_are_one_line(straight, capsys, words, named):
+    before = sorted(os.listdir(straight[0]))
+    assert main(["distill", str(straight[0]), *words]) == 2
+    error = capsys.readouterr().err
+    assert named in error and "Traceback" not in error
+    assert sorted(os.listdir(straight[0])) == before
+
+
+def test_a_folder_that_is_no_project_is_one_line(tmp_path, capsys):
+    assert main(["distill", str(tmp_path)]) == 2
+    assert f"kd-search init {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_project_of_plain_files_as_a_process(straight, tmp_path, capsys):
+    data = straight[0] / "data"
+    command = [sys.executable, "-m", "kd_search"]
+    options = ["--train", data / "train.json", "--images", data / "train/images"]
+    options += ["--test", data / "test.json", "--test-images", data / "test/images"]
+    options += ["--queries", data / "query_info.txt"]
+    words = ["init", "shop", *map(str, options)]
+    made = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "people are" in made.stdout and "kd-search distill shop" in made.stdout
+    states = plan(capsys, tmp_path / "shop")
+    assert states["check the data"] == "done" and states["evaluate student"] == "to do"
+    assert sorted(os.listdir(tmp_path / "shop")) == ["configs", "project.yaml", "steps"]

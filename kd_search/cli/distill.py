@@ -77,6 +77,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     end = next((i for i, word in enumerate(argv[1:], 1) if _KEY.fullmatch(word)), len(argv))
     args = get_parser().parse_args(argv[:end])
     args.opts += argv[end:]
+    if late := [word for word in args.opts if word.startswith("--")]:
+        print(f"error: {late[0]} must come before the overrides KEY VALUE", file=sys.stderr)
+        return 2
     from kd_search.pipeline.run import run_command
     from kd_search.utils.threads import limit_threads
 

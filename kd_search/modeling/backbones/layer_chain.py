@@ -131,9 +131,9 @@ def _named_stages(network: nn.Module, layers: list[Layer]) -> list[Layer]:
     while tail < len(layers) and _is_pointwise(network, layers[-1 - tail].name):
         tail += 1
     # A last normalisation alone, as of DenseNet and Swin, belongs to the last stage.
-    end = layers[len(layers) - tail :]
-    if any(isinstance(m, nn.Conv2d) for x in end for m in network.get_submodule(x.name).modules()):
-        layers = [*layers[: len(layers) - tail], *(replace(x, stage=LAST) for x in end)]
+    last = layers[len(layers) - tail :]
+    if any(isinstance(m, nn.Conv2d) for x in last for m in network.get_submodule(x.name).modules()):
+        layers = [*layers[: len(layers) - tail], *(replace(x, stage=LAST) for x in last)]
     return layers
 
 

@@ -120,6 +120,8 @@ setup(
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "wandb": ["wandb>=0.16"],
         "docs": ["mkdocs-material>=9.5", "mkdocstrings-python>=1.10"],
+        # Backbones of timm (docs/backbones.md).
+        "timm": ["timm>=1.0"],
         "dev": [
             "hypothesis",
             "ipykernel",

@@ -118,6 +118,24 @@ def test_input_of_the_weights_is_read_from_torchvision(tmp_path):
         weights_module.load_weights(network, ["features.0"], cfg)
 
 
+def test_weights_of_timm_are_a_file_with_timms_names_and_images(tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(1)
+    network = timm.create_model("tf_mobilenetv3_small_minimal_100")
+    path = tmp_path / "w.pth"
+    torch.save(network.state_dict(), path)
+    mean = [round(255 * x, 3) for x in network.pretrained_cfg["mean"]]
+    std = [round(255 * x, 3) for x in network.pretrained_cfg["std"]]
+    assert mean != MEAN
+    name = "timm:tf_mobilenetv3_small_minimal_100"
+    with pytest.raises(ValueError, match=rf"MODEL.PIXEL_MEAN \[{mean[0]}"):
+        backbone_of(name, WEIGHTS, str(path))
+    images = ("MODEL.PIXEL_MEAN", mean, "MODEL.PIXEL_STD", std)
+    assert equal(backbone_of(name, WEIGHTS, str(path), *images), network)
+    with pytest.raises(FileNotFoundError, match=f"{WEIGHTS}: IMAGENET1K_V1"):
+        backbone_of(name, WEIGHTS, "IMAGENET1K_V1", *images)
+
+
 class Known(enum.Enum):
     V1 = "net.pth"
 

@@ -14,18 +14,20 @@ Exit status: 0 indexed (files that cannot be read are named), 2 the input cannot
 interrupted.
 """
 
+from __future__ import annotations
+
 import argparse
+import os
 import sys
+import time
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
+
+from kd_search.cli._arguments import command_parser
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kd-search index",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("index", __doc__)
     parser.add_argument("sources", nargs="+", metavar="PATH", help="folders, files")
     parser.add_argument("--model", metavar="FILE", required=True, help="from kd-search export")
     parser.add_argument("--gallery", metavar="FOLDER", required=True, help="made if missing")
@@ -59,7 +61,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
     try:
         return _index(args)
@@ -75,7 +77,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _index(args: argparse.Namespace) -> int:
-    from kd_search.cli.gallery_options import load_searcher
+    from kd_search.cli._gallery import load_searcher
     from kd_search.gallery import GalleryWriter, Manifest, is_gallery
     from kd_search.gallery.capture import Capture, CaptureRules
     from kd_search.gallery.indexing import Indexer, Settings
@@ -127,9 +129,7 @@ def _index(args: argparse.Namespace) -> int:
     return 0
 
 
-def _absolute(path: Optional[str]) -> Optional[str]:
-    import os
-
+def _absolute(path: str | None) -> str | None:
     return os.path.abspath(path) if path else path
 
 
@@ -137,16 +137,12 @@ class _Progress:
     """A line with the number of files, people and the time left."""
 
     def __init__(self) -> None:
-        import time
-
-        self._clock = time.monotonic
-        self._start = self._last = self._clock()
+        self._start = self._last = time.monotonic()
         self._tty = sys.stderr.isatty()
         self._shown = False
-        self._skipped = 0
 
     def __call__(self, done: int, total: int, report: Any) -> None:
-        now = self._clock()
+        now = time.monotonic()
         if now - self._last < (0.3 if self._tty else 10):
             return
         self._last, self._shown = now, True
@@ -170,7 +166,7 @@ _NAMED = 20
 
 
 def _print(report: Any, args: argparse.Namespace, rows: int) -> None:
-    from kd_search.cli.gallery_options import printable
+    from kd_search.cli._gallery import printable
 
     for line in report.problems[:_NAMED]:
         print(f"skipped: {printable(line)}", file=sys.stderr)

@@ -8,6 +8,9 @@ itself; the most similar person of each counts. The result is a self-contained .
 or .jpg, with a .json of the same name beside it. Without --box, the detection with the highest
 score is searched for. A distilled training stands for its student.
 
+Where the gallery is one of kd-search index, the options are others:
+kd-search search --gallery people --help
+
 Exit status: 0 searched, 2 the input cannot be used, 130 interrupted.
 """
 
@@ -52,6 +55,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    # A gallery of kd-search index has other options, and needs no training.
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--gallery")
+    folder = first.parse_known_args(argv)[0].gallery
+    if folder and os.path.isfile(os.path.join(folder, "gallery.json")):
+        from kd_search.cli import gallery_search
+
+        return gallery_search.main(argv)
     args = parse(get_parser(), argv)
     try:
         _search(args)

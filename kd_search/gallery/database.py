@@ -42,6 +42,8 @@ class FileRow(NamedTuple):
     found: int
     width: int
     height: int
+    #: Length of a video; 0 for a picture.
+    seconds: float
     camera: Optional[str]
     #: Seconds since 1970 on the wall clock of the camera: no time zone, no summer time.
     time: Optional[float]

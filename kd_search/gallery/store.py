@@ -70,6 +70,8 @@ class NewFile:
     sha256: str
     width: int = 0
     height: int = 0
+    #: Length of a video.
+    seconds: float = 0.0
     camera: Optional[str] = None
     time: Optional[float] = None
     #: (N, D) float32 of unit length and :data:`~kd_search.gallery.segments.PEOPLE` (N,); ``None``
@@ -158,6 +160,14 @@ class GalleryWriter:
         if any(entry.x0 is None for entry in entries):
             return None
         return [(e.x0, e.y0, e.x1, e.y1) for e in entries]  # type: ignore[misc]
+
+    def people(self, file: FileRow) -> np.ndarray:
+        """(N,) of :data:`~kd_search.gallery.segments.PEOPLE`, the people of a file with rows."""
+        if file.place is None:
+            return np.zeros(0, PEOPLE)
+        records = read_people(self._segments.folder, self.tables.blocks, file.place)
+        dead = [e.row - file.start for e in self.tables.dead if e.segment == file.segment]
+        return np.delete(records, [row for row in dead if 0 <= row < file.count])
 
     @property
     def rows(self) -> int:
@@ -361,10 +371,10 @@ class GalleryWriter:
     def _row(self, file: NewFile, place: Optional[Place], number: int) -> FileRow:
         known = self.content(file.sha256) if file.embeddings is None else None
         state, found, content = UNREADABLE, 0, number
-        width, height = file.width, file.height
+        shape = file.width, file.height, file.seconds
         if known is not None and not file.message:
             place, state, found, content = known.place, known.state, known.found, known.content
-            width, height = known.width, known.height
+            shape = known.width, known.height, known.seconds
         elif file.embeddings is not None:
             found = len(file.embeddings)
             state = INDEXED if found else NOBODY
@@ -376,8 +386,7 @@ class GalleryWriter:
             file.sha256,
             state,
             found,
-            width,
-            height,
+            *shape,
             file.camera,
             file.time,
             content,

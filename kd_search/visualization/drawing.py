@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import Optional
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -34,6 +33,8 @@ _HALO: Colour = (17, 24, 39)
 @functools.lru_cache(maxsize=32)
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The font that ships with matplotlib, so that pictures look the same on every machine."""
+    import matplotlib  # takes long, and pages without text on pictures do not need it
+
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", name), size)
 

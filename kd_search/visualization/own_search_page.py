@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from typing import Union
 
 import numpy as np
 from PIL import Image
@@ -13,22 +14,27 @@ from .tiles import Tile, render_tile, tile_size
 
 
 def write_own_search_page(
-    path: str, title: str, query: Tile, hits: Sequence[Tile], facts: Sequence[str]
+    path: str,
+    title: str,
+    query: Union[Tile, Sequence[Tile]],
+    hits: Sequence[Tile],
+    facts: Sequence[str],
 ) -> None:
     """Write one self-contained HTML file with the wanted person and the people found.
 
     Args:
         path: HTML file; readers see the old one or the whole new one.
         title: plain text, as all text here.
-        query: the wanted person.
+        query: the wanted person, in one or several pictures.
         hits: the people found, best first.
         facts: about the search, a paragraph each.
     """
+    queries = [query] if isinstance(query, Tile) else query
     found = card_list(hits) if hits else page.paragraph("No person was found.")
     sections = [
         f"<header><h1>{escape(title)}</h1>"
         f"{''.join(page.paragraph(fact, 'faint') for fact in facts)}</header>\n",
-        page.section("Wanted", card_list([query], ranked=False)),
+        page.section("Wanted", card_list(queries, ranked=False)),
         page.section(
             "Found, most similar first",
             page.paragraph(

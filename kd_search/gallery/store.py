@@ -197,9 +197,11 @@ class GalleryWriter:
         change.add.next_id = self.tables.next_id
         try:
             places, change.add.blocks = self._segments.append(groups)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 self._segments.cut()
+            if isinstance(error, OSError):
+                raise _no_space(self.folder, error) from None
             raise
         for file, place in zip(new, places):
             old = self._by_path.get(file.path)
@@ -271,8 +273,10 @@ class GalleryWriter:
             write_generation(self._segments.folder, target, tables, self.manifest.embedding_dim)
             sync_folder(target)
             sync_folder(self.folder)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(target, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise _no_space(self.folder, error) from None
             raise
         manifest = replace(self.manifest, generation=generation)
         write_manifest(self.folder, manifest)
@@ -398,3 +402,10 @@ class GalleryWriter:
 
     def _places(self) -> set[Place]:
         return {row.place for row in self._by_path.values() if row.place is not None}
+
+
+def _no_space(folder: Path, error: OSError) -> GalleryError:
+    return GalleryError(
+        f"{folder}: cannot be written ({error.strerror or error}); free space on the disk and run "
+        "it again: what was acknowledged is safe"
+    )

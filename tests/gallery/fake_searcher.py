@@ -30,10 +30,10 @@ def picture(persons=(), width: int = 5 * SIDE, height: int = 40) -> np.ndarray:
     return pixels
 
 
-def save(path: Path, persons=(), **options) -> str:
-    """Write a picture as PNG or (lossy colours: only for its header) JPEG."""
+def save(path: Path, persons=(), height: int = 40) -> str:
+    """Write a picture as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(persons)).save(path, **options)
+    Image.fromarray(picture(persons, height=height)).save(path)
     return str(path)
 
 

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gradients": ("gradients", "print the gradient norm of each loss of a training"),
     "doctor": ("doctor", "say what is installed, what is missing, and what to do"),
     "install-detectron2": ("install_detectron2", "install Detectron2 unless one imports"),
+    "results": ("results", "make tables and figures of documents from results files"),
 }
 
 

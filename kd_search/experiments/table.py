@@ -206,11 +206,12 @@ def draw(
     layout: TableLayout,
     title: str = "",
     reference: Optional[tuple[str, float]] = None,
+    source: str = "",
 ) -> None:
     """Write a picture of the first metric of the rows: a dot for each seed, a stroke for the mean.
 
     No bars: the axis does not start at 0, where the differences could not be seen. ``reference`` is
-    the name and the value of a dotted line.
+    the name and the value of a dotted line, ``source`` as in :func:`write_figure`.
     """
     name = next(iter(layout.shown(table)), None)
     if name is None:
@@ -247,12 +248,54 @@ def draw(
         if title:
             axes.set_title(title, fontsize=10)
 
-    write_figure(path, (7.0, 1.2 + 0.36 * len(entries)), plot)
+    write_figure(path, (7.0, 1.2 + 0.36 * len(entries)), plot, source)
 
 
-def write_figure(path: Path, size: tuple[float, float], plot: Callable[[Any], None]) -> None:
-    """Write a PNG file of ``size`` inches atomically; ``plot`` draws into a matplotlib figure."""
+def draw_curve(
+    points: Sequence[tuple[float, Mapping[str, Any]]],
+    path: Path,
+    x: str,
+    label: str,
+    source: str = "",
+) -> None:
+    """Write a picture of a gain over ``x``: its mean, and a band of its 95 % interval over seeds.
+
+    Args:
+        points: x and ``gain`` of an entry of :func:`summarise`, in the order of x.
+        path, source: as in :func:`write_figure`.
+        x, label: names of the axes.
+    """
+
+    def plot(figure: Any) -> None:
+        axes = figure.add_subplot()
+        places = [place for place, _ in points]
+        means = [gain["mean"] for _, gain in points]
+        ends = [gain["over_seeds"] or [gain["mean"]] * 2 for _, gain in points]
+        errors = [
+            [mean - low for mean, (low, _) in zip(means, ends)],
+            [high - mean for mean, (_, high) in zip(means, ends)],
+        ]
+        axes.axhline(0.0, color="#8a8a8a", linewidth=0.8, linestyle="--")
+        axes.errorbar(places, means, yerr=errors, fmt="o-", color="#4c78a8", capsize=3)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set_xlabel(x)
+        axes.set_ylabel(f"{label} (points)")
+
+    write_figure(path, (6.0, 3.6), plot, source)
+
+
+def write_figure(
+    path: Path, size: tuple[float, float], plot: Callable[[Any], None], source: str = ""
+) -> None:
+    """Write a .png or .svg file of ``size`` inches atomically; ``plot`` draws into a matplotlib
+    figure.
+
+    An SVG file has the same bytes each time that the same version of matplotlib draws it, and
+    ``source`` in its metadata.
+    """
     # Not at the top: tables are written where no picture can be.
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -260,8 +303,11 @@ def write_figure(path: Path, size: tuple[float, float], plot: Callable[[Any], No
     FigureCanvasAgg(figure)
     plot(figure)
     figure.tight_layout()
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+    kind = path.suffix.lower()[1:]
+    metadata = {"Date": None, "Description": source or None} if kind == "svg" else None
+    style = {"svg.hashsalt": "kd_search", "svg.fonttype": "none"}
+    with matplotlib.rc_context(style), atomic_write(path) as file:
+        figure.savefig(file, format=kind, metadata=metadata)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,68 @@
+"""Make the tables, figures and numbers of documents from the results files of studies.
+
+    kd-search results                write what has changed
+    kd-search results --check        write nothing; fail where a document and its files disagree
+
+A results file is the .json of a study (ablate.py --results FILE). The markers in documents are
+described in docs/results.md.
+
+Exit status: 0 all documents agree, 1 with --check: some do not, 2 a file or a marker is wrong.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kd-search results",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("documents", nargs="*", type=Path, metavar="DOCUMENT", help="default: all of the checkout")
+    add("--root", type=Path, default=Path(), help="folder of the checkout (default: this one)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--write", action="store_true", help="the default")
+    what.add_argument("--check", action="store_true", help="write nothing; exit 1 on a difference")
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = get_parser().parse_args(argv)
+    from kd_search.experiments.documents import DocumentMaker, write_filled
+
+    maker = DocumentMaker(args.root.resolve())
+    wrong = broken = typed = 0
+    for document in args.documents or maker.documents():
+        name = os.path.relpath(document)
+        try:
+            filled = maker.fill(document.resolve())
+        except (OSError, ValueError) as error:
+            print(f"results: {error}", file=sys.stderr)
+            broken += 1
+            continue
+        if args.check:
+            for line in filled.differences:
+                print(f"results: {line}: run kd-search results --write", file=sys.stderr)
+        else:
+            write_filled(document, filled)
+            for line in filled.differences:
+                print(f"{line.partition(': ')[0]}: written")
+        for line in filled.unmarked:
+            print(
+                f"results: {name}:{line}: the table is neither made from a results file nor "
+                "marked with <!-- results: none -->",
+                file=sys.stderr,
+            )
+        for line in filled.typed:
+            print(f"not yet made from a results file: {name}:{line}")
+        wrong += len(filled.differences) * args.check + len(filled.unmarked)
+        typed += len(filled.typed)
+    if typed:
+        print(f"{typed} tables are not yet made from results files")
+    return 2 if broken else int(wrong > 0)

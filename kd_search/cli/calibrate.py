@@ -77,7 +77,7 @@ def _calibrate(args: argparse.Namespace) -> None:
         detections_of_people,
     )
     from kd_search.evaluation.search.test_set import PreparedSet
-    from kd_search.runtime.manifest import manifest_path, read_manifest, write_calibration
+    from kd_search.runtime.manifest import manifest_path, read_manifest, update_manifest
     from kd_search.utils.files import check_writable, write_json
 
     if args.output:
@@ -106,7 +106,8 @@ def _calibrate(args: argparse.Namespace) -> None:
         write_picture(args.plot, draw_roc({name: result}, name))
         print(f"wrote {args.plot}")
     if args.model:
-        print(f"wrote {write_calibration(args.model, document)}")
+        update_manifest(manifest_path(args.model), calibration=document)
+        print(f"wrote {manifest_path(args.model)}")
 
 
 def describe(result: Calibration) -> str:

@@ -1,11 +1,13 @@
-"""Export a trained network to one TorchScript file that runs without Detectron2.
+"""Export a trained network to one file that runs without Detectron2.
 
-    kd-search export output/student --output student.ts
-    kd-search export --config-file CONFIG --weights model_final.pth --output student.ts
-    kd-search export --config-file CONFIG --output student.ts MODEL.WEIGHTS last.pth
+    kd-search export output/student --output student.onnx
+    kd-search export --config-file CONFIG --weights model_final.pth --output student.onnx
+    kd-search export output/student --output student.ts --format torchscript
 
-The network is traced, reloaded and compared with the model on real and synthetic images. The file
-is written only if the results agree. Of a distilled network the student is exported.
+Formats: onnx, which kd_search.runtime runs without torch; pt2, a program of torch.export; and
+torchscript. ONNX and pt2 files have a manifest beside them, FILE.json. Of a distilled network the
+student is exported. The file is written only if it gives what the network gives: on made pictures
+of many kinds, and on some of the first test set.
 
 Exit status: 0 exported, 2 not exported.
 """
@@ -21,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from kd_search.cli._arguments import add_network_arguments, command_parser, parse
 
 if TYPE_CHECKING:
-    import torch
     from detectron2.config import CfgNode
 
 _PROBE_SIZES = ((128, 96), (97, 161), (256, 320))
@@ -32,7 +33,22 @@ def get_parser() -> argparse.ArgumentParser:
     parser = command_parser("export", __doc__)
     add_network_arguments(parser)
     parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
-    parser.add_argument("--device", default="cpu", help="where the file will run (default: cpu)")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "pt2", "torchscript"),
+        help="default: by the ending of FILE, .onnx or .pt2, otherwise torchscript",
+    )
+    parser.add_argument("--opset", type=int, metavar="N", help="of ONNX, 18 or more (default: 18)")
+    parser.add_argument(
+        "--half-weights",
+        action="store_true",
+        help="ONNX: store weights in half precision, half the size; computed in single precision",
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="torchscript: where the file will run (default: cpu)",
+    )
     parser.add_argument(
         "--check-images",
         metavar="N",
@@ -40,7 +56,7 @@ def get_parser() -> argparse.ArgumentParser:
         help=f"images of the first DATASETS.TEST to compare on (default: {_DEFAULT_CHECK_IMAGES}, "
         "or none if the data set is absent); synthetic images are always compared too",
     )
-    parser.add_argument("--tolerance", type=float, default=1e-5, help="default: 1e-5, relative")
+    parser.add_argument("--tolerance", type=float, help="torchscript (default: 1e-5, relative)")
     return parser
 
 
@@ -62,39 +78,87 @@ def _export(args: argparse.Namespace) -> None:
     import kd_search.modeling  # noqa: F401  registers the networks
     from kd_search.checkpoint import load_trained
     from kd_search.cli._runs import network_config
-    from kd_search.export import export_torchscript, probe_images
     from kd_search.utils.files import file_sha256
 
+    form = _form(args)
     # The network is built without its ID table, teachers and terms.
     fixed = ["MODEL.OIM.ENABLED", "False", "MODEL.OIM.NUM_IDS", "1", "MODEL.DEVICE", args.device]
     cfg, weights = network_config(args, fixed)
     if cfg.MODEL.DEVICE != args.device:
         raise ValueError(f"--device {args.device} cannot be used on this machine")
     model = build_model(cfg)
-    load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE, for_inference=True)
+    load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)
+    source = file_sha256(weights) if os.path.isfile(weights) else ""
+    if form == "torchscript":
+        _export_torchscript(args, cfg, model, source)
+    else:
+        _export_model(args, cfg, model, source, form)
+    size = os.path.getsize(args.output) / 2**20
+    print(f"wrote {args.output} ({size:.1f} MiB)")
+
+
+def _form(args: argparse.Namespace) -> str:
+    """The format, by option or ending; a ValueError for options of another format."""
+    ending = os.path.splitext(args.output)[1].lower()
+    form = args.format or {".onnx": "onnx", ".pt2": "pt2"}.get(ending, "torchscript")
+    wrong = {
+        "--opset": args.opset is not None and form != "onnx",
+        "--half-weights": args.half_weights and form != "onnx",
+        "--device": args.device != "cpu" and form != "torchscript",
+        "--tolerance": args.tolerance is not None and form != "torchscript",
+    }
+    for option, is_wrong in wrong.items():
+        if is_wrong:
+            raise ValueError(f"{option} is not for the format {form}")
+    return form
+
+
+def _export_torchscript(args: argparse.Namespace, cfg: CfgNode, model: Any, source: str) -> None:
+    from kd_search.data import PersonSearchDatasetMapper
+    from kd_search.export import export_torchscript, probe_images
+
     names = [f"synthetic {i}" for i in range(len(_PROBE_SIZES))]
     images = probe_images(_PROBE_SIZES)
-    for name, image in _dataset_images(cfg, args.check_images):
-        names.append(name)
-        images.append(image)
+    mapper = PersonSearchDatasetMapper(cfg, is_train=False)
+    for record in _test_records(cfg, args.check_images):
+        names.append(os.path.basename(record["file_name"]))
+        images.append(mapper(record)["image"])
     report = export_torchscript(
         model,
         args.output,
         cfg=cfg,
         check_images=images,
-        tolerance=args.tolerance,
-        source_sha256=file_sha256(weights) if os.path.isfile(weights) else "",
+        tolerance=1e-5 if args.tolerance is None else args.tolerance,
+        source_sha256=source,
     )
     print(format_report(report, names))
-    size = os.path.getsize(args.output) / 2**20
-    print(f"wrote {args.output} ({size:.1f} MiB)")
 
 
-def _dataset_images(cfg: CfgNode, wanted: int | None) -> list[tuple[str, torch.Tensor]]:
-    """Return (name, network input) of images spread over the first test set."""
+def _export_model(
+    args: argparse.Namespace, cfg: CfgNode, model: Any, source: str, form: str
+) -> None:
+    from kd_search.export.graph import OPSET
+    from kd_search.export.model_file import export_model
+
+    files = [record["file_name"] for record in _test_records(cfg, args.check_images)]
+    manifest = export_model(
+        model,
+        args.output,
+        cfg=cfg,
+        format=form,
+        opset=OPSET if args.opset is None else args.opset,
+        half_weights=args.half_weights,
+        check_pictures=files,
+        source_sha256=source,
+    )
+    print(format_parity(manifest["parity"]))
+
+
+def _test_records(cfg: CfgNode, wanted: int | None) -> list[dict[str, Any]]:
+    """Records of readable images spread over the first test set."""
     from detectron2.data import DatasetCatalog
 
-    from kd_search.data import PersonSearchDatasetMapper
+    from kd_search.data.io.image import read_image
 
     count = _DEFAULT_CHECK_IMAGES if wanted is None else wanted
     if count <= 0:
@@ -106,14 +170,33 @@ def _dataset_images(cfg: CfgNode, wanted: int | None) -> list[tuple[str, torch.T
         if name not in DatasetCatalog.list():
             raise ValueError(f"the data set {name!r} of DATASETS.TEST is not registered")
         dicts = DatasetCatalog.get(name)
-        mapper = PersonSearchDatasetMapper(cfg, is_train=False)
         chosen = dicts[:: max(len(dicts) // count, 1)][:count]
-        return [(os.path.basename(d["file_name"]), mapper(d)["image"]) for d in chosen]
+        for record in chosen:
+            read_image(record["file_name"], max_pixels=cfg.INPUT.MAX_IMAGE_PIXELS)
+        return chosen
     except (OSError, ValueError) as error:
         if wanted is not None:
             raise
         print(f"compared on synthetic images only: {error}")
         return []
+
+
+def format_parity(parity: dict[str, Any]) -> str:
+    """Format ``parity`` of a manifest as a table."""
+    fields = list(parity["max_difference"])
+    lines = [f"{'picture':<24} {'people':>7}" + "".join(f" {f:>17}" for f in fields)]
+    for row in parity["rows"]:
+        values = "".join(f" {row[f]:>17.2e}" for f in fields)
+        lines.append(f"{row['picture'][-24:]:<24} {row['people']:>7}{values}")
+    values = "".join(f" {parity['max_difference'][f]:>17.2e}" for f in fields)
+    lines.append(f"{'largest difference':<24} {parity['people']:>7}{values}")
+    allowed = ", ".join(f"{name} {value:g}" for name, value in parity["tolerance"].items())
+    lines.append(f"allowed: {allowed}")
+    for case in parity["border_cases"]:
+        lines.append(f"border case in {case['picture']}: {case['reason']}, {case['score']}")
+    if not parity["people"]:
+        lines.append("note: the network finds nobody in these pictures; detection was not compared")
+    return "\n".join(lines)
 
 
 def format_report(report: dict[str, Any], names: list[str]) -> str:

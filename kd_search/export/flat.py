@@ -30,8 +30,7 @@ _NOTHING = -math.inf
 class FlatPersonSearch(nn.Module):
     """Detection, embedding of the detected people, and embedding of given boxes, of one picture.
 
-    Equal to ``PersonSearchRCNN.inference`` and ``embed``. With equal scores it may choose other
-    anchors than Detectron2, whose order of equal scores is not defined.
+    Equal to ``PersonSearchRCNN.inference`` and ``embed``.
     """
 
     def __init__(self, model: nn.Module):
@@ -152,6 +151,20 @@ class FlatPersonSearch(nn.Module):
         return best(boxes, torch.where(extent(boxes) > 0, scores, _NOTHING), boxes.shape[0])
 
 
+class FlatReID(nn.Module):
+    """Test embeddings of crops, by a ReIDNetwork without its classifier."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """(N, 3, h, w) uint8 crops, channels in the order of ``INPUT.FORMAT``, to (N, D)."""
+        model: Any = self.model
+        features = model.feature_maps(crops).mean(dim=(2, 3))
+        return model.neck(features) if model.test_embedding == "after" else features
+
+
 def check_supported(model: Any) -> None:
     """Check that the flat forward is that of the network.
 
@@ -202,8 +215,7 @@ def best_anchors(
     num_cells, width = cells.shape[0], logits.shape[3]
     flat = logits[0].permute(1, 2, 0).flatten()
     last = flat.shape[0] - 1
-    flat = torch.cat([flat, flat.new_full((count,), _NOTHING)])
-    scores, index = flat.topk(count)
+    scores, index = highest(torch.cat([flat, flat.new_full((count,), _NOTHING)]), count)
     index = index.clamp(max=last)
     place = index // num_cells
     row = place // width
@@ -231,11 +243,21 @@ def best(
     """The ``count`` rows with the highest scores in their order, filled up with zeros and -inf."""
     missing = max(count - boxes.shape[0], 0)
     boxes = torch.cat([boxes, boxes.new_zeros((missing, 4))])
-    scores = torch.cat([scores, scores.new_full((missing,), _NOTHING)])
-    # Not topk(), which mixes rows of equal scores; sort() keeps their order on CPUs.
-    scores, rows = scores.sort(descending=True)
-    scores, rows = scores[:count], rows[:count]
+    scores, rows = highest(torch.cat([scores, scores.new_full((missing,), _NOTHING)]), count)
     return torch.where(scores[:, None] > _NOTHING, boxes[rows], 0.0), scores
+
+
+def highest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``count`` highest scores and their rows; the lower row first where they are equal.
+
+    Equal scores are common where a network sees nothing: its ReLUs are 0, its outputs the biases.
+    """
+    if torch.onnx.is_in_onnx_export():
+        # ONNX defines the order of equal scores, torch's topk() leaves it open.
+        top = scores.topk(count)
+        return top.values, top.indices
+    scores, rows = scores.sort(descending=True)
+    return scores[:count], rows[:count]
 
 
 def clipped(boxes: torch.Tensor, size: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 
 from kd_search.data import PersonSearchDatasetMapper
+from kd_search.data.reid.mapper import CropMapper
 from kd_search.export.gate_pictures import GatePicture
 from kd_search.export.parity import ExportParityError
 from kd_search.utils.inference import evaluating
@@ -83,6 +84,9 @@ def run_runtime(model: Path, pictures: Sequence[GatePicture]) -> list[Result]:
             raise ExportParityError(f"the runtime fails with the exported model: {reason}")
         with np.load(output) as arrays:
             found = dict(arrays)
+    if "scores" not in found:
+        rows = (found["embeddings"][found["picture"] == i] for i in range(len(pictures)))
+        return [_crops_only(embeddings) for embeddings in rows]
     results = []
     for index in range(len(pictures)):
         here = found["picture"] == index
@@ -136,6 +140,31 @@ def run_program(
             fields = (boxes, scores[valid], embeddings[valid], queries)
             results.append(Result(*(field.numpy() for field in fields)))
     return results
+
+
+def run_reid(
+    embed: Callable[[torch.Tensor], torch.Tensor], cfg: CfgNode, pictures: Sequence[GatePicture]
+) -> list[Result]:
+    """Results of a re-ID network, with the mapper of a test set.
+
+    Args:
+        embed: (P, 3, h, w) uint8 crops to (P, D).
+        cfg: of the network.
+        pictures: whole where they have no boxes.
+    """
+    mapper = CropMapper(cfg, is_train=False)
+    results = []
+    with torch.no_grad():
+        for picture in pictures:
+            places: list[Any] = picture.boxes or [None]
+            crops = torch.stack([mapper(picture.file, box) for box in places])
+            results.append(_crops_only(embed(crops).cpu().numpy()))
+    return results
+
+
+def _crops_only(embeddings: np.ndarray) -> Result:
+    none = np.zeros((0, 4), np.float32)
+    return Result(none, none[:, 0], embeddings[:0], embeddings)
 
 
 def mapped(cfg: CfgNode, pictures: Sequence[GatePicture]) -> Iterator[dict[str, Any]]:
@@ -192,8 +221,8 @@ def compare(
         row = {
             "boxes": _largest(ours.boxes[first], theirs.boxes[second]),
             "scores": _largest(ours.scores[first], theirs.scores[second]),
-            "embeddings": _largest(ours.embeddings[first], theirs.embeddings[second]),
-            "query_embeddings": _largest(ours.query_embeddings, theirs.query_embeddings),
+            "embeddings": _relative(ours.embeddings[first], theirs.embeddings[second]),
+            "query_embeddings": _relative(ours.query_embeddings, theirs.query_embeddings),
         }
         for field, difference in row.items():
             limit = tolerance.embeddings if "embeddings" in field else getattr(tolerance, field)
@@ -257,6 +286,12 @@ def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     shared = np.clip(high - low, 0, None).prod(axis=2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
     return shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-9)
+
+
+def _relative(first: np.ndarray, second: np.ndarray) -> float:
+    """Largest difference, relative to the largest value if that is above 1."""
+    largest = _largest(first, second)
+    return largest / max(1.0, float(np.abs(first).max())) if first.size else largest
 
 
 def _largest(first: np.ndarray, second: np.ndarray) -> float:

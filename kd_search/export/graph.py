@@ -1,10 +1,11 @@
 """Graphs of networks as the content of files: ONNX and torch.export."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -15,8 +16,9 @@ from torch import nn
 from torch.export import Dim
 from torch.nn import functional as F
 
-from kd_search.export.flat import INPUTS, OUTPUTS, FlatPersonSearch
+from kd_search.export.flat import INPUTS, OUTPUTS, FlatPersonSearch, FlatReID
 from kd_search.export.tracing import exportable
+from kd_search.modeling import ReIDNetwork
 
 #: Opset of ONNX files: the one that torch's exporter is written for.
 OPSET = 18
@@ -24,7 +26,7 @@ OPSET = 18
 _LEAST_OPSET = 16
 #: Longest side of an input, in pixels.
 _LARGEST_SIDE = 16384
-_MOST_QUERIES = 16384
+_MOST_QUERIES = _MOST_CROPS = 16384
 #: Weights of fewer values are not stored in half precision.
 _SMALL = 64
 _LARGEST_HALF = 65504.0
@@ -78,6 +80,20 @@ def person_search_graph(model: nn.Module) -> Graph:
         OUTPUTS,
         divisor=step,
         least_side=step * least,
+    )
+
+
+def reid_graph(model: ReIDNetwork, size: Sequence[int]) -> Graph:
+    """Graph of a re-ID network for batches of crops of (height, width) ``size``."""
+    # The classifier of the training identities may be larger than the rest.
+    copied = copy.deepcopy(model, {id(model.classifier): None}).cpu().eval().requires_grad_(False)
+    noise = torch.Generator().manual_seed(0)
+    crops = torch.randint(0, 256, (3, 3, *size), generator=noise, dtype=torch.uint8)
+    return Graph(
+        FlatReID(copied),
+        {"crops": crops},
+        {"crops": {0: Dim("crops", min=1, max=_MOST_CROPS)}},
+        ("embeddings",),
     )
 
 

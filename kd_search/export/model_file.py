@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import torch
 import torchvision  # noqa: F401  registers the operators of torch.export files
@@ -14,11 +14,14 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import nn
 
+from kd_search.export.exported_file import weights_sha256
 from kd_search.export.gate import (
     HALF_TOLERANCE,
     TOLERANCE,
+    Result,
     compare,
     run_program,
+    run_reid,
     run_runtime,
     run_training_stack,
 )
@@ -30,10 +33,12 @@ from kd_search.export.graph import (
     export_program,
     person_search_graph,
     pt2_content,
+    reid_graph,
     to_onnx,
 )
-from kd_search.export.torchscript import describe
+from kd_search.export.torchscript import describe_search, package_versions
 from kd_search.export.tracing import inference_model
+from kd_search.modeling import ReIDNetwork
 from kd_search.runtime.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -42,6 +47,7 @@ from kd_search.runtime.manifest import (
     manifest_path,
 )
 from kd_search.utils.files import atomic_write, write_json
+from kd_search.utils.inference import evaluating
 
 #: Formats of :func:`export_model`.
 FORMATS = ("onnx", "pt2")
@@ -58,7 +64,7 @@ def export_model(
     check_pictures: Sequence[str] = (),
     source_sha256: str = "",
 ) -> dict[str, Any]:
-    """Export a person search network and its manifest ``<path>.json``.
+    """Export a person search or re-ID network and its manifest ``<path>.json``.
 
     The file is compared with the model on made pictures (see
     :func:`~kd_search.export.gate_pictures.write_gate_pictures`) and on ``check_pictures``, from the
@@ -66,7 +72,8 @@ def export_model(
     Detectron2.
 
     Args:
-        model: a PersonSearchRCNN, or a Distiller with one as its student. Not modified.
+        model: a PersonSearchRCNN or a ReIDNetwork, or a Distiller with one as its student. Not
+            modified.
         path: of the file. Existing files are replaced atomically, or kept if the export fails.
         cfg: full config of the model.
         format: "onnx", or "pt2" for ``torch.export``.
@@ -86,14 +93,26 @@ def export_model(
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
     check_opset(opset)
-    student = inference_model(model)
-    graph = person_search_graph(student)
-    manifest = _manifest(student, graph, cfg, source_sha256)
+    network = getattr(getattr(model, "module", model), "student", model)
+    is_reid = isinstance(network, ReIDNetwork)
+    if is_reid:
+        graph = reid_graph(network, cfg.REID_DATA.SIZE)
+        manifest = _manifest(graph, cfg, source_sha256) | _reid_keys(network, cfg)
+    else:
+        network = inference_model(model)
+        graph = person_search_graph(network)
+        manifest = _manifest(graph, cfg, source_sha256) | _search_keys(network, graph, cfg)
     manifest |= {"file": os.path.basename(path), "file_format": format}
     with tempfile.TemporaryDirectory() as folder:
-        pictures = write_gate_pictures(Path(folder), cfg.INPUT.MIN_SIZE_TEST)
+        pictures = write_gate_pictures(Path(folder), 0 if is_reid else cfg.INPUT.MIN_SIZE_TEST)
         pictures += [GatePicture(name, []) for name in check_pictures]
-        expected = run_training_stack(student, cfg, pictures)
+        expected: list[Result]
+        found: Sequence[Optional[Result]]
+        if is_reid:
+            with evaluating(network):
+                expected = run_reid(lambda x: network.embed(x[:, None]), cfg, pictures)
+        else:
+            expected = run_training_stack(network, cfg, pictures)
         if format == "onnx":
             manifest |= {"opset": opset, "weights_type": "float16" if half_weights else "float32"}
             content = to_onnx(graph, opset, half_weights)
@@ -104,16 +123,18 @@ def export_model(
             manifest |= {"least_side": graph.least_side}
             program = export_program(graph)
             # Compared as it is read from a file, and saved again with the result.
-            loaded = torch.export.load(io.BytesIO(pt2_content(program, "")))
-            found = run_program(loaded.module(), cfg, pictures, graph.divisor, graph.least_side)
+            loaded = torch.export.load(io.BytesIO(pt2_content(program, ""))).module()
+            if is_reid:
+                found = run_reid(loaded, cfg, pictures)
+            else:
+                found = run_program(loaded, cfg, pictures, graph.divisor, graph.least_side)
         compared = [row for row in zip(expected, found, pictures) if row[1] is not None]
-        parity = compare(
+        manifest["parity"] = compare(
             *map(list, zip(*compared)),
-            score_threshold=manifest["score_threshold"],
-            nms_threshold=manifest["nms_threshold"],
+            score_threshold=manifest.get("score_threshold", 0.0),
+            nms_threshold=manifest.get("nms_threshold", 0.0),
             tolerance=HALF_TOLERANCE if half_weights else TOLERANCE,
         )
-    manifest["parity"] = parity
     if format == "onnx":
         content = with_metadata(content, manifest)
     else:
@@ -121,26 +142,42 @@ def export_model(
     return write_files(path, content, manifest)
 
 
-def _manifest(student: Any, graph: Graph, cfg: CfgNode, source_sha256: str = "") -> dict[str, Any]:
-    """What is known of a network before it is compared."""
+def _manifest(graph: Graph, cfg: CfgNode, source_sha256: str) -> dict[str, Any]:
+    """What is known of any network before it is compared."""
     known = MetadataCatalog.get(name) if (name := _first_set(cfg)) else None
     config = cfg.dump()
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "network": "person_search",
-        **describe(graph.module, student, cfg, source_sha256),
-        "device": "cpu",
-        "size_divisibility": graph.divisor,
+        "input_format": cfg.INPUT.FORMAT,
         "max_pixels": cfg.INPUT.MAX_IMAGE_PIXELS,
         "classes": list(getattr(known, "thing_classes", ["person"])),
         "training_sets": list(cfg.DATASETS.TRAIN),
         "weights_type": "float32",
+        "weights_sha256": weights_sha256(graph.module),
+        "source_sha256": source_sha256,
         "config": config,
         "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+        "versions": package_versions(),
         "parity": None,
-        # Written by the calibration of similarities.
+        # Set by the calibration of similarities.
         "calibration": None,
+    }
+
+
+def _search_keys(network: Any, graph: Graph, cfg: CfgNode) -> dict[str, Any]:
+    return {
+        "network": "person_search",
+        **describe_search(network, cfg),
+        "size_divisibility": graph.divisor,
+    }
+
+
+def _reid_keys(network: ReIDNetwork, cfg: CfgNode) -> dict[str, Any]:
+    return {
+        "network": "reid",
+        "embedding_dim": network.classifier.in_features,
+        "crop_size": [int(side) for side in cfg.REID_DATA.SIZE],
     }
 
 

@@ -73,6 +73,18 @@ def describe(
     student = inference_model(model)
     return {
         "input_format": cfg.INPUT.FORMAT,
+        **describe_search(student, cfg),
+        "device": student.device.type,
+        "weights_sha256": weights_sha256(traced),
+        "source_sha256": source_sha256,
+        "versions": package_versions(),
+        "config": cfg.dump(),
+    }
+
+
+def describe_search(student: Any, cfg: CfgNode) -> dict[str, Any]:
+    """Sizes and thresholds of a person search network, see :func:`describe`."""
+    return {
         "min_size": cfg.INPUT.MIN_SIZE_TEST,
         "max_size": cfg.INPUT.MAX_SIZE_TEST,
         "embedding_dim": student.roi_heads.reid.head.embedding_dim,
@@ -80,14 +92,14 @@ def describe(
         "nms_threshold": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
         "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
         "search_score_threshold": cfg.TEST.PERSON_SEARCH.SCORE_THRESH,
-        "device": student.device.type,
-        "weights_sha256": weights_sha256(traced),
-        "source_sha256": source_sha256,
-        "versions": {
-            "kd_search": kd_search.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "detectron2": detectron2.__version__,
-        },
-        "config": cfg.dump(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that an export depends on."""
+    return {
+        "kd_search": kd_search.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "detectron2": detectron2.__version__,
     }

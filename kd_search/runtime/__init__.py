@@ -1,4 +1,4 @@
-from kd_search.runtime.manifest import ModelFileError, manifest_path, read_manifest
+from kd_search.runtime.manifest import ModelFileError, manifest_path, read_manifest, update_manifest
 from kd_search.runtime.searcher import Answer, People, PersonSearcher, ReIDEmbedder
 from kd_search.utils.pictures import ImageError
 
@@ -11,4 +11,5 @@ __all__ = [
     "ReIDEmbedder",
     "manifest_path",
     "read_manifest",
+    "update_manifest",
 ]

@@ -3,10 +3,13 @@
     python -m kd_search.runtime student.onnx FOLDER --output people.npz
     python -m kd_search.runtime student.onnx FOLDER --boxes queries.json --output people.npz
 
-The .npz file has the arrays `files` (names), `picture` (index into `files`), `boxes`, `scores` and
-`embeddings`, a row for each person. --boxes names a JSON file {"picture": [[x0, y0, x1, y1], ...]};
-the embeddings of these boxes are added as `query_picture` and `query_embeddings`. Pictures that
-cannot be read are named, and left out.
+With a person search network the .npz file has `files` (names), and for each person a row of
+`picture` (index into `files`), `boxes`, `scores` and `embeddings`. --boxes names a JSON file
+{"picture": [[x0, y0, x1, y1], ...]}; the embeddings of these boxes are added as `query_embeddings`,
+with `query_picture`. Pictures that cannot be read are named, and left out.
+
+With a re-ID network it has `files`, `picture` and `embeddings`: of the boxes of --boxes, and of the
+whole picture where it has none.
 
 Exit status: 0 all pictures were read, 1 some were not, 2 nothing was done.
 """
@@ -19,8 +22,9 @@ from typing import Any, Optional
 
 import numpy as np
 
+from kd_search.runtime.manifest import manifest_path, read_manifest
 from kd_search.runtime.pictures import find_pictures
-from kd_search.runtime.searcher import PersonSearcher
+from kd_search.runtime.searcher import PersonSearcher, ReIDEmbedder
 from kd_search.utils.files import atomic_write, read_json
 from kd_search.utils.pictures import ImageError
 
@@ -45,14 +49,19 @@ def main(argv: Optional[list[str]] = None) -> int:
     try:
         files = find_pictures(args.pictures)
         boxes = _boxes(args.boxes, files) if args.boxes else {}
-        searcher = PersonSearcher.load(args.model, args.threads)
-        arrays, failed = _search(searcher, files, boxes, args.workers)
+        network = read_manifest(manifest_path(args.model))["network"]
+        if network == "reid":
+            embedder = ReIDEmbedder.load(args.model, args.threads)
+            arrays, failed = _embed(embedder, files, boxes)
+        else:
+            searcher = PersonSearcher.load(args.model, args.threads)
+            arrays, failed = _search(searcher, files, boxes, args.workers)
         with atomic_write(args.output) as file:
             np.savez(file, **arrays)
     except (OSError, ValueError) as error:
         print(f"runtime: {error}", file=sys.stderr)
         return 2
-    people = len(arrays["scores"])
+    people = len(arrays["picture"])
     print(f"{people} people in {len(files) - failed} pictures: {args.output}")
     return 1 if failed else 0
 
@@ -83,6 +92,27 @@ def _search(
         arrays["query_embeddings"] = np.concatenate(queries)
         arrays["query_picture"] = np.concatenate(query_pictures)
     return arrays, failed
+
+
+def _embed(
+    embedder: ReIDEmbedder, files: list[str], boxes: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], int]:
+    rows = [np.zeros((0, embedder.manifest["embedding_dim"]), np.float32)]
+    pictures, failed = [np.zeros(0, np.int64)], 0
+    with _progress(len(files)) as progress:
+        for index, file in enumerate(files):
+            places = boxes.get(file) or [None]
+            try:
+                rows.append(embedder.embed([file] * len(places), places))
+            except ImageError as error:
+                failed += 1
+                print(f"runtime: {error}", file=sys.stderr)
+                continue
+            pictures.append(np.full(len(places), index))
+            if progress is not None:
+                progress(index + 1)
+    arrays = {"files": np.array(files), "picture": np.concatenate(pictures)}
+    return {**arrays, "embeddings": np.concatenate(rows)}, failed
 
 
 def _boxes(path: str, files: list[str]) -> dict[str, Any]:

@@ -105,17 +105,17 @@ def read_manifest(path: PathLike) -> dict[str, Any]:
     return manifest
 
 
-def write_calibration(model: PathLike, calibration: dict[str, Any]) -> Path:
-    """Write a calibration into the manifest of a model file, atomically; returns its path.
-
-    The model file stays as it is.
+def update_manifest(path: PathLike, **values: Any) -> None:
+    """Set keys of a manifest that its model file does not have, such as ``calibration``.
 
     Raises:
-        ModelFileError: as :func:`read_manifest`.
+        ModelFileError: see :func:`read_manifest`.
+        ValueError: a key belongs to the model file as well.
     """
-    path = manifest_path(model)
-    write_json(path, {**read_manifest(path), "calibration": calibration}, sealed=True)
-    return path
+    for key in values:
+        if key not in BESIDE_ONLY:
+            raise ValueError(f"{key} of a manifest cannot be changed: it is in the model file too")
+    write_json(path, {**read_manifest(path), **values}, sealed=True)
 
 
 def inner_manifest(manifest: dict[str, Any]) -> str:

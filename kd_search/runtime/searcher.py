@@ -207,17 +207,21 @@ class ReIDEmbedder(_Model):
         places = [None] * len(pictures) if boxes is None else list(boxes)
         if len(places) != len(pictures):
             raise ValueError(f"{len(pictures)} pictures have {len(places)} boxes")
-        dim, limit = self.manifest["embedding_dim"], self.manifest["max_pixels"]
-        rows = [np.zeros((0, dim), np.float32)]
-        for start in range(0, len(pictures), _BATCH):
-            crops = [
-                crop_input(read_picture(picture, limit), box, self.manifest)
-                for picture, box in zip(
-                    pictures[start : start + _BATCH], places[start : start + _BATCH]
-                )
-            ]
-            rows += self._session.run(["embeddings"], {"crops": np.stack(crops)})
-        return np.concatenate(rows)
+        rows = [np.zeros((0, self.manifest["embedding_dim"]), np.float32)]
+        crops: list[np.ndarray] = []
+        last: tuple[Any, np.ndarray] = (None, np.zeros(0))
+        for picture, box in zip(pictures, places):
+            # People of one scene often follow each other.
+            if picture is not last[0]:
+                last = picture, read_picture(picture, self.manifest["max_pixels"])
+            crops.append(crop_input(last[1], box, self.manifest))
+            if len(crops) == _BATCH:
+                rows.append(self._run(crops))
+                crops = []
+        return np.concatenate([*rows, self._run(crops)] if crops else rows)
+
+    def _run(self, crops: list[np.ndarray]) -> np.ndarray:
+        return self._session.run(["embeddings"], {"crops": np.stack(crops)})[0]
 
 
 def _scales(size: tuple[int, int], original: tuple[int, int], dtype: Any = np.float32) -> Any:

@@ -1,0 +1,82 @@
+"""Tiny networks that were trained long enough to find figures and to tell them apart a little."""
+
+import atexit
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from tiny import tiny_cfg
+from torch import nn
+
+from kd_search.export.gate_pictures import made_scene
+from kd_search.export.model_file import export_model
+
+SIZE = (96, 128)
+#: Pictures in a batch, and steps.
+_SCHEDULE = {"fpn": (4, 100), "c4": (2, 60)}
+_ANCHORS = {
+    "fpn": [
+        *("MODEL.ANCHOR_GENERATOR.SIZES", [[24], [48], [96]]),
+        *("MODEL.RPN.IN_FEATURES", ["p3", "p4", "p5"]),
+        *("MODEL.FPN.NORM", "BN", "MODEL.REID_HEAD.NUM_CONV", 1),
+        *("MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 64),
+    ],
+    "c4": [
+        *("MODEL.ANCHOR_GENERATOR.SIZES", [[24, 48, 96]]),
+        *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 8),
+    ],
+}
+
+
+@cache
+def trained_network(kind: str) -> tuple[CfgNode, nn.Module]:
+    """A network that was trained on made scenes of 96 x 128 pixels for a few seconds."""
+    torch.manual_seed(0)
+    cfg = tiny_cfg(
+        kind,
+        *("INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 192),
+        *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 64, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3),
+        *("MODEL.OIM.ENABLED", False, "MODEL.RPN.PRE_NMS_TOPK_TEST", 100),
+        *("TEST.DETECTIONS_PER_IMAGE", 30, "MODEL.PIXEL_STD", [57.0, 57.0, 57.0]),
+        *_ANCHORS[kind],
+    )
+    model = build_model(cfg).train()
+    # Otherwise anchors where the RPN sees nothing have the highest scores, and all the same.
+    torch.nn.init.constant_(model.proposal_generator.rpn_head.objectness_logits.bias, -3.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    rng = np.random.default_rng(7)
+    batch, steps = _SCHEDULE[kind]
+    with EventStorage():
+        for _ in range(steps):
+            losses = model([_training_input(rng) for _ in range(batch)])
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+    return cfg, model.eval()
+
+
+def _training_input(rng: np.random.Generator) -> dict:
+    pixels, boxes = made_scene(rng, SIZE, int(rng.integers(0, 4)))
+    people = Instances(SIZE)
+    people.gt_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
+    people.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
+    people.gt_person_ids = torch.full((len(boxes),), -1)
+    image = torch.from_numpy(pixels[:, :, ::-1].transpose(2, 0, 1).copy())
+    return {"image": image, "instances": people}
+
+
+@cache
+def exported_network(kind: str = "fpn") -> Path:
+    """ONNX file of :func:`trained_network`, in a folder that goes with the process."""
+    cfg, model = trained_network(kind)
+    folder = tempfile.TemporaryDirectory(prefix="kd_search-exported-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name, f"{kind}.onnx")
+    export_model(model, path, cfg=cfg)
+    return path

@@ -48,7 +48,7 @@ class Tolerance(NamedTuple):
 
 TOLERANCE = Tolerance(1e-2, 1e-4, 1e-4)
 #: Of weights that are stored in half precision: their rounding, not an error of the export.
-HALF_TOLERANCE = Tolerance(2.0, 2e-2, 5e-2)
+HALF_TOLERANCE = Tolerance(0.5, 1e-2, 1e-2)
 
 
 class Result(NamedTuple):

@@ -123,11 +123,9 @@ def _boxes(path: str, files: list[str]) -> dict[str, Any]:
         if name not in files:
             raise ImageError(f"{path}: {name} is none of the given pictures")
         try:
-            shape = np.asarray(rows, np.float64).reshape(len(rows), -1).shape
+            boxes[name] = np.array(rows, np.float64).reshape(-1, 4).tolist()
         except (TypeError, ValueError):
-            shape = (0, 0)
-        if len(rows) and shape[1] != 4:
-            raise ValueError(f"{path}: the boxes of {name} are not lists of four numbers")
+            raise ValueError(f"{path}: the boxes of {name} are not lists of 4 numbers") from None
     return boxes
 
 

@@ -1,4 +1,4 @@
-"""Registration of the sets that ``tools/generate_dataset.py`` makes from a seed."""
+"""Registration of the sets that ``kd-search generate`` makes from a seed."""
 
 import os
 from functools import partial
@@ -72,9 +72,8 @@ def _find(name: str, kind: str, root: Optional[str]) -> str:
     # Other folders have no dataset.json.
     if not os.path.isfile(os.path.join(folder, "dataset.json")):
         raise FileNotFoundError(
-            f"{name}: {folder} holds no generated set; make it with 'python "
-            f"tools/generate_dataset.py --kind {kind} --output {folder}' or set "
-            f"{GENERATED_ROOTS[kind][0]}"
+            f"{name}: {folder} holds no generated set; make it with 'kd-search generate --kind "
+            f"{kind} --output {folder}' or set {GENERATED_ROOTS[kind][0]}"
         )
     return folder
 

@@ -101,7 +101,7 @@ def load_exported(
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(
-            f"exported model {path} does not exist: write it with tools/export_model.py"
+            f"exported model {path} does not exist: write it with kd-search export"
         )
     with open(path, "rb") as f:
         return decode(f.read(), str(path), map_location)
@@ -149,7 +149,7 @@ def _read_metadata(text: Union[str, bytes], name: str) -> dict[str, Any]:
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError(
             f"{name} is a TorchScript file without the metadata of kd_search: export the model "
-            "with tools/export_model.py"
+            "with kd-search export"
         )
     version = metadata.get("version")
     if version != FORMAT_VERSION:

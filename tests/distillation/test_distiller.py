@@ -266,7 +266,7 @@ def test_config_mistakes_are_named(tmp_path):
     for overrides, message in (
         (("DISTILLATION.TERMS", ["NoSuchTerm"]), "DISTILLATION.TERMS.*NoSuchTerm"),
         (("DISTILLATION.TERMS", ["IDTableTerm", "IDTableTerm"]), "TERMS.*IDTableTerm"),
-        (("DISTILLATION.ID_TABLE.PATH", ""), "build_id_table.py"),
+        (("DISTILLATION.ID_TABLE.PATH", ""), "kd-search table"),
         (("DISTILLATION.ID_TABLE.PATH", str(tmp_path / "absent.pth")), "absent.pth"),
         (("DISTILLATION.ID_TABLE.MODE", "melted"), "MODE 'melted'"),
         (("DISTILLATION.ID_TABLE.QUEUE", "long"), "QUEUE 'long'"),

@@ -1,4 +1,4 @@
-"""tools/evaluate.py and tools/compare_runs.py: same numbers as the evaluator, and refusals."""
+"""kd-search evaluate and compare: same numbers as the evaluator, and refusals."""
 
 import io
 import json

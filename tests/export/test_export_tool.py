@@ -1,4 +1,4 @@
-"""tools/export_model.py: what it exports, and its errors."""
+"""kd-search export: what it exports, and its errors."""
 
 import pytest
 import torch

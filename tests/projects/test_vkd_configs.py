@@ -116,7 +116,7 @@ def test_student_starts_as_its_teacher_except_for_the_last_layers(path):
 
 
 def test_next_generation_has_the_student_as_its_teacher_and_a_tenth_of_the_rate():
-    (opts,) = (x for x in commands("VKD", "tools/train_net.py") if "SOLVER.BASE_LR" in x)
+    (opts,) = (x for x in commands("VKD", "kd-search train") if "SOLVER.BASE_LR" in x)
     path = TREE / opts[1]
     first, cfg = merged(path), merged(path)
     cfg.merge_from_list(opts[2:])

@@ -1,4 +1,4 @@
-"""tools/install_detectron2.py: what it builds, what it keeps and what it refuses. No network."""
+"""kd-search install-detectron2: what it builds, what it keeps and what it refuses. No network."""
 
 import base64
 import hashlib

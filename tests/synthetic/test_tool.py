@@ -1,4 +1,4 @@
-"""tools/generate_dataset.py and the registered sets kd_generated_*."""
+"""kd-search generate and the registered sets kd_generated_*."""
 
 import os
 
@@ -61,7 +61,7 @@ def test_registered_sets_hold_the_generated_people_and_queries(root):
 def test_a_missing_set_is_noticed_when_used_and_not_before(tmp_path):
     missing = str(tmp_path / "nowhere")
     register_generated(missing, prefix="kd_generated_missing")
-    with pytest.raises(FileNotFoundError, match=r"generate_dataset\.py") as caught:
+    with pytest.raises(FileNotFoundError, match="kd-search generate --kind") as caught:
         DatasetCatalog.get("kd_generated_missing_train")
     assert missing in str(caught.value) and "\n" not in str(caught.value)
 

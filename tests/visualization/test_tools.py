@@ -1,4 +1,4 @@
-"""tools/search.py and tools/visualize_search.py as commands, with a tiny random network."""
+"""kd-search search and show, with a tiny random network."""
 
 import json
 import runpy

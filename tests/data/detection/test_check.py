@@ -1,4 +1,4 @@
-"""tools/check_dataset.py on sets without identities."""
+"""kd-search check on sets without identities."""
 
 import json
 

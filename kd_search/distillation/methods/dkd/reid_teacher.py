@@ -74,7 +74,7 @@ class ReIDTeacher(Companion):
         if not node.CONFIG_FILE:
             raise ValueError(
                 f"{_KEY}.CONFIG_FILE is empty, but the terms require a re-ID teacher: train one "
-                "with tools/train_net.py and set the key to its config"
+                "with kd-search train and set the key to its config"
             )
         teacher_cfg = read_teacher_config(cfg, node, _KEY)
         if teacher_cfg.MODEL.REID_NETWORK.NUM_IDS == 0:

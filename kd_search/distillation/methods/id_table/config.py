@@ -12,7 +12,7 @@ def add_id_table_config(cfg: CfgNode) -> None:
     """Add ``DISTILLATION.ID_TABLE``."""
     CN = type(cfg)  # noqa: N806
     cfg.DISTILLATION.ID_TABLE = CN()
-    # File of tools/build_id_table.py with the teacher's table (Munjal et al., BMVC 2019).
+    # File of kd-search table with the teacher's table (Munjal et al., BMVC 2019).
     # (kd_search)
     cfg.DISTILLATION.ID_TABLE.PATH = ""
     # "frozen": rows do not change, our reading of BMVC 2019; "momentum": rows start at the

@@ -102,7 +102,7 @@ class IDTableFile:
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(
-                f"ID table {path} does not exist: write it with tools/build_id_table.py"
+                f"ID table {path} does not exist: write it with kd-search table"
             )
         try:
             check_torch_archive(path)
@@ -112,7 +112,7 @@ class IDTableFile:
             raise ValueError(f"ID table {path} is corrupt or not a table: {reason}") from error
         known = content.pop("format", None) if isinstance(content, dict) else None
         if not isinstance(known, str) or known != FORMAT:
-            raise ValueError(f"{path} is not an ID table: write one with tools/build_id_table.py")
+            raise ValueError(f"{path} is not an ID table: write one with kd-search table")
         version = content.pop("version", None)
         if type(version) is not int or version != FORMAT_VERSION:
             raise ValueError(f"ID table {path} has version {shown(version)}, not {FORMAT_VERSION}")

@@ -67,7 +67,7 @@ class IDTableTerm(DistillationTerm):
         node = cfg.DISTILLATION.ID_TABLE
         if not node.PATH:
             raise ValueError(
-                "DISTILLATION.ID_TABLE.PATH is empty: write a table with tools/build_id_table.py"
+                "DISTILLATION.ID_TABLE.PATH is empty: write a table with kd-search table"
             )
         check_choice("DISTILLATION.ID_TABLE.MODE", node.MODE, ("frozen", "momentum", "ema"))
         check_choice("DISTILLATION.ID_TABLE.QUEUE", node.QUEUE, ("student", "teacher", "off"))

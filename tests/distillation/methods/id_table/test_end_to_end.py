@@ -1,4 +1,4 @@
-"""tools/build_id_table.py on a tiny generated set: both sources, and refusal of foreign tables."""
+"""kd-search table on a tiny generated set: both sources, and refusal of foreign tables."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import REPO
 
+from kd_search import pipeline
 from kd_search.cli import table
 from kd_search.data import get_id_map
 from kd_search.distillation.methods.id_table import IDTableFile, TableMismatchError
@@ -129,14 +130,11 @@ def test_the_tool_refuses_an_output_that_cannot_be_written_before_it_works(
 ):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(table, "build_table", lambda *_: pytest.fail("it worked"))
+    monkeypatch.setattr(pipeline, "build_table", lambda *_: pytest.fail("it worked"))
     argv = ["--config-file", TEACHER, "--weights", "w.pth", "--output", str(tmp_path / place)]
-    monkeypatch.setattr(sys, "argv", ["build_id_table.py", *argv])
-    with pytest.raises(SystemExit) as caught:
-        table.main()
-    assert caught.value.code == 2
+    assert table.main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: --output") and f"{place} cannot be written" in line
+    assert line.startswith("table: --output") and f"{place} cannot be written" in line
 
 
 def test_a_table_file_names_its_source(teacher, tmp_path):

@@ -58,9 +58,9 @@ def test_truncated_and_foreign_files_are_refused_by_name(tmp_path):
         IDTableFile.load(flipped)
     foreign = tmp_path / "foreign.pth"
     torch.save({"model": {}}, foreign)
-    with pytest.raises(ValueError, match="foreign.pth.*build_id_table.py"):
+    with pytest.raises(ValueError, match="foreign.pth.*kd-search table"):
         IDTableFile.load(foreign)
-    with pytest.raises(FileNotFoundError, match="build_id_table.py"):
+    with pytest.raises(FileNotFoundError, match="kd-search table"):
         IDTableFile.load(tmp_path / "absent.pth")
 
 

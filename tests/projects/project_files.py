@@ -45,9 +45,8 @@ for _path in [*(REPO / "configs").rglob("*.yaml"), *(REPO / "projects").rglob("*
 def commands(project: str, script: str) -> list[list[str]]:
     """Options of every command of a project's README that runs this script, or command."""
     text = (REPO / "projects" / project / "README.md").read_text().replace("\\\n", " ")
-    return [
-        shlex.split(line) for line in re.findall(rf"^ +(?:python )? {script} (.*)$", text, re.M)
-    ]
+    found = re.findall(rf"^ +(?:python )?{script} (.*)$", text, re.M)
+    return [shlex.split(line) for line in found]
 
 
 @cache

@@ -16,13 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
+from kd_search.cli._arguments import command_parser
+
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kd-search demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("demo", __doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("output/demo"), help="folder (default: output/demo)"
     )

@@ -22,16 +22,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
+from kd_search.cli._arguments import command_parser
+from kd_search.utils.arguments import add_import_argument
+
 #: A config key: it ends the values of --terms and --seeds.
 _KEY = re.compile(r"SEED|OUTPUT_DIR|VIS_PERIOD|[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kd-search distill",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("distill", __doc__)
     parser.add_argument("folder", metavar="DIR", type=Path, help="of kd-search init")
     steps = parser.add_mutually_exclusive_group()
     steps.add_argument("--only", metavar="STEP", default="", help="run this step, also if done")
@@ -55,14 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="train the students with each of these seeds",
     )
     parser.add_argument("--dry-run", action="store_true", help="list the steps and settings")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import a module that registers terms, networks or config keys",
-    )
+    add_import_argument(parser)
     parser.add_argument(
         "opts",
         nargs="*",
@@ -94,4 +86,6 @@ def _distillation(args: argparse.Namespace) -> Any:
 
     import_modules(args.imports)
     project = Project.open(args.folder)
-    return Distillation(project, args.opts, terms=args.terms, seeds=args.seeds)
+    return Distillation(
+        project, args.opts, terms=args.terms, seeds=args.seeds, imports=args.imports
+    )

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from kd_search.cli._arguments import command_parser
 from kd_search.pipeline.networks import NETWORKS
 
 
@@ -28,12 +29,8 @@ def get_parser() -> argparse.ArgumentParser:
         f"  {name:12} {network.what}{', from ImageNet weights' if network.pretrained else ''}"
         for name, network in NETWORKS.items()
     )
-    parser = argparse.ArgumentParser(
-        prog="kd-search init",
-        description=__doc__,
-        epilog=f"networks:\n{networks}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("init", __doc__)
+    parser.epilog = f"networks:\n{networks}"
     parser.add_argument("folder", metavar="DIR", type=Path, help="of the project")
     own = parser.add_argument_group("COCO-JSON with person_id")
     own.add_argument("--train", metavar="FILE", help="training set")

@@ -80,6 +80,7 @@ class Distillation:
         *,
         terms: Sequence[str] = (),
         seeds: Sequence[int] = (),
+        imports: Sequence[str] = (),
     ):
         """
         Args:
@@ -89,11 +90,13 @@ class Distillation:
                 of their own.
             seeds: of the students; empty: ``SEED`` of the config. The teacher has that of its
                 config. Others than that of the config get a folder of their own.
+            imports: modules that were imported for these configs.
 
         Raises:
             FileNotFoundError, ValueError: a config is missing, or has an unknown key or value.
         """
         self.project, self.opts = project, [str(opt) for opt in opts]
+        self.imports = list(imports)
         self.records = Records(project.folder)
         self._configs: dict[tuple[ModelRun, bool], CfgNode] = {}
         self._plain = {model: self._read(model) for model in _NAMES}
@@ -235,7 +238,7 @@ class Distillation:
         check_data(sets[0], sets[1], max_pixels=cfg.INPUT.MAX_IMAGE_PIXELS)
 
     def _train(self, run: ModelRun) -> None:
-        train(self.config(run), self.progress.hook(run.name))
+        train(self.config(run), self.progress.hook(run.name), self.imports)
 
     def _table_settings(self) -> dict[str, str]:
         cfg = self.config(self.teacher)
@@ -333,11 +336,14 @@ class Distillation:
 
     def summary(self) -> str:
         """The results as a table, and what they mean."""
-        lines = [" " * 26 + "".join(f"{c:>11}" for c in (*_COLUMNS, "params", "ms"))]
+        width = max(len(run.name) for run in self.runs)
+        lines = [" " * width + "".join(f"{c:>11}" for c in (*_COLUMNS, "params", "ms"))]
         for run in self.runs:
             row = read_json(run.evaluation)
             values = "".join(f"{row[c]:>11.1f}" if c in row else f"{'-':>11}" for c in _COLUMNS)
-            lines.append(f"{run.name:26}{values}{row['params']:>11,}{row['latency_ms']:>11.1f}")
+            lines.append(
+                f"{run.name:{width}}{values}{row['params']:>11,}{row['latency_ms']:>11.1f}"
+            )
         models = self.models()
         lines += findings(models)
         if unstable := latency_statement(models):

@@ -1,15 +1,17 @@
 """A training of a project."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
 from kd_search.engine import PersonSearchTrainer
+from kd_search.engine.finished_run import write_run_record
 from kd_search.utils.files import atomic_write
 
 
-def train(cfg: CfgNode, hook: HookBase) -> None:
+def train(cfg: CfgNode, hook: HookBase, imports: Sequence[str] = ()) -> None:
     """Train a network in ``OUTPUT_DIR``, from the last checkpoint on if there is one.
 
     ``config.yaml`` there is the whole config. Evaluation is a step of its own.
@@ -17,12 +19,14 @@ def train(cfg: CfgNode, hook: HookBase) -> None:
     Args:
         cfg: of the network.
         hook: runs besides those of the trainer.
+        imports: modules that other commands must import to use the network.
 
     Raises:
         KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, with a checkpoint.
     """
     with atomic_write(Path(cfg.OUTPUT_DIR) / "config.yaml") as file:
         file.write(cfg.dump().encode())
+    write_run_record(cfg.OUTPUT_DIR, imports)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TEST = ()

@@ -138,6 +138,15 @@ def test_other_settings_are_refused(straight):
     assert "--output" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_without_opencv_the_demo_says_what_to_install(tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("kd_search.synthetic")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert main(["demo", "--preset", "tiny", "--output", str(tmp_path / "demo")]) == 2
+    error = capsys.readouterr().err
+    assert "pip install opencv-python-headless" in error and "[1/12]" in error
+
+
 # kd-search distill on a copy of the folder -------------------------------------------------------
 
 

@@ -164,7 +164,7 @@ class Distillation:
             task = self._task(
                 "evaluate",
                 partial(self._evaluate, run),
-                lambda run=run: evaluation_settings(self.config(run, eval_only=True)),
+                partial(self._evaluation_settings, run),
                 [run.name],
                 run.evaluation,
                 name=name,
@@ -215,8 +215,12 @@ class Distillation:
         return {key: str(options[key]) for key in ("preset", "seed") if "preset" in options}
 
     def _generate(self) -> None:
-        from kd_search.synthetic import PRESETS, generate_dataset
-
+        try:
+            from kd_search.synthetic import PRESETS, generate_dataset
+        except ImportError as error:
+            raise ValueError(
+                f"generated pictures need OpenCV: pip install opencv-python-headless ({error})"
+            ) from None
         options = self.project.options
         generate_dataset(
             self.project.folder / "data", PRESETS[options["preset"]], seed=options["seed"]
@@ -250,6 +254,9 @@ class Distillation:
 
     def _build_table(self) -> None:
         build_table(self.config(self.teacher), str(self.teacher.weights)).save(str(self.table))
+
+    def _evaluation_settings(self, run: ModelRun) -> dict[str, str]:
+        return evaluation_settings(self.config(run, eval_only=True))
 
     def _evaluate(self, run: ModelRun) -> None:
         write_json(run.evaluation, measure(self.config(run, eval_only=True), run.weights))

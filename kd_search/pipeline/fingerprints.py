@@ -44,7 +44,7 @@ _DIGEST = "sha256 of "
 
 def training_settings(cfg: CfgNode) -> dict[str, str]:
     """What a training depends on: keys of its config, files of weights, content of its data."""
-    skipped = _NOT_OF_TRAINING
+    skipped: tuple[str, ...] = _NOT_OF_TRAINING
     if cfg.MODEL.META_ARCHITECTURE != "Distiller":
         skipped += ("DISTILLATION.",)
     return {

@@ -140,8 +140,8 @@ def find_sets(folder: Path, given: Mapping[str, Any]) -> DataSets:
         raise ValueError(
             "name the data: --train FILE --images FOLDER, or one of --prw, --cuhk-sysu and --mot"
         )
-    names = ("train", "images", "test", "test_images", "queries")
-    return coco_sets(folder, *map(given.get, names), seed=given["seed"])
+    more = {key: given.get(key) for key in ("test", "test_images", "queries")}
+    return coco_sets(folder, given["train"], given["images"], **more, seed=given["seed"])
 
 
 def data_choices(sets: DataSets) -> list[Choice]:

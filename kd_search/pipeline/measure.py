@@ -1,12 +1,12 @@
 """Evaluation and export of a trained network of a project, and the versions of packages."""
 
+import contextlib
 import platform
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import detectron2
 import numpy as np
 import torch
@@ -75,15 +75,20 @@ def export_student(cfg: CfgNode, weights: Path, path: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that numbers depend on."""
-    return {
+    found = {
         "kd_search": kd_search.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "detectron2": detectron2.__version__,
         "numpy": np.__version__,
-        "opencv": cv2.__version__,
     }
+    # It generates pictures; own ones do not need it.
+    with contextlib.suppress(ImportError):
+        import cv2
+
+        found["opencv"] = cv2.__version__
+    return found
 
 
 def _load(cfg: CfgNode, weights: Path) -> torch.nn.Module:

@@ -96,4 +96,5 @@ def _spec(cfg: CfgNode) -> Any:
     own.MODEL.DEVICE = "cpu"
     if own.MODEL.META_ARCHITECTURE == "Distiller":
         own.MODEL.META_ARCHITECTURE = own.DISTILLATION.STUDENT_META_ARCH
-    return build_distillable(own, "MODEL.META_ARCHITECTURE").spec()
+    network: Any = build_distillable(own, "MODEL.META_ARCHITECTURE")
+    return network.spec()

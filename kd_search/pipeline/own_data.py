@@ -146,7 +146,8 @@ def mot_sets(folder: Path, root: str, options: Sequence[str] = ()) -> DataSets:
         )
     # A quarter of the frames or less, of the shortest sequences: as many people train as can.
     by_length = sorted(found, key=lambda sequence: len(sequence.frames))
-    total, test, held = sum(len(sequence.frames) for sequence in found), [], 0
+    total, held = sum(len(sequence.frames) for sequence in found), 0
+    test: list[str] = []
     for sequence in by_length[:-1]:
         if test and held + len(sequence.frames) > total / 4:
             break

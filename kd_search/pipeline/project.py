@@ -127,8 +127,8 @@ def write_project(
         output = Choice("", "", "", {"OUTPUT_DIR": str(folder / model)})
         bases = [f"{SCHEME}{base}", f"{COMMON}.yaml"]
         files[model] = config_text(model, bases, [*choices, output])
-    output = {**distillation, "OUTPUT_DIR": str(folder / DISTILLED)}
-    files[DISTILLED] = config_text(DISTILLED, [f"{STUDENT}.yaml"], [Choice("", "", "", output)])
+    keys = {**distillation, "OUTPUT_DIR": str(folder / DISTILLED)}
+    files[DISTILLED] = config_text(DISTILLED, [f"{STUDENT}.yaml"], [Choice("", "", "", keys)])
     configs = folder / "configs"
     for name, text in files.items():
         _write(configs / f"{name}.yaml", text)
@@ -177,7 +177,8 @@ def config_text(name: str, bases: Sequence[str], choices: Sequence[Choice]) -> s
 
 
 def _wrapped(line: str, width: int = 94) -> list[str]:
-    parts, rest = [], line
+    parts: list[str] = []
+    rest = line
     while len(rest) > width and " " in rest[:width]:
         cut = rest.rindex(" ", 0, width)
         parts, rest = [*parts, rest[:cut]], f"  {rest[cut + 1 :]}"

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from kd_search.data.person_search.register import SplitFiles
-from kd_search.pipeline.held_out import hold_out_people, write_queries_of
+from kd_search.pipeline.held_out import choose_people, hold_out_people, write_queries_of
 
 
 def write_set(path, people_of, **more):
@@ -61,6 +61,13 @@ def test_the_seed_determines_the_people(many, tmp_path):
         held = hold_out_people(many, tmp_path / folder, seed=seed)
         found.append(people_in(content(held.test)))
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_cannot_be_searched_for_is_not_drawn(seed):
+    pictures = {"ann": {1}, "bob": {2}, "cid": {3, 4}, "dan": {5, 6}, "eve": {3, 5, 7, 8}}
+    assert set(choose_people(pictures, 4, seed)) <= {"cid", "dan", "eve"}
+    assert choose_people(pictures, 4, seed)
 
 
 def test_a_set_of_one_group_is_refused(tmp_path):

@@ -42,7 +42,9 @@ def _card(tile: Tile, captions: bool, width: int) -> str:
         scene = np.asarray(scene_with_boxes(tile, width, width * 3 // 4))
         where = "the person is framed" if tile.box is not None else "no person is framed"
         dashed = ", and the true place is dashed" if tile.truth is not None else ""
-        parts.append(page.photo(scene, f"{what}: the whole picture, {where}{dashed}"))
+        alt = f"{what}: the whole picture, {where}{dashed}"
+        # Scenes are most of the size of a page.
+        parts.append(page.photo(scene, alt, quality=72))
     person = framed_person(tile, 120, 200)
     if person is not None:
         parts.append(page.photo(np.asarray(person), f"{what}: the person"))

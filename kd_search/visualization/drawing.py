@@ -104,9 +104,9 @@ def png_bytes(image: np.ndarray) -> bytes:
     return _encode(image, "PNG", optimize=True)
 
 
-def jpeg_bytes(image: np.ndarray) -> bytes:
+def jpeg_bytes(image: np.ndarray, quality: int = 85) -> bytes:
     """(H, W, 3) uint8 RGB as a JPEG file with full colour resolution, so that outlines stay."""
-    return _encode(image, "JPEG", quality=85, subsampling=0, optimize=True)
+    return _encode(image, "JPEG", quality=quality, subsampling=0, optimize=True)
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -92,9 +92,9 @@ def scrollable(content: str, label: str) -> str:
     )
 
 
-def photo(image: np.ndarray, alt: str) -> str:
+def photo(image: np.ndarray, alt: str, quality: int = 85) -> str:
     """(H, W, 3) uint8 RGB as an image inside the file, JPEG."""
-    return _image(data_uri(jpeg_bytes(image), "jpeg"), image, alt)
+    return _image(data_uri(jpeg_bytes(image, quality), "jpeg"), image, alt)
 
 
 def drawing(image: np.ndarray, alt: str, dark: Optional[np.ndarray] = None) -> str:

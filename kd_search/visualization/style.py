@@ -85,6 +85,7 @@ td small { display: block; font-size: .8125rem; line-height: 1.3; color: var(--f
   gap: 1rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr));
   gap: 1.25rem 2.5rem; }
+.pair > .scroll { margin-top: 0; }
 .pair td { white-space: normal; overflow-wrap: anywhere; }
 figure { margin: 0; }
 img { display: block; width: 100%; height: auto; border-radius: 4px; }
@@ -117,7 +118,7 @@ article h3 { margin-top: 1.25rem; }
 .wanted > li, .ranks > li { display: grid; gap: .3rem .7rem; align-items: start; }
 .wanted > li { grid-template-columns: minmax(0, 24rem) minmax(0, 7.5rem); margin-bottom: 1.25rem; }
 .wanted img + img { max-height: 18rem; object-fit: contain; object-position: left top; }
-.ranks > li { grid-template-columns: minmax(0, 3.4fr) minmax(0, 1fr) minmax(6.2rem, 1.4fr);
+.ranks > li { grid-template-columns: minmax(0, 3.4fr) minmax(0, 1fr) 8.1rem;
   padding: .5rem 0; border-top: 1px solid var(--line); font-size: .875rem; line-height: 1.4; }
 .ranks img + img { max-height: 9rem; object-fit: contain; object-position: left top; }
 .models { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr));
@@ -125,6 +126,7 @@ article h3 { margin-top: 1.25rem; }
 .models > div > p { margin-bottom: .5rem; font-size: .9rem; }
 @media (max-width: 640px) { main { padding: 1.5rem .75rem 3rem; } section { padding: 1.1rem; }
   th, td { padding: .45rem .5rem; } tbody th:first-child { white-space: normal; }
+  .ranks > li { grid-template-columns: minmax(0, 3.4fr) minmax(0, 1fr) 6.4rem; }
   .bars { grid-template-columns: 1fr; gap: .1rem; } .bars > div { margin-bottom: .5rem; } }
 @media print { body { background: var(--white); } section, li { break-inside: avoid; } }
 """

@@ -51,14 +51,9 @@ _REQUEST = re.compile(
 def on_config(config):
     """Add the reference of the Python interface to the navigation."""
     reference = next(item["Reference"] for item in config.nav if "Reference" in item)
-    reference.append(
-        {
-            "Python": [
-                {re.sub(r"api/kd_search\.|api/|\.md$", "", uri): uri}
-                for uri in sorted(reference_pages())
-            ]
-        }
-    )
+    names = sorted(uri[len("api/") : -len(".md")] for uri in reference_pages())
+    pages = [{name.partition(".")[2] or name: f"api/{name}.md"} for name in names]
+    reference.append({"Python": pages})
     return config
 
 

@@ -149,14 +149,14 @@ def reference_pages():
 
 
 def _exports(path, module):
-    """{name: module that it comes from} of the names of ``__all__``."""
+    """{name: module that it comes from} of the names of a literal ``__all__``."""
     places, names = {}, []
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom):
             source = ".".join(filter(None, [module if node.level else "", node.module]))
             places.update({alias.name: source for alias in node.names})
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            names = ast.literal_eval(node.value)
+            names = ast.literal_eval(node.value) if isinstance(node.value, ast.List) else []
     return {name: places[name] for name in names if name in places}
 
 

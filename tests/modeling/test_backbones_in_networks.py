@@ -33,12 +33,12 @@ BUILDERS = {
 
 @pytest.fixture(autouse=True)
 def _small_swin(monkeypatch):
-    """Two blocks, the second with shifted windows, then one in each stage."""
+    """A block in each stage, and in res4 a second with shifted windows."""
 
     def create(name, width=1.0):
         if name != "swin_t":
             return create_network(name, width)
-        return SwinTransformer([4, 4], 16, [2, 1, 1, 1], [1, 1, 2, 2], [7, 7])
+        return SwinTransformer([4, 4], 16, [1, 1, 2, 1], [1, 1, 2, 2], [7, 7])
 
     monkeypatch.setattr(torchvision_backbones, "create_network", create)
 

@@ -75,6 +75,7 @@ _RANGES: tuple[tuple[Callable[[float], bool], str, tuple[str, ...]], ...] = (
             "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
             "MODEL.OIM.TEMPERATURE",
             "MODEL.RESNETS.WIDTH_MULTIPLIER",
+            "MODEL.TORCHVISION.WIDTH_MULTIPLIER",
             "REID_DATA.ERASING_SCALE",
             "REID_DATA.ERASING_RATIO",
         ),

@@ -332,6 +332,7 @@ def test_every_weight_of_mobilenet_is_trained():
         ("mobilenet_v9", (), RES, (NAME, "mobilenet_v9", "mobilenet_v2")),
         ("vit_b_16", (), RES, (NAME, "vit_b_16", "any size")),
         ("alexnet", (), RES, (NAME, "alexnet", "strides")),
+        ("mobilenet_v2", (), [], (f"{NODE}.OUT_FEATURES",)),
         ("mobilenet_v2", (), ["res7"], (NAME, "res7", "res5, last")),
         ("mobilenet_v2", (f"{NODE}.LAST_STRIDE", 3), RES, (f"{NODE}.LAST_STRIDE 3",)),
         ("swin_t", (f"{NODE}.LAST_STRIDE", 1), RES, (f"{NODE}.LAST_STRIDE", "swin_t")),
@@ -348,6 +349,11 @@ def test_mistakes_are_named_in_one_line(name, overrides, features, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_reid_network_names_a_map_that_its_backbone_does_not_have():
+    with pytest.raises(ValueError, match=r"MODEL.REID_NETWORK.FEATURE 'res5' .*'last'"):
+        build_model(reid_cfg("MODEL.BACKBONE.NAME", "build_mobilenet_v2_backbone"))
 
 
 def test_pyramid_of_strides_that_do_not_double_is_refused():

@@ -145,6 +145,8 @@ def _build(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str]) ->
             f"MODEL.PIXEL_MEAN must have 3 channels for a backbone of torchvision, "
             f"not {input_shape.channels}"
         )
+    if not out_features:
+        raise ValueError(f"{_NODE}.OUT_FEATURES is empty: name the maps of the backbone")
     network, layers, weights = _load_network(cfg)
     node = cfg.MODEL.TORCHVISION
     for name in out_features:
@@ -304,8 +306,7 @@ def _converted(old: nn.BatchNorm2d, norm: str) -> nn.Module:
         raise ValueError(
             f"{_NODE}.NORM {norm!r} does not fit {old.num_features} channels: {error}"
         ) from None
-    if new is None:
-        new = nn.Identity()
+    new = nn.Identity() if new is None else new
     if isinstance(new, (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)):
         # Not by load_state_dict, which takes old's version for that of another class.
         ours = new.state_dict()

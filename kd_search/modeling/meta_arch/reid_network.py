@@ -72,7 +72,8 @@ class ReIDNetwork(nn.Module):
             gather_over_ranks: with several ranks, compute the losses of the joint batch.
 
         Raises:
-            ValueError: there is no identity, or ``test_embedding`` is unknown.
+            ValueError: there is no identity, the backbone does not output ``feature``, or
+                ``test_embedding`` is unknown.
         """
         super().__init__()
         if num_ids < 1:
@@ -82,6 +83,7 @@ class ReIDNetwork(nn.Module):
             )
         check_choice("MODEL.REID_NETWORK.TEST_EMBEDDING", test_embedding, ("before", "after"))
         self.backbone = backbone
+        check_choice("MODEL.REID_NETWORK.FEATURE", feature, backbone.output_shape())
         self.feature = feature
         channels = backbone.output_shape()[feature].channels
         self.neck = nn.BatchNorm1d(channels)

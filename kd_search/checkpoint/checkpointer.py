@@ -25,6 +25,7 @@ from kd_search.utils.files import atomic_write, check_torch_archive
 
 logger = logging.getLogger(__name__)
 
+_KEYS = "MODEL.TORCHVISION.WEIGHTS and MODEL.WEIGHTS"
 _LAST = "last_checkpoint"
 _PERIODIC = re.compile(r"model_\d+\.pth")
 _HEURISTICS = "?matching_heuristics=True"
@@ -73,9 +74,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         self.max_to_keep = max_to_keep
         #: File and SHA-256 of the weights that backbones started from, by name of their module.
         self.initial_weights: dict[str, dict[str, str]] = {
-            name: module.initial_weights
-            for name, module in self.model.named_modules()
-            if getattr(module, "initial_weights", None)
+            name: weights for name, weights in self._backbone_weights() if "sha256" in weights
         }
         #: Iteration of the last checkpoint written by this process; ``None`` before the first.
         self.last_iteration: Optional[int] = None
@@ -131,6 +130,12 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         ]
         return sorted(files, key=lambda f: (os.stat(f).st_mtime_ns, f), reverse=True)
 
+    def _backbone_weights(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """``initial_weights`` of the modules that have it, such as ``LayerChain``."""
+        for name, module in self.model.named_modules():
+            if isinstance(getattr(module, "initial_weights", None), dict):
+                yield name, module.initial_weights  # type: ignore[misc]  # checked above
+
     # ------------------------------------------------------------------------------------ loading
 
     def load(self, path: str, checkpointables: Optional[list[str]] = None) -> dict[str, Any]:
@@ -139,7 +144,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         Args:
             path: a file, or a path of Detectron2 (``detectron2://...``, ``https://...``). The
                 suffix ``?matching_heuristics=True`` matches names as for Caffe2 models. Empty:
-                nothing is loaded.
+                nothing is loaded, and backbones must have found their own weights.
             checkpointables: names of other objects to load; ``None`` for all.
 
         Raises:
@@ -147,7 +152,12 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
             ValueError: the file is corrupt, refused, or no checkpoint.
         """
         if not path:
-            logger.info("No weights given: the model keeps its random initial weights")
+            logger.info("No weights given: the model keeps its initial weights")
+            for name, weights in self._backbone_weights():
+                if "missing" in weights:
+                    raise FileNotFoundError(weights["missing"])
+                if not weights:
+                    logger.warning("%s starts from random weights: name some, see %s", name, _KEYS)
             return {}
         names = list(self.checkpointables) if checkpointables is None else checkpointables
         return self._apply(self._read(path, names), path, names)

@@ -146,16 +146,16 @@ def build_teacher(cfg: CfgNode, parts: frozenset[Part], student: ModelSpec) -> F
     model = build_distillable(teacher_cfg, f"{_KEY}: MODEL.META_ARCHITECTURE")
     teacher = FrozenTeacher(model, parts, batch_statistics=node.BATCH_STATISTICS)
     teacher.aligner = TeacherOutputAligner(student, teacher.spec, node.CLASS_MAP)
-    load_teacher(model, cfg, teacher_cfg, "DISTILLATION.TEACHER")
+    load_teacher(model, cfg, node, teacher_cfg, "DISTILLATION.TEACHER")
     return teacher
 
 
 def read_teacher_config(cfg: CfgNode, node: CfgNode, key: str) -> CfgNode:
-    """The teacher's own config, on the student's device, with its weights as ``MODEL.WEIGHTS``.
+    """The teacher's own config, on the student's device.
 
     Args:
         cfg: the student's config.
-        node: with ``CONFIG_FILE``, ``OPTS`` and ``WEIGHTS``.
+        node: with ``CONFIG_FILE`` and ``OPTS``.
         key: of the node, for errors.
 
     Raises:
@@ -166,21 +166,21 @@ def read_teacher_config(cfg: CfgNode, node: CfgNode, key: str) -> CfgNode:
     merge_config_file(teacher_cfg, node.CONFIG_FILE, f"{key}.CONFIG_FILE")
     merge_overrides(teacher_cfg, node.OPTS, f"{key}.OPTS")
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
-    # Known to the network while it is built: its backbone then needs no weights of its own.
-    teacher_cfg.MODEL.WEIGHTS = node.WEIGHTS or teacher_cfg.MODEL.WEIGHTS
     if teacher_cfg.MODEL.META_ARCHITECTURE == "Distiller":
         # A distilled network is a teacher without its own teacher.
         teacher_cfg.MODEL.META_ARCHITECTURE = teacher_cfg.DISTILLATION.STUDENT_META_ARCH
     return teacher_cfg
 
 
-def load_teacher(model: nn.Module, cfg: CfgNode, teacher_cfg: CfgNode, key: str) -> str:
+def load_teacher(
+    model: nn.Module, cfg: CfgNode, node: CfgNode, teacher_cfg: CfgNode, key: str
+) -> str:
     """Load a teacher's weights and move it to the student's device; returns the path.
 
     Raises:
         ValueError: no weights are given, or they do not fit its config.
     """
-    weights: str = teacher_cfg.MODEL.WEIGHTS
+    weights: str = node.WEIGHTS or teacher_cfg.MODEL.WEIGHTS
     if not weights:
         raise ValueError(f"{key}.WEIGHTS is empty: set it to the weights of the teacher")
     load_trained(model, weights, trust_pickle=cfg.MODEL.TRUST_PICKLE)

@@ -4,6 +4,7 @@ import enum
 import hashlib
 import logging
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import nn
 from torchvision.models import densenet121, mobilenet_v2, mobilenet_v3_small
 
 import kd_search.modeling.backbones.classification_weights as weights_module
-from kd_search.checkpoint import PersonSearchCheckpointer
+from kd_search.checkpoint import PersonSearchCheckpointer, load_trained
 from kd_search.config import get_cfg
 
 WEIGHTS = "MODEL.TORCHVISION.WEIGHTS"
@@ -72,24 +73,39 @@ def test_a_checkpoint_around_the_weights_and_another_classifier_do_not_matter(tm
     assert equal(backbone_of("mobilenet_v3_small", WEIGHTS, str(tmp_path / "w.pth")), network)
 
 
-def test_a_random_start_is_said_in_a_warning(caplog):
-    backbone = backbone_of("mobilenet_v3_small")
-    (record,) = [r for r in caplog.records if WEIGHTS in r.getMessage()]
-    assert record.levelno == logging.WARNING and "random" in record.getMessage()
-    assert backbone.initial_weights == {}
-    caplog.clear()
-    # These weights replace it.
-    backbone_of("mobilenet_v3_small", "MODEL.WEIGHTS", "all.pth")
-    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+def warnings_of(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-def test_a_missing_file_is_an_error_unless_other_weights_replace_it(caplog):
-    with pytest.raises(FileNotFoundError, match=f"{WEIGHTS}: no/such.pth"):
-        backbone_of("mobilenet_v3_small", WEIGHTS, "no/such.pth")
-    backbone = backbone_of("mobilenet_v3_small", WEIGHTS, "no/such.pth", "MODEL.WEIGHTS", "all.pth")
-    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert "no/such.pth" in record.getMessage() and "all.pth" in record.getMessage()
-    assert backbone.initial_weights == {}
+def test_a_random_start_of_training_is_said_in_a_warning(tmp_path, caplog):
+    model = nn.ModuleDict({"backbone": backbone_of("mobilenet_v3_small")})
+    assert model["backbone"].initial_weights == {}
+    assert warnings_of(caplog) == []
+    PersonSearchCheckpointer(model, str(tmp_path)).resume_or_load("")
+    (line,) = warnings_of(caplog)
+    assert "backbone" in line and "random" in line and WEIGHTS in line
+
+
+def test_training_without_the_file_is_refused(tmp_path):
+    model = nn.ModuleDict({"backbone": backbone_of("mobilenet_v3_small", WEIGHTS, "no/such.pth")})
+    with pytest.raises(FileNotFoundError, match=f"{WEIGHTS}: no/such.pth") as error:
+        PersonSearchCheckpointer(model, str(tmp_path)).resume_or_load("")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_the_whole_network_replace_a_missing_file(tmp_path, saved, caplog):
+    network, path = saved
+    whole = {f"backbone.{key}": value for key, value in network.state_dict().items()}
+    torch.save({"model": whole}, tmp_path / "all.pth")
+    model = nn.ModuleDict({"backbone": backbone_of("mobilenet_v3_small", WEIGHTS, "no/such.pth")})
+    assert "no/such.pth" in warnings_of(caplog)[0]
+    load_trained(model, str(tmp_path / "all.pth"))
+    assert equal(model["backbone"], network)
+    checkpointer = PersonSearchCheckpointer(model, str(tmp_path / "run"))
+    checkpointer.save("model_0000001", iteration=1)
+    assert "initial_weights" not in torch.load(tmp_path / "run" / "model_0000001.pth")
+    # So does the checkpoint of a training that goes on.
+    PersonSearchCheckpointer(model, str(tmp_path / "run")).resume_or_load("")
 
 
 @pytest.mark.parametrize(
@@ -132,8 +148,8 @@ def test_weights_of_timm_are_a_file_with_timms_names_and_images(tmp_path):
         backbone_of(name, WEIGHTS, str(path))
     images = ("MODEL.PIXEL_MEAN", mean, "MODEL.PIXEL_STD", std)
     assert equal(backbone_of(name, WEIGHTS, str(path), *images), network)
-    with pytest.raises(FileNotFoundError, match=f"{WEIGHTS}: IMAGENET1K_V1"):
-        backbone_of(name, WEIGHTS, "IMAGENET1K_V1", *images)
+    missing = backbone_of(name, WEIGHTS, "IMAGENET1K_V1", *images).initial_weights["missing"]
+    assert f"{WEIGHTS}: IMAGENET1K_V1" in missing
 
 
 class Known(enum.Enum):
@@ -152,8 +168,8 @@ def test_names_are_files_of_torchvisions_cache(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(weights_module, "_known_weights", lambda name: dict(Known.__members__))
     folder = tmp_path / "hub" / "checkpoints"
-    with pytest.raises(FileNotFoundError, match=f"{WEIGHTS}: V1 .*example.org.*net.pth.*{folder}"):
-        backbone_of("mobilenet_v3_small", WEIGHTS, "V1")
+    missing = backbone_of("mobilenet_v3_small", WEIGHTS, "V1").initial_weights["missing"]
+    assert re.match(f"{WEIGHTS}: V1 .*example.org.*net.pth.*{folder}", missing)
     folder.mkdir(parents=True)
     (folder / "net.pth").write_bytes(path.read_bytes())
     assert equal(backbone_of("mobilenet_v3_small", WEIGHTS, "V1"), network)
@@ -161,8 +177,8 @@ def test_names_are_files_of_torchvisions_cache(saved, tmp_path, monkeypatch):
 
 def test_torchvisions_own_names_are_known(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="IMAGENET1K_V2 .*mobilenet_v2-.*pth"):
-        backbone_of("mobilenet_v2", WEIGHTS, "IMAGENET1K_V2")
+    missing = backbone_of("mobilenet_v2", WEIGHTS, "IMAGENET1K_V2").initial_weights["missing"]
+    assert re.search("IMAGENET1K_V2 .*mobilenet_v2-.*pth", missing)
 
 
 def test_old_names_of_densenets_are_known(tmp_path):

@@ -46,28 +46,24 @@ def load_weights(network: nn.Module, layers: Sequence[str], cfg: CfgNode) -> dic
             the weights were trained with.
 
     Returns:
-        ``file`` and ``sha256`` of what was loaded; empty if nothing was: the key is empty, or the
-        file is missing where ``MODEL.WEIGHTS`` names the weights of the whole network.
+        ``file`` and ``sha256`` of what was loaded; empty if the key is; ``missing``, a message, if
+        there is no such file. The checkpointer refuses to train with the latter, unless it loads
+        the whole network, as searches and teachers do.
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: the file is corrupt, or of another network or input; ``network`` must not be
             used then.
     """
     name, source = cfg.MODEL.TORCHVISION.NAME, cfg.MODEL.TORCHVISION.WEIGHTS
     if not source:
-        level = logging.INFO if cfg.MODEL.WEIGHTS else logging.WARNING
-        logger.log(level, "%s starts from random weights: %s is empty", name, _KEY)
         return {}
     known = _known_weights(name)
     _check_input(network, known, source, cfg)
     try:
         path = _locate(source, known)
     except FileNotFoundError as error:
-        if not cfg.MODEL.WEIGHTS:
-            raise
-        logger.warning("%s; MODEL.WEIGHTS %s must hold them", error, cfg.MODEL.WEIGHTS)
-        return {}
+        logger.warning("%s", error)
+        return {"missing": str(error)}
     state = _read(path)
     sha256 = file_sha256(path)
     _load(network, {layer.split(".")[0] for layer in layers}, state, path)

@@ -177,8 +177,9 @@ class LayerChain(nn.Module):
 
     Attributes:
         steps: the layers.
-        initial_weights: ``file`` and ``sha256`` of the weights that the layers were loaded from;
-            empty for a random start. The checkpointer saves them.
+        initial_weights: ``file`` and ``sha256`` of the weights that the layers were loaded from,
+            which the checkpointer saves; empty for a random start; ``missing``, a message, for one
+            that is none by intention.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[Layer], channels_last: bool = False):

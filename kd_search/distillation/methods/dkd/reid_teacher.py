@@ -81,7 +81,7 @@ class ReIDTeacher(Companion):
             teacher_cfg.MODEL.REID_NETWORK.NUM_IDS = cfg.MODEL.OIM.NUM_IDS
         model = build_distillable(teacher_cfg)
         check_protocol(model, CropTeacher, "a re-ID teacher", f"{_KEY}.CONFIG_FILE")
-        weights = load_teacher(model, cfg, teacher_cfg, _KEY)
+        weights = load_teacher(model, cfg, node, teacher_cfg, _KEY)
         height, width = teacher_cfg.REID_DATA.SIZE
         size, sia = (height, width), cfg.DISTILLATION.SIA
         arguments: dict[str, Any] = {

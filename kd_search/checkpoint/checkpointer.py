@@ -134,7 +134,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
         """``initial_weights`` of the modules that have it, such as ``LayerChain``."""
         for name, module in self.model.named_modules():
             if isinstance(getattr(module, "initial_weights", None), dict):
-                yield name, module.initial_weights  # type: ignore[misc]  # checked above
+                yield name, module.initial_weights
 
     # ------------------------------------------------------------------------------------ loading
 

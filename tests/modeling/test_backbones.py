@@ -4,37 +4,18 @@ import pytest
 import torch
 import torchvision
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import build_model
+from tiny_backbone import RES, backbone_of, cfg_of, random_statistics
 from tiny_reid import reid_cfg
 from torch import nn
 from torchvision.models import densenet121, mobilenet_v2
 
-import kd_search.modeling  # noqa: F401  registers the backbones
-from kd_search.config import get_cfg
 from kd_search.modeling.backbones.layer_chain import ChainBackbone, find_layers
 from kd_search.modeling.backbones.torchvision_backbones import build_last_stage, create_network
 
 NAME, NODE = "MODEL.TORCHVISION.NAME", "MODEL.TORCHVISION"
-RES = ("res2", "res3", "res4", "res5")
 #: Height and width that are no multiples of 32.
 SIZE = (70, 101)
-
-
-def cfg_of(name, *overrides, builder="build_torchvision_backbone", features=RES):
-    cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = builder
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.TORCHVISION.NAME = name
-    cfg.MODEL.TORCHVISION.OUT_FEATURES = list(features)
-    cfg.MODEL.FPN.IN_FEATURES = list(features)
-    cfg.MODEL.FPN.OUT_CHANNELS = 8
-    cfg.merge_from_list(list(overrides))
-    return cfg
-
-
-def backbone_of(name, *overrides, **kwargs):
-    torch.manual_seed(0)
-    return build_backbone(cfg_of(name, *overrides, **kwargs))
 
 
 def same_network(name):
@@ -188,16 +169,6 @@ def test_out_norm_is_a_layer_norm_over_channels():
         var = value.double().var(dim=1, keepdim=True, unbiased=False)
         expected = (value.double() - mean) / (var + 1e-5).sqrt()
         torch.testing.assert_close(normed[name].double(), expected, rtol=1e-3, atol=1e-3)
-
-
-def random_statistics(module):
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 2)
-            nn.init.normal_(m.bias)
-            m.running_mean.normal_()
-            m.running_var.uniform_(0.5, 2)
-            m.num_batches_tracked.fill_(3)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small"])
@@ -395,58 +366,3 @@ def test_only_layers_in_a_row_are_found():
     with pytest.raises(ValueError):
         ChainBackbone(network, find_layers(network), ["res3"])
     assert network.training
-
-
-def test_timm_is_named_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(ValueError, match="pip install timm"):
-        backbone_of("timm:resnet18")
-
-
-# timm is no requirement: https://github.com/huggingface/pytorch-image-models
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        "mobilenetv2_050",
-        "efficientnet_b0",
-        "regnety_002",
-        "swin_tiny_patch4_window7_224",
-    ],
-)
-def test_networks_of_timm_have_the_maps_that_timm_gives(name):
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    options = {"strict_img_size": False} if "swin" in name else {}
-    theirs = timm.create_model(name, features_only=True, **options).eval()
-    backbone = backbone_of(f"timm:{name}").eval()
-    info = theirs.feature_info
-    assert [s.stride for s in backbone.output_shape().values()] == info.reduction()[-4:]
-    assert [s.channels for s in backbone.output_shape().values()] == info.channels()[-4:]
-    random_statistics(backbone)
-    ours = backbone.state_dict()
-    state = {
-        key: next(v for name, v in ours.items() if name.replace(".", "_") == key.replace(".", "_"))
-        for key in theirs.state_dict()
-    }
-    theirs.load_state_dict(state)
-    x = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        found, expected = backbone(x), theirs(x)
-    for key, value in zip(RES, expected[-4:]):
-        if "swin" in name:
-            value = value.permute(0, 3, 1, 2)
-        if not ("swin" in name and key == "res5"):  # timm's lacks the last normalisation
-            torch.testing.assert_close(found[key], value)
-
-
-def test_frozen_norms_of_timm_keep_their_activations():
-    pytest.importorskip("timm")
-    plain = backbone_of("timm:mobilenetv3_small_050").eval()
-    frozen = backbone_of("timm:mobilenetv3_small_050", f"{NODE}.NORM", "FrozenBN").eval()
-    x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        found, expected = frozen(x), plain(x)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
-    for key in RES:
-        torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-4)

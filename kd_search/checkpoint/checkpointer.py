@@ -25,7 +25,7 @@ from kd_search.utils.files import atomic_write, check_torch_archive
 
 logger = logging.getLogger(__name__)
 
-_KEYS = "MODEL.TORCHVISION.WEIGHTS and MODEL.WEIGHTS"
+_BOTH_EMPTY = "MODEL.TORCHVISION.WEIGHTS and MODEL.WEIGHTS are empty"
 _LAST = "last_checkpoint"
 _PERIODIC = re.compile(r"model_\d+\.pth")
 _HEURISTICS = "?matching_heuristics=True"
@@ -157,7 +157,7 @@ class PersonSearchCheckpointer(DetectionCheckpointer):
                 if "missing" in weights:
                     raise FileNotFoundError(weights["missing"])
                 if not weights:
-                    logger.warning("%s starts from random weights: name some, see %s", name, _KEYS)
+                    logger.warning("%s starts from random weights: %s", name, _BOTH_EMPTY)
             return {}
         names = list(self.checkpointables) if checkpointables is None else checkpointables
         return self._apply(self._read(path, names), path, names)

@@ -7,7 +7,7 @@
 
 Several query pictures show the same person; their mean is searched for. Without --box, the person
 with the highest score of each query picture is meant. --person searches for people that an earlier
-search has found, by their ids. Each result says whether it is likely the same person, by the
+search has found, by their ids. Query pictures that are in the gallery are left out. Each result says whether it is likely the same person, by the
 calibration of the model.
 
 --right and --wrong mark results by their ids and search again, closer to the right ones and without
@@ -125,12 +125,19 @@ def _search(args: argparse.Namespace) -> None:
     if args.box and len(args.box) != len(args.query):
         raise ValueError(f"{len(args.box)} --box for {len(args.query)} query pictures")
     where, marks = filter_of(args), _marks(args)
-    from kd_search.cli._gallery import load_searcher
+    from kd_search.cli._gallery import load_searcher, printable
     from kd_search.gallery import Gallery
+    from kd_search.utils.files import file_sha256
 
     searcher = load_searcher(args.model, gallery=args.gallery) if args.model else None
     gallery = Gallery(args.gallery)
     wanted, rows = find_people(searcher, args.query, args.box)
+    own = list(args.person)
+    for image in args.query:
+        ids = gallery.ids_of(file_sha256(image))
+        if ids:
+            print(printable(f"left out: {image}, which is a query picture"))
+        own += ids
     for hit_id in args.person:
         hit = gallery.hit(hit_id)
         wanted.append(Wanted(hit.path, hit.box, hit.score))
@@ -142,7 +149,7 @@ def _search(args: argparse.Namespace) -> None:
         [gallery.embedding(hit_id) for hit_id in marks.right],
         [gallery.embedding(hit_id) for hit_id in marks.wrong],
     )
-    hits = gallery.search(refined, args.top_k, where, per=args.per, without=marks.wrong)
+    hits = gallery.search(refined, args.top_k, where, per=args.per, without=[*own, *marks.wrong])
     if args.marks:
         marks.write(args.marks)
     _report(args, gallery, wanted, query, hits, marks, searcher)

@@ -175,6 +175,17 @@ class Gallery:
         """A hit by its id."""
         return self._hit(self._row_of(hit_id), similarity, None)
 
+    def ids_of(self, sha256: str) -> list[str]:
+        """Ids of the people in the files with that content."""
+        for row in self.files:
+            if row.sha256 == sha256 and row.count:
+                start = self._first_row(row)
+                rows = np.arange(start, start + row.count)
+                if self._matrix.live is not None:
+                    rows = rows[self._matrix.live[rows]]
+                return [f"{row.content}.{person}" for person in self._people["person"][rows]]
+        return []
+
     # -- inside ----------------------------------------------------------------------------------
 
     def _read(self, manifest: Manifest) -> bool:

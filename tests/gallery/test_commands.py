@@ -97,18 +97,27 @@ def test_filters_and_groups(indexed):
 
 
 def test_without_a_box_the_highest_score_is_meant(indexed):
-    save(indexed / "one.png", (3,))
+    save(indexed / "one.png", (3,), height=41)
     command = ["search", "--gallery", "people", "--model", "student.onnx", "--query", "one.png"]
     assert main([*command, "--output", "found.json"]) == 0
     document = json.loads((indexed / "found.json").read_text())
     assert names(document)[0] == "20261102" and document["query"][0]["score"] > 0.8
 
 
+def test_the_query_picture_is_left_out(indexed, capsys):
+    query = "f/gate/20261103_080000.png"
+    capsys.readouterr()
+    document = search(query=query, box=("0", "0", "20", "20"))
+    assert "left out" in (out := capsys.readouterr().out) and query in out
+    assert names(document) == ["20261101", "20261102"]
+
+
 def test_several_pictures_and_earlier_results(indexed):
     found = search()["results"]
     again = search("--person", found[0]["id"], query=None)
-    assert names(again)[:2] == names({"results": found})[:2]
-    assert again["query"][0]["path" if "path" in again["query"][0] else "image"] == found[0]["path"]
+    assert names(again)[0] == names({"results": found})[1]
+    assert again["query"][0]["image"] == found[0]["path"]
+    assert found[0]["id"] not in [result["id"] for result in again["results"]]
     both = search("--person", found[0]["id"])
     assert len(both["query"]) == 2
     # Without the model nothing is said of what a similarity means.

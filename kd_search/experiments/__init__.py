@@ -18,10 +18,8 @@ from kd_search.experiments.run_folder import (
 )
 from kd_search.experiments.runs import Run, RunFailed, run_all
 from kd_search.experiments.study import (
-    Networks,
     Row,
     Study,
-    StudyParser,
     choose_names,
     choose_rows,
     config_value,
@@ -33,6 +31,7 @@ from kd_search.experiments.study import (
     teacher_opts,
     teacher_run,
 )
+from kd_search.experiments.study_options import Networks, StudyParser
 from kd_search.experiments.table import (
     BASE,
     TEACHER,

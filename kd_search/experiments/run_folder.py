@@ -132,7 +132,12 @@ def _metric_lines(output: Path) -> list[dict[str, float]]:
 
 
 def train_and_evaluate(
-    config_file: str, opts: Sequence[Any], output: Path, *, on_train: bool
+    config_file: str,
+    opts: Sequence[Any],
+    output: Path,
+    *,
+    on_train: bool,
+    choices: Optional[Path] = None,
 ) -> dict[str, Any]:
     """Train from the last checkpoint on, evaluate, and write :data:`RESULT_FILE`.
 
@@ -142,6 +147,7 @@ def train_and_evaluate(
         output: folder of the run, created if absent.
         on_train: evaluate on the training set too, except for re-ID sets, which have no queries
             there.
+        choices: results file of a study, which must hold how its settings were chosen.
 
     Returns:
         the content of :data:`RESULT_FILE`: ``metrics``, ``train_metrics``; ``per_query``, see
@@ -151,7 +157,9 @@ def train_and_evaluate(
 
     Raises:
         SettingsError: see :func:`read_result`.
+        ValueError: no choices are recorded; nothing is trained or tested.
     """
+    require_choices(choices)
     cfg = build_run_config(config_file, opts, output)
     settings = settings_of(cfg)
     done = read_result(output, settings)
@@ -174,6 +182,7 @@ def train_and_evaluate(
     model, cfg = load_trained_run(config_file, opts, output)
     on_train = on_train and not is_reid(cfg.DATASETS.TRAIN[0])
     times = [line["time"] for line in _metric_lines(output) if "time" in line]
+    require_choices(choices)
     metrics = evaluate_on(cfg, model, cfg.DATASETS.TEST[:1])
     result = {
         "metrics": metrics,
@@ -191,6 +200,22 @@ def train_and_evaluate(
     }
     write_json(output / RESULT_FILE, result, sealed=True)
     return result
+
+
+def require_choices(path: Optional[Path]) -> None:
+    """Refuse to test a run before the choices of its study are in its results file.
+
+    Raises:
+        ValueError: there is no such file, or it holds no choices; not where ``path`` is ``None``.
+    """
+    if path is None:
+        return
+    recorded = path.is_file() and (read_json(path, sealed=True).get("protocol") or {})
+    if not recorded or not recorded.get("recorded"):
+        raise ValueError(
+            f"{path}: no choices of settings are recorded; the test set is evaluated after that "
+            "alone: start the study, not the run"
+        )
 
 
 def now() -> str:

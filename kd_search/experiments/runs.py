@@ -42,6 +42,8 @@ class Run:
     #: KEY VALUE overrides.
     opts: list[Any]
     folder: Path
+    #: Results file in which the choices of the study must be recorded before the run is tested.
+    choices: Optional[Path] = None
 
     @cached_property
     def config(self) -> CfgNode:
@@ -66,6 +68,7 @@ class Run:
         command += ["--config-file", self.config_file, "--output", str(self.folder)]
         command += ["--on-train"] if on_train else []
         command += [] if core is None else ["--core", str(core)]
+        command += [] if self.choices is None else ["--choices", str(self.choices)]
         return [*command, *map(str, self.opts)]
 
 

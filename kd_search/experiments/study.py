@@ -1,8 +1,6 @@
 """A study: teachers, then a student for each row and seed, then a table."""
 
 import argparse
-import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +12,9 @@ from detectron2.config import CfgNode
 from kd_search.experiments.results_file import FORMAT, share_environments, write_study
 from kd_search.experiments.run_folder import build_run_config
 from kd_search.experiments.runs import Run, RunFailed, run_all
+from kd_search.experiments.study_options import recorded_command
 from kd_search.experiments.table import TEACHER, TableLayout, draw, markdown, summarise, write_text
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Config files of a student and of its teacher, relative to the checkout."""
-
-    student: str
-    teacher: str
+from kd_search.experiments.tuning import choose_settings, recorded_protocol
 
 
 @dataclass(frozen=True)
@@ -36,8 +28,10 @@ class Row:
     paper: tuple[float, ...] = ()
     #: Names from ``DISTILLATION.TERMS``, for :meth:`student_opts`; none for the student alone.
     terms: tuple[str, ...] = ()
-    #: A row that the study is about: it has more seeds, see :class:`StudyParser`.
+    #: A row that the study is about: it has more seeds, see :class:`.study_options.StudyParser`.
     main: bool = False
+    #: No student to choose settings for: a teacher, or the common start of the students.
+    fixed: bool = False
 
     def opts(self) -> list[Any]:
         """The overrides as KEY VALUE ..."""
@@ -58,7 +52,7 @@ class Row:
 
         Args:
             student_arch: meta-architecture of the student.
-            args: of :class:`StudyParser`.
+            args: of :class:`.study_options.StudyParser`.
             weights: of the teacher.
             teacher: node of the teacher below ``DISTILLATION``.
         """
@@ -112,77 +106,6 @@ def choose_rows(rows: Sequence[AnyRow], names: Sequence[str]) -> list[AnyRow]:
     return [row for row in rows if row.name in chosen]
 
 
-_RUNS = """\
-Every run has a folder of its own under --output, with its log. Ctrl-C stops all runs with a
-checkpoint; the same command resumes them and trains nothing twice. More rows and seeds can be added
-later. The table is written as .md, .json and .png, and again after each run; the .json has every
-run, and kd-search results makes the tables of documents from it."""
-
-#: Options that change no number, left out of the recorded command.
-_NOT_RECORDED = ("--jobs", "--output", "--results")
-
-
-class StudyParser(argparse.ArgumentParser):
-    """Command-line options that all studies share; a script adds its own.
-
-    Parsed options are checked, and the defaults that ``--set`` stands for are filled in.
-
-    Args:
-        description: docstring of the script.
-        sets: networks by the names that ``--set`` takes; the first one is the default.
-        rows: names, for the help.
-        folder: of the project's results.
-    """
-
-    def __init__(
-        self, description: str, sets: Mapping[str, Networks], rows: Sequence[str], folder: str
-    ) -> None:
-        raw = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, epilog=_RUNS, formatter_class=raw)
-        self.sets, self.folder = sets, folder
-        add = self.add_argument
-        add("--set", choices=sorted(sets), default=next(iter(sets)), help="default networks")
-        add("--student-config", help="instead of the set's; distilled or plain")
-        add("--teacher-config", help="instead of the set's")
-        add("--rows", nargs="+", default=[], metavar="ROW", help=f"of {', '.join(rows)}")
-        add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="SEED")
-        add("--iterations", type=int, help="instead of the student's SOLVER.MAX_ITER")
-        add("--output", type=Path, help=f"default: {folder}/ablation_SET")
-        add("--jobs", type=int, default=1, help="runs at a time, one core each")
-        add("--on-train", action="store_true", help="evaluate on training images too")
-        add("--opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of every student")
-        add("--teacher-opts", nargs="+", default=[], metavar="X", help="KEY VALUE ... of teachers")
-        add("--teacher-iterations", type=int, help="instead of the teacher's SOLVER.MAX_ITER")
-        add("--results", type=Path, metavar="FILE", help="write the .json there, too")
-        add("--finished", action="store_true", help="train nothing: table of the finished runs")
-
-    def parse_args(self, args=None, namespace=None):
-        given = list(sys.argv[1:] if args is None else args)
-        args = super().parse_args(args, namespace)
-        args.script, args.given = os.path.abspath(sys.argv[0]), given
-        for option, opts in (("--opts", args.opts), ("--teacher-opts", args.teacher_opts)):
-            if len(opts) % 2:
-                self.error(f"{option} must be pairs KEY VALUE")
-        if args.jobs < 1:
-            self.error("--jobs must be at least 1")
-        networks = self.sets[args.set]
-        args.student_config = args.student_config or networks.student
-        args.teacher_config = args.teacher_config or networks.teacher
-        args.output = args.output or Path(self.folder) / f"ablation_{args.set}"
-        return args
-
-
-def recorded_command(args: argparse.Namespace) -> str:
-    """The command line of a study without the options that change no number."""
-    kept, given = [], iter(args.given)
-    for word in given:
-        if word in _NOT_RECORDED:
-            next(given, None)
-        elif word != "--finished" and not word.startswith(tuple(f"{o}=" for o in _NOT_RECORDED)):
-            kept.append(word)
-    return shlex.join(["python", os.path.relpath(args.script), *kept])
-
-
 def schedule(cfg: CfgNode, iterations: Optional[int]) -> list[Any]:
     """KEY VALUE overrides for another number of iterations: steps scale with it, and so does the
     warm-up of a shorter training. None where ``iterations`` is ``None``."""
@@ -229,21 +152,30 @@ def student_runs(
 ) -> dict[tuple[str, int], Run]:
     """The trainings of the students by (row, seed); all rows of a seed before the next seed.
 
+    Main rows have ``args.main_seeds``, the others ``args.seeds``; the overrides that were chosen
+    for a row are the last ones.
+
     Args:
-        args: of :class:`StudyParser`.
+        args: of :class:`.study_options.StudyParser`.
         cfg: config of the student, for the schedule.
         rows: trained with each seed, in the folder ``folder_of`` below ``--output``.
         opts_of: (row, seed) to KEY VALUE overrides that precede ``--opts``.
         iterations: instead of ``--iterations``.
     """
-    begin = schedule(cfg, iterations or args.iterations)
     runs = {}
-    for seed in args.seeds:
+    for seed in dict.fromkeys([*args.seeds, *args.main_seeds]):
         for row in rows:
-            opts = [*begin, "SEED", seed, *opts_of(row, seed), *args.opts]
-            folder = args.output.absolute() / folder_of(row) / f"seed{seed}"
-            name = f"{row.name}, seed {seed}"
-            runs[row.name, seed] = Run(name, args.student_config, opts, folder)
+            if seed not in (args.main_seeds if row.main else args.seeds):
+                continue
+            chosen = dict(args.tuned.get(row.name, {}))
+            length = chosen.pop("iterations", None) or iterations or args.iterations
+            opts = [*schedule(cfg, length), "SEED", seed, *opts_of(row, seed), *args.opts]
+            opts += [x for pair in chosen.items() for x in pair]
+            folder = args.output.absolute() / folder_of(row)
+            if row.name in args.tuned:
+                folder /= args.candidate
+            name = " ".join(filter(None, (row.name, args.candidate))) + f", seed {seed}"
+            runs[row.name, seed] = Run(name, args.student_config, opts, folder / f"seed{seed}")
     return runs
 
 
@@ -271,6 +203,16 @@ class Study:
     @property
     def output(self) -> Path:
         return self.args.output.absolute()
+
+    @property
+    def results_file(self) -> Path:
+        """The .json in the output folder."""
+        return self.output / f"{self.layout.stem}.json"
+
+    def all_runs(self) -> list[Run]:
+        """Every training, those first that others depend on."""
+        runs = [*self.first, *self.teachers.values(), *self.runs.values()]
+        return list({run.folder: run for run in runs}.values())
 
     def finished(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Results so far.
@@ -309,6 +251,7 @@ class Study:
                 {"name": row.name, "paper": list(row.paper), "main": row.main} for row in self.rows
             ],
             "environments": environments,
+            "protocol": self.args.protocol,
             "teachers": teachers,
             "runs": runs,
         }
@@ -370,7 +313,7 @@ def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.
 
     Args:
         make_study: may raise ValueError or FileNotFoundError on wrong options.
-        args: of :class:`StudyParser`.
+        args: of :class:`.study_options.StudyParser`.
 
     Returns:
         the exit status of the script: 0; 1 where students failed; 2 where nothing could be run; 130
@@ -380,8 +323,14 @@ def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.
     try:
         study = make_study(args)
         if args.finished:
+            args.protocol = recorded_protocol(study)
             print(study.write_table())
             return 0
+        study = choose_settings(make_study, args, study)
+        # Recorded before anything is tested; a run refuses to be tested otherwise.
+        study.write_table()
+        for run in study.all_runs():
+            run.choices = study.results_file if args.protocol else None
         failed = run_all([*study.first, *study.teachers.values()], **options)
         if failed:
             raise RunFailed("; ".join(failed))

@@ -29,6 +29,9 @@ def main(argv: Optional[list[str]] = None) -> int:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, type=Path, help="folder of this run")
     parser.add_argument("--on-train", action="store_true", help="evaluate on the training set too")
+    parser.add_argument(
+        "--choices", type=Path, help="results file that must hold the choices before the test"
+    )
     parser.add_argument("--core", type=int, help="run on this core alone, with one thread")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides")
     args = parser.parse_args(argv)
@@ -40,7 +43,11 @@ def main(argv: Optional[list[str]] = None) -> int:
             if taken_over:
                 print(taken_over, flush=True)
             result = train_and_evaluate(
-                args.config_file, args.opts, args.output, on_train=args.on_train
+                args.config_file,
+                args.opts,
+                args.output,
+                on_train=args.on_train,
+                choices=args.choices,
             )
     except KeyboardInterrupt:
         return 130

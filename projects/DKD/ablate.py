@@ -102,8 +102,14 @@ def grid_rows(terms: Sequence[str], augmentations: Sequence[str]) -> list[DKDRow
         ValueError: an unknown name.
     """
     names = choose_names("--rows", list(TERMS), terms)
-    return [DKDRow(name) for name in names if name == NONE] + [
-        DKDRow(f"{name}, {sia}", terms=TERMS[name], taught=name, augmentation=sia)
+    return [DKDRow(name, main=True) for name in names if name == NONE] + [
+        DKDRow(
+            f"{name}, {sia}",
+            terms=TERMS[name],
+            main=(name, sia) == ("all", "ISA+FSA"),
+            taught=name,
+            augmentation=sia,
+        )
         for name in names
         if name != NONE
         for sia in choose_names("--sia", list(AUGMENTATIONS), augmentations)

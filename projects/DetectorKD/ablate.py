@@ -66,7 +66,7 @@ class DetectorRow(Row):
 
 #: The paper's rows, and the two pairs that it leaves out.
 ROWS = (
-    DetectorRow("base", paper=(54.7, 49.3)),
+    DetectorRow("base", paper=(54.7, 49.3), main=True),
     DetectorRow("L2", _L2, (54.6, 48.5), _REGRESSION),
     DetectorRow("L2-B", _L2_B, (55.9, 50.1), _REGRESSION),
     DetectorRow("CLS", _CLS, (57.4, 50.8), _CLASSES),
@@ -77,7 +77,11 @@ ROWS = (
     DetectorRow("CLS-W+Hints-A", {**_CLS_W, **_HINTS_A}, (), (*_CLASSES, *_HINT)),
     DetectorRow("L2-B+Hints-A", {**_L2_B, **_HINTS_A}, (), (*_REGRESSION, *_HINT)),
     DetectorRow(
-        "all", {**_L2_B, **_CLS_W, **_HINTS_A}, (59.4, 53.7), (*_REGRESSION, *_CLASSES, *_HINT)
+        "all",
+        {**_L2_B, **_CLS_W, **_HINTS_A},
+        (59.4, 53.7),
+        (*_REGRESSION, *_CLASSES, *_HINT),
+        main=True,
     ),
 )
 

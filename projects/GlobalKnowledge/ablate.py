@@ -63,14 +63,14 @@ _WEIGHTED = "DISTILLATION.GLOBAL_KNOWLEDGE.WEIGHTED"
 #: Each row has the terms of the one before and more. The paper has such tables, but their numbers
 #: could not be recovered.
 ROWS = (
-    Row(NONE),
+    Row(NONE, main=True),
     Row("feature", {_WEIGHTED: False}, terms=_FEATURE),
     Row("+weights", {_WEIGHTED: True}, terms=_FEATURE),
     Row("+global", {_WEIGHTED: True}, terms=_GLOBAL),
-    Row("+soft", {_WEIGHTED: True}, terms=(*_GLOBAL, "WeightedSoftLabelTerm")),
+    Row("+soft", {_WEIGHTED: True}, terms=(*_GLOBAL, "WeightedSoftLabelTerm"), main=True),
 )
 #: The students' common start with --start-iterations.
-START = Row("start")
+START = Row("start", main=True, fixed=True)
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:

@@ -41,20 +41,20 @@ _START = "DISTILLATION.INIT_FROM_TEACHER"
 _UP_TO_RES3 = ["backbone.stem", "backbone.res2", "backbone.res3"]
 
 #: A teacher is a row too: students are compared with the one that taught them.
-_TEACHER = Row(TEACHER)
+_TEACHER = Row(TEACHER, main=True, fixed=True)
 ALL = "all"
 #: Sets of rows. The students of a seed learn from that seed's teacher and are initialised from it.
 STUDIES: dict[str, tuple[Row, ...]] = {
     # Which losses: L_CE and L_TR are the student's own ("task"), L_KD and L_DP the terms.
     "terms": (
         _TEACHER,
-        Row("task", {_TERMS: []}),
+        Row("task", {_TERMS: []}, main=True),
         Row("task+KD", {_TERMS: [_LOGITS]}),
         Row("task+DP", {_TERMS: [_DISTANCES]}),
         Row("KD+DP", {_TERMS: [_LOGITS, _DISTANCES], _CROSS_ENTROPY: 0.0, _TRIPLET: 0.0}),
         Row("CE+KD+DP", {_TERMS: [_LOGITS, _DISTANCES], _TRIPLET: 0.0}),
         Row("TR+KD+DP", {_TERMS: [_LOGITS, _DISTANCES], _CROSS_ENTROPY: 0.0}),
-        Row(ALL, {_TERMS: [_LOGITS, _DISTANCES]}),
+        Row(ALL, {_TERMS: [_LOGITS, _DISTANCES]}, main=True),
     ),
     # How many of the teacher's views the student sees; "all" has the config's number.
     "views": (_TEACHER, *(Row(f"M={number}", {_VIEWS: number}) for number in (1, 2, 4, 8))),
@@ -98,7 +98,7 @@ def make_study(args: argparse.Namespace) -> Study:
         seed: teacher_run(
             args, seed, name=f"{TEACHER}, seed {seed}", folder=f"{TEACHER}/seed{seed}"
         )
-        for seed in args.seeds
+        for seed in dict.fromkeys([*args.seeds, *args.main_seeds])
     }
     runs = student_runs(
         args,
@@ -113,7 +113,12 @@ def make_study(args: argparse.Namespace) -> Study:
         args,
         cfg,
         rows,
-        {(row.name, seed): runs[row.name, seed] for seed in args.seeds for row in rows},
+        {
+            (row.name, seed): runs[row.name, seed]
+            for seed in teachers
+            for row in rows
+            if (row.name, seed) in runs
+        },
         TableLayout(base=TEACHER, stem=args.study),
         first=list(teachers.values()),
     )

@@ -154,7 +154,7 @@ def test_table_of_finished_runs(study_of, tmp_path):
     for (row, seed), run in study.runs.items():
         finish(run, {"mAP": {"none": 40.0, "all, ISA": 42.0}[row] + seed, "top1": 50.0})
     text = study.write_table()
-    assert "| all, ISA | 43.5 ± 0.7 | 50.0 ± 0.0 | +2.0 ± 0.0 | 43.0, 44.0 |" in text
+    assert "| all, ISA | 43.5 ± 0.7 | 50.0 ± 0.0 | +2.0 ± 0.0 | +2.0 to +2.0 | 43.0, 44.0 |" in text
     assert "| all | 43.5 ± 0.7 |" in text
     assert (tmp_path / "out" / "ablation.png").exists()
 

@@ -100,8 +100,8 @@ def test_table_of_finished_runs(tmp_path):
     for (row, seed), run in study.runs.items():
         finish(run, {"AP50": {"none": 40.0, "+global": 42.0}[row] + seed})
     text = study.write_table()
-    assert "| none | 41.5 ± 0.7 | - | 41.0, 42.0 |" in text
-    assert "| +global | 43.5 ± 0.7 | +2.0 ± 0.0 | 43.0, 44.0 |" in text
+    assert "| none | 41.5 ± 0.7 | - | - | 41.0, 42.0 |" in text
+    assert "| +global | 43.5 ± 0.7 | +2.0 ± 0.0 | +2.0 to +2.0 | 43.0, 44.0 |" in text
     assert (tmp_path / "ablation.png").exists()
 
 

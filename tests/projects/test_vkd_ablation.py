@@ -127,9 +127,11 @@ def test_table_of_finished_runs(study_of, tmp_path):
     for (row, seed), run in study.runs.items():
         finish(run, {"i2v_mAP": {"teacher": 40.0, "all": 42.0}[row] + seed, "v2v_mAP": 50.0})
     lines = study.write_table().splitlines()
-    assert lines[2] == "| row | i2v_mAP | v2v_mAP | i2v_mAP above teacher | i2v_mAP by seed |"
-    assert lines[4] == "| teacher | 41.5 ± 0.7 | 50.0 ± 0.0 | - | 41.0, 42.0 |"
-    assert lines[5] == "| all | 43.5 ± 0.7 | 50.0 ± 0.0 | +2.0 ± 0.0 | 43.0, 44.0 |"
+    assert lines[2] == (
+        "| row | i2v_mAP | v2v_mAP | i2v_mAP above teacher | 95 % over seeds | i2v_mAP by seed |"
+    )
+    assert lines[4] == "| teacher | 41.5 ± 0.7 | 50.0 ± 0.0 | - | - | 41.0, 42.0 |"
+    assert lines[5] == "| all | 43.5 ± 0.7 | 50.0 ± 0.0 | +2.0 ± 0.0 | +2.0 to +2.0 | 43.0, 44.0 |"
     assert len(lines) == 6
     assert (tmp_path / "out" / "terms.png").exists()
 

@@ -33,8 +33,8 @@ for the length of the schedule, as many candidates for each row:
     - {iterations: 900, SOLVER.BASE_LR: 0.0005}
     rows:
       all:
-      - {iterations: 450, DISTILLATION.HINT.LOSS_WEIGHT: 0.5}
-      - {iterations: 900, DISTILLATION.HINT.LOSS_WEIGHT: 1.0}
+      - {iterations: 450, SOLVER.WEIGHT_DECAY: 0.01}
+      - {iterations: 900, SOLVER.WEIGHT_DECAY: 0.05}
 
 They are trained, with teachers of their own, on a part of the training set and compared on people
 and frames split off it. The choices are recorded in the .json before anything is tested."""

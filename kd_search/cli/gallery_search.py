@@ -7,8 +7,8 @@
 
 Several query pictures show the same person; their mean is searched for. Without --box, the person
 with the highest score of each query picture is meant. --person searches for people that an earlier
-search has found, by their ids. Query pictures that are in the gallery are left out. Each result says whether it is likely the same person, by the
-calibration of the model.
+search has found, by their ids. Query pictures that are in the gallery are left out. Each result
+says whether it is likely the same person, by the calibration of the model.
 
 --right and --wrong mark results by their ids and search again, closer to the right ones and without
 the wrong ones; with --marks FILE they are kept for the next search, and --undo removes the last.

@@ -6,7 +6,7 @@ selections with fixed numbers of rows and masks. It is what the formats ``onnx``
 """
 
 import math
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -297,22 +297,15 @@ def region_features(
 
 
 def pooled(pooler: ROIPooler, maps: list[torch.Tensor], boxes: torch.Tensor) -> torch.Tensor:
-    """(N, C, h, w) features of boxes, each from the level of its size.
-
-    Every level pools every box, and the right one is taken. Boxes of other levels are replaced by
-    empty ones, which cost next to nothing.
-    """
-    index = torch.zeros_like(boxes[:, :1])
+    """(N, C, h, w) features of boxes, each from the level of its size."""
+    rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
     if len(maps) == 1:
-        return pooler.level_poolers[0](maps[0], torch.cat([index, boxes], dim=1))
+        return pooler.level_poolers[0](maps[0], rois)
     levels = level_of(pooler, boxes)
-    result: Optional[torch.Tensor] = None
+    result = maps[0].new_zeros((boxes.shape[0], maps[0].shape[1], *pooler.output_size))
     for level, (level_pooler, features) in enumerate(zip(pooler.level_poolers, maps)):
-        here = levels == level
-        inside = torch.where(here[:, None], boxes, 0.0)
-        part = level_pooler(features, torch.cat([index, inside], dim=1))
-        result = part if result is None else torch.where(here[:, None, None, None], part, result)
-    assert result is not None
+        here = (levels == level).nonzero()[:, 0]
+        result = result.index_put((here,), level_pooler(features, rois[here]))
     return result
 
 

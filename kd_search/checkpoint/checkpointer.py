@@ -323,21 +323,24 @@ class _CompleteCheckpointer(PersonSearchCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         lacks = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
-        # Anchors are made from the config; only some versions of Detectron2 save them.
-        missing = sorted(
-            key
-            for key in lacks
-            if "cell_anchors" not in key
-            and ".id_table." not in key
-            and not key.startswith(self.optional)
-        )
+        missing = sorted(key for key in lacks if not self._may_differ(key))
+        # Those of a training are no news where a network is used.
+        incompatible.unexpected_keys[:] = [
+            key for key in incompatible.unexpected_keys if not self._may_differ(key)
+        ]
         if missing:
-            unused = ", and have for no part of it " + _first_of(sorted(incompatible[1]))
+            unused = ", and have for no part of it " + _first_of(
+                sorted(incompatible.unexpected_keys)
+            )
             raise ValueError(
                 f"{self._path}: the weights are not of this config: they lack, or have in another "
-                f"shape, {_first_of(missing)}{unused if incompatible[1] else ''}"
+                f"shape, {_first_of(missing)}{unused if incompatible.unexpected_keys else ''}"
             )
         return incompatible
+
+    def _may_differ(self, key: str) -> bool:
+        # Anchors are made from the config; only some versions of Detectron2 save them.
+        return "cell_anchors" in key or ".id_table." in key or key.startswith(self.optional)
 
 
 def load_trained(

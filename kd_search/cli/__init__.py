@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -75,6 +76,12 @@ def _silence_warnings_of_other_packages() -> None:
     # Upstream Detectron2 imports setuptools' pkg_resources.
     warnings.filterwarnings("ignore", message=".*pkg_resources")
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    # Detectron2 asks torch how extensions would be compiled, to write it into the log.
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_of_users)
+
+
+def _is_of_users(record: logging.LogRecord) -> bool:
+    return "No CUDA runtime is found" not in record.getMessage()
 
 
 def usage() -> str:

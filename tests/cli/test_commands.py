@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -86,6 +87,15 @@ def test_a_command_that_is_not_there_is_one_line(capsys):
     assert capsys.readouterr().err == (
         "kd-search: there is no command serach, did you mean search?\n"
     )
+
+
+def test_notes_of_torch_about_compilers_are_left_out(caplog):
+    cli.main(["compare", "absent", "absent"])
+    torch_logger = logging.getLogger("torch.utils.cpp_extension")
+    caplog.clear()
+    torch_logger.warning("No CUDA runtime is found, using CUDA_HOME='/usr/local/cuda'")
+    torch_logger.warning("another one")
+    assert caplog.messages == ["another one"]
 
 
 def test_choices_of_parsers_are_those_of_the_library():

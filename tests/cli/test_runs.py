@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_cfg
@@ -12,6 +13,7 @@ from tiny_training_set import PEOPLE, forget, register_people, write_pictures
 
 from kd_search import cli
 from kd_search.engine.finished_run import find_run
+from kd_search.engine.searcher import CheckpointSearcher
 
 pytestmark = pytest.mark.e2e
 SETS = ("own_train", "own_test", "own_other")
@@ -131,7 +133,7 @@ def test_an_evaluation_by_train_leaves_the_config_of_a_distilled_training(studen
     assert (student / "inference" / "own_test" / "person_search_results.json").is_file()
 
 
-def test_every_command_takes_every_form_of_a_run(evaluated, project, elsewhere, capsys):
+def test_every_command_takes_every_form_of_a_run(evaluated, project, elsewhere, capsys, caplog):
     forms = [evaluated, evaluated / "inference", evaluated / "inference" / "own_test"]
     for i, run in enumerate(forms):
         assert call("show", run, "--output", f"{i}.png") == 0
@@ -143,13 +145,37 @@ def test_every_command_takes_every_form_of_a_run(evaluated, project, elsewhere, 
     photos = project / "photos"
     box = ("--query", photos / "0.png", "--box", 4, 6, 44, 86)
     assert call("search", forms[2], *box, "--gallery", photos, "--output", "found.html") == 0
+    assert "Left out: " in capsys.readouterr().out
+    caplog.clear()
     assert call("export", forms[1], "--output", "student.ts", "--check-images", 1) == 0
     assert "0.png" in capsys.readouterr().out
+    assert not [message for message in caplog.messages if "id_table" in message]
     assert call("table", project / "teacher", "--output", "table.pth", "SEED", 3) == 0
     assert call("gradients", forms[0], "--batches", 1) == 0
     assert "loss_id_table" in capsys.readouterr().out
     left = {"found.html", "found.json", "student.ts", "table.pth", "0.png", "plots2"}
     assert left <= set(os.listdir(elsewhere))
+
+
+def test_a_searcher_of_a_training_detects_embeds_and_ranks(student, project, elsewhere):
+    photos = project / "photos"
+    searcher = CheckpointSearcher.load(student)
+    boxes, scores, embeddings = searcher.detect(str(photos / "1.png"))
+    assert boxes.shape == (len(scores), 4) and len(embeddings) == len(scores) > 0
+    (given,) = searcher.embed(str(photos / "0.png"), [[4, 6, 44, 86]])
+    assert np.linalg.norm(given) == pytest.approx(1, abs=1e-5)
+    query = searcher.find_query(str(photos / "0.png"), [4, 6, 44, 86])
+    np.testing.assert_array_equal(query.embedding, given)
+    outcome = searcher.search(query, str(photos), top_k=2)
+    assert [os.path.basename(path) for path in outcome.left_out] == ["0.png"]
+    assert outcome.searched == len(PEOPLE) - 1 and len(outcome.hits) == 2
+    # The best hit is the most similar of all detections in the other pictures.
+    found = [searcher.detect(str(photos / f"{i}.png"))[2] @ given for i in (1, 2, 3)]
+    assert outcome.hits[0].similarity == max(map(max, found))
+    with pytest.raises(ValueError, match=r"0\.png.*128 x 96"):
+        searcher.embed(str(photos / "0.png"), [[200, 0, 240, 40]])
+    with pytest.raises(ValueError, match="besides the query picture"):
+        searcher.search(query, [str(photos / "0.png")])
 
 
 def test_several_sets_are_named(evaluated, capsys):

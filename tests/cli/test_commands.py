@@ -76,9 +76,7 @@ def test_usage_names_every_command():
 def test_options_have_one_name_in_all_commands(command):
     module = importlib.import_module(f"kd_search.cli.{cli.COMMANDS[command][0]}")
     shown = module.get_parser().format_help()
-    # Commands that run an exported network name its file --model.
-    exported = ("--model",) if command not in ("index", "calibrate") else ()
-    for other in ("--checkpoint", "--json-report", "--out ", "--config ", *exported):
+    for other in ("--checkpoint", "--json-report", "--out ", "--config "):
         assert other not in shown
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, sqrt
 from typing import Any, Optional
 
 from kd_search.pipeline.networks import NETWORKS, Network, find_network
@@ -172,14 +172,16 @@ def choose_training(network: Network, data: Statistics, side: int) -> list[Choic
         f"{data.identities} people, with {seen:.1f} boxes, is seen "
         f"{iterations / per_epoch * seen:.0f} times"
     )
-    size = data.size * min(1.0, side / data.short_side)
-    anchors = [max(16, 4 * round(size * factor / 4)) for factor in (0.5, 1, 2)]
+    # As the shipped configs have them: 24, 48, 96 and 32, 64, 128 for 26 to 80 and 31 to 137.
+    scale = min(1.0, side / data.short_side)
+    small, large = scale * data.small, scale * data.large
+    anchors = [max(16, 4 * round(size / 4)) for size in (small, sqrt(small * large), large)]
     return [
         _schedule(iterations, why, {"SOLVER.CHECKPOINT_PERIOD": max(100, iterations // 20)}),
         Choice(
             "anchors",
             ", ".join(map(str, anchors)),
-            f"half, once and twice the size of people, {size:.0f} pixels in the input",
+            f"from the small to the large people of the input, {small:.0f} to {large:.0f} pixels",
             {"MODEL.ANCHOR_GENERATOR.SIZES": [[anchor] for anchor in anchors]},
         ),
     ]

@@ -356,6 +356,8 @@ class Distillation:
         if unstable := latency_statement(models):
             lines.append(unstable)
         lines.append(f"exported student: {self.exported}")
+        run = self.students[DISTILLED][0]
+        lines.append(f"without torch: kd-search export {run.folder} --output student.onnx")
         lines.append(f"report: {self.project.folder / 'report.html'}")
         return "\n".join(lines)
 

@@ -246,13 +246,14 @@ class Statistics:
     #: Boxes of people with an identity.
     labelled: int
     unlabelled: int
-    #: Shorter side of the pictures, and the height and the root of the area of people: medians, in
-    #: pixels.
+    #: Shorter side of the pictures, median, in pixels.
     short_side: int
     #: Longer divided by shorter side, median.
     aspect: float
+    #: Height of people, median, and the range of the root of their area: 5th and 99th percentile.
     height: float
-    size: float
+    small: float
+    large: float
     #: Largest number of people in a picture.
     crowd: int
 
@@ -262,6 +263,7 @@ def statistics_of(dicts: Sequence[Mapping[str, Any]]) -> Statistics:
     people = [annotation for record in dicts for annotation in non_crowd(dict(record))]
     boxes = np.array([annotation["bbox"] for annotation in people], dtype=np.float64)
     sides = boxes[:, 2:] - boxes[:, :2]
+    small, large = np.percentile(np.sqrt(sides.prod(axis=1)), [5, 99])
     ids = Counter(a["person_id"] for a in people if a["person_id"] >= 0)
     return Statistics(
         images=sum(bool(record["annotations"]) for record in dicts),
@@ -271,7 +273,8 @@ def statistics_of(dicts: Sequence[Mapping[str, Any]]) -> Statistics:
         short_side=int(np.median([min(d["width"], d["height"]) for d in dicts])),
         aspect=float(np.median([_aspect(record) for record in dicts])),
         height=float(np.median(sides[:, 1])),
-        size=float(np.median(np.sqrt(sides.prod(axis=1)))),
+        small=float(small),
+        large=float(large),
         crowd=max(len(non_crowd(dict(record))) for record in dicts),
     )
 

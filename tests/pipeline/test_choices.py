@@ -1,5 +1,6 @@
 """The rules by which init chooses, compared with the shipped configs that they come from."""
 
+import numpy as np
 import pytest
 
 from kd_search import model_zoo
@@ -14,7 +15,8 @@ WEIGHTS = {"teacher": "a.pkl", "student": "b.pth"}
 def data(**changes):
     """About PRW-c6: 720 x 576, one camera."""
     usual = {"images": 480, "identities": 147, "labelled": 1056, "unlabelled": 4}
-    usual |= {"short_side": 576, "aspect": 1.25, "height": 250.0, "size": 160.0, "crowd": 6}
+    usual |= {"short_side": 576, "aspect": 1.25, "height": 132.0}
+    usual |= {"small": 61.2, "large": 274.4, "crowd": 6}
     return Statistics(**{**usual, **changes})
 
 
@@ -76,8 +78,11 @@ def test_schedule_from_scratch_follows_pictures_and_identities(changes, iteratio
 
 
 def test_anchors_follow_the_size_of_people_in_the_input():
-    chosen = keys(choose_training(NETWORKS["r18_fpn"], data(), 288))
-    assert chosen["MODEL.ANCHOR_GENERATOR.SIZES"] == [[40], [80], [160]]
+    network = NETWORKS["r18_fpn"]
+    chosen = keys(choose_training(network, data(), 288))["MODEL.ANCHOR_GENERATOR.SIZES"]
+    assert chosen == [[32], [64], [136]]
+    shipped = model_zoo.get_config(network.config).MODEL.ANCHOR_GENERATOR.SIZES
+    assert np.allclose(chosen, shipped, rtol=0.1)
 
 
 def test_schedule_from_imagenet_weights_is_the_recipe_for_the_batch():
@@ -139,4 +144,7 @@ def test_statistics():
     )
     assert (found.images, found.identities, found.labelled, found.unlabelled) == (2, 2, 4, 1)
     assert (found.short_side, found.aspect) == (100, 2.0)
-    assert (found.height, found.size, found.crowd) == (40.0, 20.0, 3)
+    assert (found.height, found.crowd) == (40.0, 3)
+    # Sizes 8, 20, 20, 20, 40: percentiles by linear interpolation.
+    assert found.small == pytest.approx(8 + 0.2 * 12)
+    assert found.large == pytest.approx(20 + 0.96 * 20)

@@ -156,7 +156,7 @@ def share_of_gap(
         or the difference could be chance, or the interval has no end.
     """
     gap = compare_models(plain, teacher)
-    if not gap.is_clear or gap.result.difference.low <= 0:
+    if not gap.is_clear:
         return None
     gain = compare_models(plain, distilled)
     aps = [
@@ -165,9 +165,12 @@ def share_of_gap(
     ]
     high, low, taught = (np.array([ap[query] for query in aps[0]]) for ap in aps)
     weights = resampling_weights(len(high), 10000, 0).astype(np.float64)
-    # Resamples without a gap (fewer than one in forty) have no share: they count as the farthest.
+    # Resamples without a gap have no share: they count as the farthest. Where they are more than
+    # one in forty, as with a teacher that is worse, the interval has no end.
     gaps, gains = weights @ (high - low), weights @ (taught - low)
-    shares = np.where(gaps > 0, 100 * gains / np.where(gaps > 0, gaps, 1), np.inf * np.sign(gains))
+    shares = np.where(
+        gaps > 0, 100 * gains / np.where(gaps > 0, gaps, 1), np.copysign(np.inf, gains)
+    )
     ends = np.percentile(shares, [2.5, 97.5], method="nearest")
     if not np.isfinite(ends).all():
         return None

@@ -30,7 +30,9 @@ def results(aps, ranks=None, intervals=None):
         }
         for i, ap in enumerate(aps)
     ]
-    metrics = {"person_search": {"mAP": float(np.nanmean(aps))}, "detection": {"AP": None}}
+    rated = [ap for ap in aps if not math.isnan(ap)]
+    mean_ap = float(np.mean(rated)) if rated else None
+    metrics = {"person_search": {"mAP": mean_ap}, "detection": {"AP": None}}
     return {"metrics": metrics, "intervals": intervals or {}, "queries": rows}
 
 
@@ -62,7 +64,9 @@ def test_interval_is_that_of_the_evaluation_or_made_from_its_queries():
     ours = model("plain", np.append(BASE, math.nan))
     assert ours.interval("mAP") == pytest.approx(tuple(bootstrap(BASE, 1000)), rel=1e-6)
     # Of several runs: of the means of each query.
-    both = model("plain", BASE, BASE + 2 * NOISE)
+    aps = (BASE, BASE + 2 * NOISE)
+    runs = [TrainedRun(i, results(ap, intervals={"mAP": [1, 2]})) for i, ap in enumerate(aps)]
+    both = TrainedModel("m", "plain", runs)
     assert both.interval("mAP") == pytest.approx(tuple(bootstrap(BASE + NOISE, 1000)), rel=1e-6)
 
 

@@ -168,9 +168,9 @@ def share_of_gap(
     # Resamples without a gap have no share: they count as the farthest. Where they are more than
     # one in forty, as with a teacher that is worse, the interval has no end.
     gaps, gains = weights @ (high - low), weights @ (taught - low)
-    shares = np.where(
-        gaps > 0, 100 * gains / np.where(gaps > 0, gaps, 1), np.copysign(np.inf, gains)
-    )
+    has_gap = gaps > 0
+    shares = 100 * gains / np.where(has_gap, gaps, 1)
+    shares = np.where(has_gap, shares, np.copysign(np.inf, gains))
     ends = np.percentile(shares, [2.5, 97.5], method="nearest")
     if not np.isfinite(ends).all():
         return None

@@ -20,7 +20,7 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 #: Benchmarks that read ``harness.scale``.
-SCALES = ("prototypes", "search_eval")
+SCALES = ("gallery", "prototypes", "search_eval")
 
 
 def benchmark_names():

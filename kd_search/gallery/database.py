@@ -134,7 +134,6 @@ class Database:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self._connection.text_factory = os.fsdecode
             if read_only:
                 self._connection.execute("PRAGMA query_only = on")
                 return
@@ -169,9 +168,8 @@ class Database:
             try:
                 state = self._connection.execute(f"SELECT {_STATE}, crc FROM state").fetchall()
                 for name, row_type in _TABLES.items():
-                    query = f"SELECT {_columns(row_type)} FROM {name}"
-                    rows = self._connection.execute(query).fetchall()
-                    setattr(tables, name, [row_type(*row) for row in rows])
+                    rows = self._rows(f"SELECT {_columns(row_type)} FROM {name}")
+                    setattr(tables, name, list(map(row_type._make, rows)))
             finally:
                 self._connection.execute("ROLLBACK")
             ((version, clock, next_id, total, crc),) = state
@@ -180,6 +178,20 @@ class Database:
         tables.version, tables.clock, tables.next_id = version, clock, next_id
         self._total = total
         return tables
+
+    def _rows(self, query: str) -> list[tuple]:
+        try:
+            return self._connection.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            if "decode" not in str(error):
+                raise
+        # Names of files that are not UTF-8. To decode all texts in Python takes several times as
+        # long.
+        self._connection.text_factory = os.fsdecode
+        try:
+            return self._connection.execute(query).fetchall()
+        finally:
+            self._connection.text_factory = str
 
     def commit(self, change: Change, version: int) -> None:
         """Write a change and wait until the disk has it.

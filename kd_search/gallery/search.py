@@ -312,10 +312,6 @@ class Gallery:
             rows = rows[~np.isin(rows, [self._row_of(hit_id) for hit_id in without])]
         return rows
 
-    def _files_of(self, row: int) -> list[FileRow]:
-        span = slice(*np.searchsorted(self._pair_row, [row, row + 1]))
-        return [self.files[index] for index in self._pair_file[span]]
-
     def _first_of_each(self, rows: np.ndarray, per: str, where: Optional[Filter]) -> list[int]:
         if per == "person":
             return list(range(len(rows)))
@@ -338,23 +334,24 @@ class Gallery:
         return self.files[files[0]]
 
     def _hit(self, row: int, similarity: float, where: Optional[Filter]) -> Hit:
-        file, person = self._shown(row, where), self._people[row]
-        video = person["frame"] >= 0
-        also = tuple(other.path for other in self._files_of(row) if other.path != file.path)
-        second = float(person["second"])
+        file = self._shown(row, where)
+        box, score, frame, second, first, last, _, person = self._people[row].tolist()
+        video = frame >= 0
+        others = self._pair_file[slice(*np.searchsorted(self._pair_row, (row, row + 1)))]
+        also = (self.files[index].path for index in others) if len(others) > 1 else ()
         return Hit(
-            id=f"{file.content}.{person['person']}",
+            id=f"{file.content}.{person}",
             path=file.path,
-            also=also,
-            box=tuple(float(value) for value in person["box"]),
-            score=float(person["score"]),
+            also=tuple(path for path in also if path != file.path),
+            box=tuple(box),
+            score=score,
             similarity=similarity,
             camera=file.camera,
             time=None if file.time is None else file.time + second,
-            frame=int(person["frame"]) if video else None,
+            frame=frame if video else None,
             second=second if video else None,
-            first=float(person["first"]) if video else None,
-            last=float(person["last"]) if video else None,
+            first=first if video else None,
+            last=last if video else None,
             width=file.width,
             height=file.height,
         )

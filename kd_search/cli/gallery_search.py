@@ -245,7 +245,7 @@ def _report(
         )
     for rank, r in enumerate(results, 1):
         place = " ".join(filter(None, (r["camera"], r["time_text"])))
-        second = "" if r["second"] is None else f" at {r['second']:.1f} s"
+        second = "" if r["second"] is None else f" {_span(r)}"
         line = (
             f"{rank:4d}  {r['similarity']:6.3f}  {r['verdict']:8}  {r['id']:>8}  {place}  "
             f"{r['path']}{second}  box {_text(r['box'])}{'  (right)' if r['mark'] else ''}"
@@ -288,23 +288,32 @@ def _write_page(
         lines = [
             (f"{r['verdict']}, similarity {r['similarity']:.3f}", INK),
             (" ".join(filter(None, (r["camera"], r["time_text"]))) or "time unknown", FAINT_INK),
+            *([] if r["second"] is None else [(_span(r), FAINT_INK)]),
             (f"score {r['score']:.2f}, id {r['id']}", FAINT_INK),
             (printable(r["path"]), FAINT_INK),
         ]
-        scene = _scene(r["path"]) if r["frame"] is None else None
+        scene = _scene(r["path"], r["second"])
         box = r["box"] if scene is None or scene.shape[:2] == (r["height"], r["width"]) else None
         correct = True if r["mark"] else None
         tiles.append(Tile(f"rank {rank}", scene, box, correct=correct, lines=lines))
     write_own_search_page(path, "Search for a person", queries, tiles, facts)
 
 
-def _scene(image: str) -> np.ndarray | None:
+def _scene(path: str, second: float | None = None) -> np.ndarray | None:
     from kd_search.cli._gallery import read_picture
+    from kd_search.gallery.video import is_video, read_frame
 
     try:
-        return read_picture(image)
+        if second is not None and is_video(path):
+            return read_frame(path, second, sys.maxsize)
+        return read_picture(path)
     except ValueError:
         return None
+
+
+def _span(result: dict[str, Any]) -> str:
+    """When somebody is seen in a video."""
+    return f"at {result['second']:.1f} s, seen {result['first']:.1f} to {result['last']:.1f} s"
 
 
 def _text(box: Sequence[float]) -> str:

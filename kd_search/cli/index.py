@@ -1,4 +1,4 @@
-"""Find and embed everybody in folders of pictures, for searches.
+"""Find and embed everybody in folders of pictures and videos, for searches.
 
     kd-search index /footage --model student.onnx --gallery people
     kd-search index /footage --model student.onnx --gallery people \\
@@ -7,6 +7,9 @@
 The folder of the gallery is made if it does not exist. Run it again to add what is new: a file is
 read again only where its size, its time or the rules for camera and time have changed. It may be
 interrupted at any moment, also by kill -9 or a power failure, and goes on when it runs again.
+
+Of a video one frame in --frame-step seconds is looked at, and a person who is seen in several is
+one result. Videos need PyAV (pip install av).
 
 A gallery holds personal data: the file docs/gallery.md says what to consider.
 
@@ -55,8 +58,19 @@ def get_parser() -> argparse.ArgumentParser:
         "--remove-missing", action="store_true", help="remove files that are gone from the folders"
     )
     parser.add_argument("--retry", action="store_true", help="also files that could not be read")
-    parser.add_argument("--max-bytes", type=int, default=200_000_000, help="default: 200,000,000")
-    parser.add_argument("--max-pixels", type=int, help="of a picture (default: as the model's)")
+    parser.add_argument(
+        "--max-bytes", type=int, default=200_000_000, help="of a picture (default: 200,000,000)"
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, help="of a picture or frame (default: as the model's)"
+    )
+    parser.add_argument(
+        "--frame-step",
+        type=float,
+        default=0.5,
+        metavar="SECONDS",
+        help="between the frames of a video that are looked at (default: 0.5)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
     return parser
 
@@ -87,6 +101,8 @@ def _index(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
+    if not args.frame_step > 0:
+        raise ValueError(f"--frame-step must be more than 0, not {args.frame_step}")
     if args.retention is not None and not args.retention >= 0:
         raise ValueError(f"--retention must be 0 or more, not {args.retention}")
     old = read_manifest(args.gallery) if is_gallery(args.gallery) else None
@@ -117,6 +133,7 @@ def _index(args: argparse.Namespace) -> int:
         settings = Settings(
             max_bytes=args.max_bytes,
             max_pixels=args.max_pixels or model["max_pixels"],
+            frame_step=args.frame_step,
             retry=args.retry,
             remove_missing=args.remove_missing,
             retention_days=retention,

@@ -1,10 +1,12 @@
 """Finding pictures in folders, and reading a file as it was at one moment."""
 
+import contextlib
 import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO, Callable
 
 from kd_search.utils.pictures import ImageError
 
@@ -92,20 +94,41 @@ def read_content(found: Found, max_bytes: int) -> Content:
     Raises:
         ImageError: it is gone, unreadable, larger than ``max_bytes``, or still being written.
     """
-    path = found.path
+    with _steady(found.path) as (file, size, check):
+        if size > max_bytes:
+            raise ImageError(
+                f"{found.path}: {size} bytes are more than the allowed {max_bytes} (--max-bytes)"
+            )
+        data = file.read(max_bytes + 1)
+        state = check(len(data))
+    return Content(found.path, *state, data, hashlib.sha256(data).hexdigest())
+
+
+def hash_content(found: Found) -> Content:
+    """As :func:`read_content`, for a file that may be larger than the memory: without its data."""
+    digest, length = hashlib.sha256(), 0
+    with _steady(found.path) as (file, _, check):
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            length += len(chunk)
+        state = check(length)
+    return Content(found.path, *state, b"", digest.hexdigest())
+
+
+@contextlib.contextmanager
+def _steady(path: str) -> Iterator[tuple[BinaryIO, int, Callable[[int], tuple[int, int]]]]:
+    """An open file, its size, and a function that returns size and time if it did not change."""
     try:
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
-            if before.st_size > max_bytes:
-                raise ImageError(
-                    f"{path}: {before.st_size} bytes are more than the allowed {max_bytes} "
-                    "(--max-bytes)"
-                )
-            data = file.read(max_bytes + 1)
-            after = os.fstat(file.fileno())
+
+            def check(length: int) -> tuple[int, int]:
+                after = os.fstat(file.fileno())
+                state = after.st_size, after.st_mtime_ns
+                if state != (before.st_size, before.st_mtime_ns) or length != after.st_size:
+                    raise ImageError(f"{path}: changes while it is read; the next run reads it")
+                return state
+
+            yield file, before.st_size, check
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    state = after.st_size, after.st_mtime_ns
-    if state != (before.st_size, before.st_mtime_ns) or len(data) != after.st_size:
-        raise ImageError(f"{path}: changes while it is read; the next run reads it")
-    return Content(path, *state, data, hashlib.sha256(data).hexdigest())

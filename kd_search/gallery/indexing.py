@@ -14,10 +14,12 @@ from kd_search.utils.pictures import ImageError, decode_image
 
 from .capture import Capture, wall_clock
 from .database import FileRow
-from .footage import Content, Found, find_files, read_content
+from .footage import PICTURES, Content, Found, find_files, hash_content, read_content
 from .manifest import GalleryError
 from .segments import PEOPLE
 from .store import GalleryWriter, NewFile
+from .tracklets import overlap
+from .video import VIDEOS, find_people, is_video, start_time
 
 #: A commit takes so many people or files, or follows after so many seconds. What a kill loses is
 #: computed again.
@@ -78,8 +80,9 @@ class Settings:
     """How to index.
 
     Args:
-        max_bytes: larger files are refused before they are read.
+        max_bytes: larger pictures are refused before they are read.
         max_pixels: larger pictures are refused from their header, before they are decoded.
+        frame_step: seconds between the frames of a video that the network sees.
         retry: look again at files that could not be read.
         remove_missing: remove files that are not in the folders any more.
         retention_days: remove files, and leave out new ones, whose time is longer ago. Their time
@@ -88,9 +91,14 @@ class Settings:
 
     max_bytes: int = 200_000_000
     max_pixels: int = 50_000_000
+    frame_step: float = 0.5
     retry: bool = False
     remove_missing: bool = False
     retention_days: Optional[float] = None
+
+
+class _ChangedError(ImageError):
+    """A video changed while it was decoded: its state must not be kept."""
 
 
 @dataclass
@@ -137,7 +145,7 @@ class Indexer:
         """
         start, report = time.monotonic(), self.report
         self._expire()
-        found = list(find_files(sources, report.problems))
+        found = list(find_files(sources, report.problems, PICTURES | VIDEOS))
         report.files = len(found)
         try:
             for done, loaded in enumerate(self._load_ahead(found), 1):
@@ -190,11 +198,14 @@ class Indexer:
     def _load(self, found: Found) -> Optional[_Loaded]:
         report, settings = self.report, self._settings
         try:
-            content = read_content(found, settings.max_bytes)
+            video = is_video(found.path)
+            content = hash_content(found) if video else read_content(found, settings.max_bytes)
             if self._writer.forgotten(content.sha256) is None:
                 report.do_not_index += 1
                 return None
             loaded = _Loaded(content, *self._capture(found.path, content.data))
+            if video and loaded.time is None:
+                loaded.time = start_time(found.path)
         except (ImageError, GalleryError) as error:
             # It may be readable, or have a valid time, next time: no state is kept.
             report.problems.append(str(error))
@@ -202,7 +213,7 @@ class Indexer:
         if _moment(loaded.time, content.mtime_ns) < self._limit:
             report.too_old += 1
             return None
-        if self._writer.content(content.sha256) is None:
+        if not video and self._writer.content(content.sha256) is None:
             try:
                 loaded.pixels = decode_image(
                     found.path, content.data, "RGB", settings.max_pixels, "--max-pixels"
@@ -219,7 +230,8 @@ class Indexer:
         if content.sha256 in self._hashes:
             self._commit()  # now it is known
         unknown = self._writer.content(content.sha256) is None
-        if unknown and loaded.pixels is None and not loaded.message:
+        video = is_video(content.path)
+        if unknown and loaded.pixels is None and not loaded.message and not video:
             # It was known when it was read, by a file that has another content now.
             again = self._load(Found(content.path, content.size, content.mtime_ns))
             if again is None:
@@ -237,9 +249,17 @@ class Indexer:
         )
         if unknown and not new.message:
             try:
-                self._embed(new, loaded.pixels)
+                if video:
+                    self._embed_video(new)
+                else:
+                    self._embed(new, loaded.pixels)
+            except _ChangedError as error:
+                report.problems.append(str(error))
+                return
             except ImageError as error:
-                new.message = f"{content.path}: {error}"
+                new.message = str(error)
+                if content.path not in new.message:
+                    new.message = f"{content.path}: {error}"
         if new.message:
             report.problems.append(new.message)
         elif new.embeddings is None:
@@ -260,11 +280,27 @@ class Indexer:
         people["box"], people["score"] = boxes, scores
         people["person"] = np.arange(len(boxes))
         people["frame"], people["frames"] = -1, 1
+        self._keep(new, np.asarray(embeddings, np.float32)[keep], people[keep])
+
+    def _embed_video(self, new: NewFile) -> None:
+        settings, threshold = self._settings, self._searcher.manifest["search_score_threshold"]
+        video = find_people(
+            new.path, self._searcher, settings.frame_step, settings.max_pixels, threshold
+        )
+        new.width, new.height, new.seconds = video.width, video.height, video.seconds
+        status = os.stat(new.path)
+        if (status.st_size, status.st_mtime_ns) != (new.size, new.mtime_ns):
+            raise _ChangedError(f"{new.path}: changes while it is read; the next run reads it")
+        if video.problem:
+            self.report.problems.append(video.problem)
+        self._keep(new, video.embeddings, video.people)
+
+    def _keep(self, new: NewFile, embeddings: np.ndarray, people: np.ndarray) -> None:
+        """Give a file its people, without those that must not be indexed."""
         forgotten = np.array(self._writer.forgotten(new.sha256), np.float64).reshape(-1, 4)
-        again = (_overlap(people["box"].astype(np.float64), forgotten) >= _SAME).any(1)
-        self.report.do_not_index_people += int((keep & again).sum())
-        keep &= ~again
-        new.embeddings, new.people = np.asarray(embeddings, np.float32)[keep], people[keep]
+        again = (overlap(people["box"].astype(np.float64), forgotten) >= _SAME).any(1)
+        self.report.do_not_index_people += int(again.sum())
+        new.embeddings, new.people = embeddings[~again], people[~again]
         self._people += len(new.people)
         self.report.people += len(new.people)
 
@@ -330,12 +366,3 @@ def _is_gone(path: str) -> bool:
 
 def _moment(seconds: Optional[float], mtime_ns: int) -> float:
     return wall_clock(mtime_ns / 1e9) if seconds is None else seconds
-
-
-def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, M) intersection over union of XYXY boxes (N, 4) and (M, 4)."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    both = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas = [np.prod(np.clip(b[:, 2:] - b[:, :2], 0, None), axis=1) for b in (boxes, others)]
-    return both / np.maximum(areas[0][:, None] + areas[1][None, :] - both, 1e-9)

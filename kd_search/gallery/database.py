@@ -65,6 +65,10 @@ class FileRow(NamedTuple):
         return Place(self.segment, self.start, self.count) if self.count else None
 
 
+class StaleError(GalleryError):
+    """A row is not the one that was read before."""
+
+
 class DeadRow(NamedTuple):
     """A row that was removed, while others of its picture stay, until the next compaction."""
 
@@ -102,6 +106,8 @@ class Tables:
     clock: float = 0.0
     #: Ids and numbers of contents from here on were never used.
     next_id: int = 1
+    #: Sum of the checksums of all rows.
+    total: int = 0
 
 
 @dataclass
@@ -150,11 +156,30 @@ class Database:
     def close(self) -> None:
         self._connection.close()
 
-    def version(self) -> int:
-        """Number of the last commit."""
+    def state(self) -> tuple[int, int]:
+        """Number of the last commit, and the sum of the checksums of all rows after it."""
         with self._errors():
-            (row,) = self._connection.execute("SELECT version FROM state").fetchall()
-        return row[0]
+            (row,) = self._rows("SELECT version, total FROM state")
+        return row[0], row[1]
+
+    def file(self, number: int, checksum: int) -> FileRow:
+        """A row by its id.
+
+        Raises:
+            StaleError: it was removed or changed since its checksum was taken.
+        """
+        query = f"SELECT {_columns(FileRow)} FROM files WHERE id = ?"
+        with self._errors():
+            rows = [FileRow(*row) for row in self._rows(query, (number,))]
+        if len(rows) != 1 or row_checksum(rows[0]) != checksum:
+            raise StaleError(f"{self.path}: row {number} differs from its checksum")
+        return rows[0]
+
+    def ids_with(self, sha256: str) -> list[int]:
+        """Ids of the files with a content."""
+        with self._errors():
+            query = "SELECT id FROM files WHERE sha256 = ? ORDER BY id"
+            return [number for (number,) in self._rows(query, (sha256,))]
 
     def load(self) -> Tables:
         """Read everything.
@@ -176,12 +201,13 @@ class Database:
             if crc != _crc("state", state[0][:-1]) or total != _total(tables):
                 raise ValueError("its rows differ from their checksum")
         tables.version, tables.clock, tables.next_id = version, clock, next_id
+        tables.total = total
         self._total = total
         return tables
 
-    def _rows(self, query: str) -> list[tuple]:
+    def _rows(self, query: str, values: tuple = ()) -> list[tuple]:
         try:
-            return self._connection.execute(query).fetchall()
+            return self._connection.execute(query, values).fetchall()
         except sqlite3.OperationalError as error:
             if "decode" not in str(error):
                 raise
@@ -189,7 +215,7 @@ class Database:
         # long.
         self._connection.text_factory = os.fsdecode
         try:
-            return self._connection.execute(query).fetchall()
+            return self._connection.execute(query, values).fetchall()
         finally:
             self._connection.text_factory = str
 
@@ -287,6 +313,11 @@ def _columns(row_type: type) -> str:
 
 def _crc(table: str, row: Sequence) -> int:
     return zlib.crc32(repr((table, *row)).encode())
+
+
+def row_checksum(row: FileRow) -> int:
+    """CRC-32 of a row of the files."""
+    return _crc("files", row)
 
 
 def _total(tables: Tables) -> int:

@@ -1,9 +1,9 @@
 """Reading a gallery: exact filters, and the people most similar to a wanted one."""
 
+import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Optional
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from kd_search.utils.files import PathLike
 
-from .database import Database, FileRow, Tables
+from .catalogue import Catalogue, read_catalogue
+from .database import Database, FileRow, StaleError
 from .exact import Matrix
 from .manifest import GalleryError, Manifest, generation_folder, read_manifest
 from .segments import PEOPLE, SegmentReader, valid_rows
@@ -87,7 +88,9 @@ class Gallery:
         self.folder = Path(folder)
         self._use_faiss = use_faiss
         self._readers: dict[int, SegmentReader] = {}
-        self._state: tuple[int, int] = (0, -1)
+        self._database: Optional[Database] = None
+        #: Generation, and version and checksum of its database.
+        self._state: tuple[int, ...] = ()
         self.manifest: Manifest = read_manifest(folder)
         self.refresh()
 
@@ -109,13 +112,15 @@ class Gallery:
 
     @property
     def files(self) -> Sequence[FileRow]:
-        """State of every file that was looked at."""
-        return self._tables.files
+        """State of every file that was looked at, read anew."""
+        self.refresh()
+        assert self._database is not None
+        return self._database.load().files
 
     @property
     def cameras(self) -> list[str]:
         """Names of the cameras, sorted."""
-        return self._camera_names
+        return self._catalogue.cameras
 
     def search(
         self,
@@ -143,6 +148,23 @@ class Gallery:
         if per not in PER:
             raise ValueError(f"per {per!r} is none of {', '.join(PER)}")
         wanted = self.wanted(query)
+        for _ in range(_TRIES):
+            try:
+                return self._search(wanted, top_k, where, per, without)
+            except StaleError:
+                # A writer has removed a file of this view meanwhile.
+                if not self.refresh():
+                    raise
+        raise GalleryError(f"{self.folder}: changes faster than it can be searched")
+
+    def _search(
+        self,
+        wanted: np.ndarray,
+        top_k: int,
+        where: Optional[Filter],
+        per: str,
+        without: Collection[str],
+    ) -> list[Hit]:
         chosen = self._chosen(where, without)
         total = len(self) if chosen is None else len(chosen)
         count = top_k
@@ -177,108 +199,113 @@ class Gallery:
 
     def ids_of(self, sha256: str) -> list[str]:
         """Ids of the people in the files with that content."""
-        for row in self.files:
-            if row.sha256 == sha256 and row.count:
-                start = self._first_row(row)
-                rows = np.arange(start, start + row.count)
-                if self._matrix.live is not None:
-                    rows = rows[self._matrix.live[rows]]
-                return [f"{row.content}.{person}" for person in self._people["person"][rows]]
+        assert self._database is not None
+        numbers = self._database.ids_with(sha256)
+        for index in np.flatnonzero(np.isin(self._catalogue.id, numbers)):
+            rows = self._rows_of(index)
+            if len(rows):
+                content = self._catalogue.content[index]
+                return [f"{content}.{person}" for person in self._people["person"][rows]]
         return []
 
     # -- inside ----------------------------------------------------------------------------------
 
     def _read(self, manifest: Manifest) -> bool:
         folder = generation_folder(self.folder, manifest.generation)
-        database = Database(folder, read_only=True)
+        database = self._database
+        if database is None or database.path.parent != folder:
+            database = Database(folder, read_only=True)
         try:
-            if (manifest.generation, database.version()) == self._state:
+            state = database.state()
+            if (manifest.generation, *state) == self._state:
                 self.manifest = manifest
                 return False
-            tables = database.load()
-        finally:
-            database.close()
-        blocks = defaultdict(list)
-        for block in tables.blocks:
-            blocks[block.segment].append(block)
-        valid_rows(tables.blocks, database.path)
-        readers = {}
-        for segment, of_segment in sorted(blocks.items()):
-            old = self._readers.get(segment)
-            if old is not None and self._state[0] == manifest.generation:
-                if len(old.people) == sum(block.count for block in of_segment):
-                    readers[segment] = old
-                    continue
-            readers[segment] = SegmentReader(folder, segment, manifest.embedding_dim, of_segment)
-        self._readers = readers
-        self._arrange(tables, manifest)
-        self.manifest, self._state = manifest, (manifest.generation, tables.version)
+            catalogue = read_catalogue(folder, *state)
+            if catalogue is None:
+                tables = database.load()
+                catalogue, state = Catalogue.of(tables), (tables.version, tables.total)
+            readers = self._open_segments(folder, manifest, catalogue)
+        except BaseException:
+            if database is not self._database:
+                database.close()
+            raise
+        self._readers, self._catalogue = readers, catalogue
+        self._arrange(manifest)
+        if self._database is not None and self._database is not database:
+            self._database.close()
+        self._database = database
+        self.manifest, self._state = manifest, (manifest.generation, *state)
         return True
 
-    def _arrange(self, tables: Tables, manifest: Manifest) -> None:
+    def _open_segments(
+        self, folder: Path, manifest: Manifest, catalogue: Catalogue
+    ) -> dict[int, SegmentReader]:
+        """Map and verify the segments that are not open yet."""
+        blocks = defaultdict(list)
+        for block in catalogue.blocks:
+            blocks[block.segment].append(block)
+        readers = {}
+        for segment, rows in sorted(valid_rows(catalogue.blocks, folder).items()):
+            old = self._readers.get(segment)
+            same = old is not None and self._state[0] == manifest.generation
+            if old is not None and same and len(old.people) == rows:
+                readers[segment] = old
+            else:
+                readers[segment] = SegmentReader(
+                    folder, segment, manifest.embedding_dim, blocks[segment]
+                )
+        return readers
+
+    def _arrange(self, manifest: Manifest) -> None:
         """Make the arrays that filters and results need.
 
         A pair is a row and a file that has it: files with the same content share their rows.
         """
-        readers = list(self._readers.values())
-        empty = np.zeros((0, manifest.embedding_dim), np.float32)
-        parts = [reader.rows for reader in readers] or [empty]
+        readers, files = list(self._readers.values()), self._catalogue
+        parts = [np.zeros((0, manifest.embedding_dim), np.float32)]
+        parts = [reader.rows for reader in readers] or parts
         self._people = np.concatenate([np.zeros(0, PEOPLE), *(reader.people for reader in readers)])
-        starts = dict(zip(self._readers, np.cumsum([0, *map(len, parts)])))
-        self._tables, files = tables, tables.files
-        counts = np.array([row.count for row in files], np.int64)
-        first = np.array([starts.get(row.segment, 0) + row.start for row in files], np.int64)
-        if any(row.count and row.segment not in starts for row in files) or (
-            len(files) and (first + counts).max() > len(self._people)
-        ):
+        # First row of each segment by its number.
+        starts = np.full(max(self._readers, default=0) + 1, -1)
+        starts[list(self._readers)] = np.cumsum([0, *map(len, parts)])[: len(readers)]
+        counts, used = files.count, files.count > 0
+        segments = np.where(used, files.segment, 0)
+        known = (segments >= 0) & (segments < len(starts))
+        first = np.where(known, starts[np.where(known, segments, 0)], -1)
+        wrong = used & ((first < 0) | (first + files.start + counts > len(self._people)))
+        if wrong.any():
             raise GalleryError(f"{self.folder}: files name rows that are in no segment")
+        self._first_row = first + files.start
         before = np.cumsum(counts) - counts
-        pair_file = np.repeat(np.arange(len(files)), counts)
-        pair_row = np.arange(len(pair_file)) - np.repeat(before - first, counts)
+        pair_file = np.repeat(np.arange(len(counts)), counts)
+        pair_row = np.arange(len(pair_file)) - np.repeat(before - self._first_row, counts)
         live = np.zeros(len(self._people), bool)
         live[pair_row] = True
-        for entry in tables.dead:
-            live[starts[entry.segment] + entry.row] = False
+        for segment, row in files.dead.tolist():
+            live[starts[segment] + row] = False
         if not live[pair_row].all():
             keep = live[pair_row]
             pair_file, pair_row = pair_file[keep], pair_row[keep]
-        order = np.argsort(pair_row, kind="stable")
-        self._pair_row, self._pair_file = pair_row[order], pair_file[order]
+        if len(pair_row) and not (pair_row[1:] > pair_row[:-1]).all():
+            order = np.argsort(pair_row, kind="stable")
+            pair_file, pair_row = pair_file[order], pair_row[order]
+        self._pair_row, self._pair_file = pair_row, pair_file
         self._matrix = Matrix(parts, None if live.all() else live)
-        names = sorted({row.camera for row in files if row.camera is not None})
-        self._camera_names = names
-        codes = {name: code for code, name in enumerate(names)}
-        camera = np.array([codes.get(row.camera, -1) for row in files], np.int32)
-        times = np.array([np.nan if r.time is None else r.time for r in files], np.float64)
-        self._pair_camera = camera[self._pair_file]
-        self._pair_first = times[self._pair_file] + self._people["first"][self._pair_row]
-        self._pair_last = times[self._pair_file] + self._people["last"][self._pair_row]
-        for name in ("_folder_codes", "_places"):
-            self.__dict__.pop(name, None)
-
-    @cached_property
-    def _folder_codes(self) -> tuple[list[str], np.ndarray]:
-        """Names of the folders, and the folder of each file."""
-        codes: dict[str, int] = {}
-        of_file = [codes.setdefault(row.path.rpartition("/")[0], len(codes)) for row in self.files]
-        return list(codes), np.array(of_file, np.int32)
-
-    @cached_property
-    def _places(self) -> dict[int, FileRow]:
-        """A file of each content with rows."""
-        return {row.content: row for row in reversed(self.files) if row.count}
+        self._pair_camera = files.camera[pair_file]
+        self._pair_first = files.time[pair_file] + self._people["first"][pair_row]
+        self._pair_last = files.time[pair_file] + self._people["last"][pair_row]
 
     def _pairs(self, where: Filter) -> np.ndarray:
         """(P,) bool, which pairs a filter lets through."""
         mask = np.ones(len(self._pair_row), bool)
         if where.cameras:
-            unknown = set(where.cameras) - set(self._camera_names)
+            unknown = set(where.cameras) - set(self.cameras)
             if unknown:
-                known = ", ".join(self._camera_names) or "no camera"
+                known = ", ".join(self.cameras) or "no camera"
                 raise GalleryError(
                     f"camera {unknown.pop()!r} is not in the gallery: it has {known}"
                 )
-            codes = [self._camera_names.index(name) for name in where.cameras]
+            codes = [self.cameras.index(name) for name in where.cameras]
             if len(codes) == 1:
                 mask &= self._pair_camera == codes[0]
             else:
@@ -291,12 +318,10 @@ class Gallery:
         if where.start is not None or where.end is not None:
             mask &= self._pair_first == self._pair_first
         if where.folders:
-            names, codes = self._folder_codes
-            inside = [
-                any(f"{name}/".startswith(f"{folder.rstrip('/')}/") for folder in where.folders)
-                for name in names
-            ]
-            mask &= np.array(inside, bool)[codes[self._pair_file]]
+            roots = tuple(os.path.join(folder, "") for folder in where.folders)
+            names = self._catalogue.folder_names
+            inside = [os.path.join(name, "").startswith(roots) for name in names]
+            mask &= np.array(inside, bool)[self._catalogue.folder[self._pair_file]]
         if where.min_score is not None:
             mask &= self._people["score"][self._pair_row] >= np.float32(where.min_score)
         return mask
@@ -315,34 +340,40 @@ class Gallery:
     def _first_of_each(self, rows: np.ndarray, per: str, where: Optional[Filter]) -> list[int]:
         if per == "person":
             return list(range(len(rows)))
-        seen, kept = set(), []
+        seen, kept, files = set(), [], self._catalogue
         for index, row in enumerate(rows):
             file = self._shown(int(row), where)
             frame = int(self._people["frame"][row])
-            key = file.camera if per == "camera" else (file.content, frame)
+            key = files.camera[file] if per == "camera" else (files.content[file], frame)
             if key not in seen:
                 seen.add(key)
                 kept.append(index)
         return kept
 
-    def _shown(self, row: int, where: Optional[Filter]) -> FileRow:
-        """The first file with that row that the filter lets through."""
-        span = slice(*np.searchsorted(self._pair_row, [row, row + 1]))
+    def _shown(self, row: int, where: Optional[Filter]) -> int:
+        """Index of the first file with that row that the filter lets through."""
+        span = slice(*np.searchsorted(self._pair_row, (row, row + 1)))
         files = self._pair_file[span]
         if len(files) > 1 and where:
             files = files[self._pairs(where)[span]]
-        return self.files[files[0]]
+        return int(files[0])
+
+    def _file(self, index: int) -> FileRow:
+        assert self._database is not None
+        number, checksum = self._catalogue.id[index], self._catalogue.checksum[index]
+        return self._database.file(int(number), int(checksum))
 
     def _hit(self, row: int, similarity: float, where: Optional[Filter]) -> Hit:
-        file = self._shown(row, where)
+        shown = self._shown(row, where)
+        file = self._file(shown)
         box, score, frame, second, first, last, _, person = self._people[row].tolist()
         video = frame >= 0
         others = self._pair_file[slice(*np.searchsorted(self._pair_row, (row, row + 1)))]
-        also = (self.files[index].path for index in others) if len(others) > 1 else ()
+        also = tuple(self._file(index).path for index in others if index != shown)
         return Hit(
             id=f"{file.content}.{person}",
             path=file.path,
-            also=tuple(path for path in also if path != file.path),
+            also=also,
             box=tuple(box),
             score=score,
             similarity=similarity,
@@ -358,14 +389,15 @@ class Gallery:
 
     def _row_of(self, hit_id: str) -> int:
         content, _, person = hit_id.partition(".")
-        file = self._places.get(int(content)) if content.isdecimal() else None
-        if file is not None and person.isdecimal():
-            start = self._first_row(file)
-            of_file = self._people["person"][start : start + file.count]
-            for row in start + np.flatnonzero(of_file == int(person)):
-                if self._matrix.live is None or self._matrix.live[row]:
-                    return int(row)
+        if content.isdecimal() and person.isdecimal() and len(content) < 19:
+            files = np.flatnonzero(self._catalogue.content == int(content))
+            rows = self._rows_of(files[0]) if len(files) else files
+            for row in rows[self._people["person"][rows] == int(person)]:
+                return int(row)
         raise GalleryError(f"{hit_id!r}: no person in {self.folder} has that id (any more)")
 
-    def _first_row(self, file: FileRow) -> int:
-        return int(self._matrix.starts[list(self._readers).index(file.segment)]) + file.start
+    def _rows_of(self, index: int) -> np.ndarray:
+        """Rows of a file that can be found."""
+        start = self._first_row[index]
+        rows = np.arange(start, start + self._catalogue.count[index])
+        return rows if self._matrix.live is None else rows[self._matrix.live[rows]]

@@ -5,6 +5,7 @@ The files of a gallery:
     gallery.json              manifest, names the valid generation
     generation-000001/
         gallery.sqlite        files, where their rows are, what must not be indexed again
+        catalogue.cache       the files as arrays, so that a large gallery opens at once
         rows-000001.f32       embeddings
         people-000001.bin     box, score, frame of each
 """
@@ -24,6 +25,7 @@ import numpy as np
 from kd_search.utils.files import PathLike, sync_folder
 from kd_search.utils.folder_lock import LOCK_FILE, hold_folder, release_folder
 
+from .catalogue import Catalogue
 from .compaction import write_generation
 from .database import (
     INDEXED,
@@ -102,7 +104,7 @@ class GalleryWriter:
             GalleryError: there is no gallery, or it is damaged.
             FolderInUseError: another process writes to it.
         """
-        self.folder = Path(folder)
+        self.folder, self._changed = Path(folder), False
         if create is None and not is_gallery(folder):
             read_manifest(folder)
         hold_folder(folder)
@@ -124,8 +126,15 @@ class GalleryWriter:
 
     def close(self) -> None:
         """Release the gallery."""
-        self._database.close()
-        release_folder(self.folder)
+        try:
+            if self._changed and not self._failed:
+                tables = self._database.load()
+                with contextlib.suppress(OSError):  # a full disk: it is a cache
+                    catalogue = Catalogue.of(tables)
+                    catalogue.write(self._segments.folder, tables.version, tables.total)
+        finally:
+            self._database.close()
+            release_folder(self.folder)
 
     def set_options(self, rules: Mapping[str, Any], retention_days: Optional[float]) -> None:
         """Keep rules and retention for later runs."""
@@ -281,7 +290,7 @@ class GalleryWriter:
         manifest = replace(self.manifest, generation=generation)
         write_manifest(self.folder, manifest)
         self._database.close()
-        self.manifest = manifest
+        self.manifest, self._changed = manifest, True
         remove_other_generations(self.folder, generation)
         self._open()
         return removed
@@ -342,7 +351,7 @@ class GalleryWriter:
             raise GalleryError(f"{self.folder}: a commit failed: open the gallery again")
         self._failed = True  # whether the disk has it is not known after an error
         self._database.commit(change, self.tables.version)
-        self._failed = False
+        self._failed, self._changed = False, True
         self.tables.version += 1
         self.tables.next_id = change.add.next_id
         self._segments.keep(change.add.blocks)

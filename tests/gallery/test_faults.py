@@ -107,15 +107,17 @@ def test_kills_while_forgetting_and_compacting(tmp_path, pictures, seed):
 
 
 @pytest.fixture
-def small(tmp_path):
+def small(tmp_path, monkeypatch):
     """A gallery with every kind of row, what it answers, and its files."""
+    monkeypatch.setattr("kd_search.gallery.catalogue._WORTH_IT", 5)
     folder = tmp_path / "g"
     filled(folder, range(12), per_commit=4)
     with GalleryWriter(folder) as writer:
         writer.add([copy_of(4, "/other/copy.jpg", camera="cam9")])
         writer.forget([sha(8)], [(writer.file("/footage/cam3/0003.jpg"), 2)])
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
-    assert {path.suffix for path in files} == {".json", ".sqlite", ".f32", ".bin"}
+    suffixes = {".json", ".sqlite", ".f32", ".bin", ".cache"}
+    assert {path.suffix for path in files} == suffixes
     return folder, answers(folder), files
 
 
@@ -167,10 +169,13 @@ def test_damaged_files(small, damage):
         path.write_bytes(content if damage == "flip" else content[:place])
         found = harmed(folder, truth)
         noticed += found
-        if path.suffix in (".f32", ".bin", ".json") or damage == "cut":
+        if path.suffix == ".cache":
+            assert not found, place
+        elif path.suffix in (".f32", ".bin", ".json") or damage == "cut":
             assert found, (path, place)
         restore(folder, contents)
-    assert noticed >= 3 * max(TIMES, 5)  # SQLite has unused bytes
+    # A damaged cache is not used, and SQLite has unused bytes.
+    assert noticed >= 2 * max(TIMES, 5)
     assert answers(folder) == truth
 
 

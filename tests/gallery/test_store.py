@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from kd_search.gallery import Gallery, GalleryError, GalleryWriter, is_gallery
+from kd_search.gallery import catalogue as catalogue_module
 from kd_search.gallery import segments as segments_module
-from kd_search.gallery.database import NOBODY, UNREADABLE
+from kd_search.gallery.database import NOBODY, UNREADABLE, Database
 from kd_search.utils.folder_lock import FolderInUseError
 from tests.gallery.gallery_inputs import (
     DIM,
@@ -186,13 +187,14 @@ def test_compaction_only_where_it_is_worth_it(tmp_path):
         assert writer.compact(if_worth_it=True) == 19 and writer.rows_to_remove == 0
 
 
-def test_a_reader_keeps_its_view_through_a_compaction_until_it_looks(tmp_path):
+def test_a_reader_keeps_its_view_until_it_looks(tmp_path):
     filled(tmp_path / "g")
     reader = Gallery(tmp_path / "g")
     with GalleryWriter(tmp_path / "g") as writer:
         assert not reader.refresh()
-        writer.forget([sha(4)])
         writer.compact()
+        writer.remove([writer.file("/footage/cam0/0004.jpg")])
+        # The files of the old generation are gone, but open.
         assert reader.search(embeddings(4, 3)[0], 1)[0].similarity > 0.999
         assert reader.refresh()
         assert reader.search(embeddings(4, 3)[0], 1)[0].similarity < 0.999
@@ -279,3 +281,57 @@ def test_the_number_of_people_must_fit(tmp_path):
     with GalleryWriter(tmp_path / "g", manifest()) as writer:
         with pytest.raises(ValueError, match="0001.jpg"):
             writer.add([new_file(1, 2, people=people(3))])
+
+
+def test_a_search_while_files_are_removed_sees_the_rest(tmp_path):
+    filled(tmp_path / "g")
+    reader = Gallery(tmp_path / "g")
+    with GalleryWriter(tmp_path / "g") as writer:
+        writer.forget([sha(4)])
+        assert reader.search(embeddings(4, 3)[0], 1)[0].similarity < 0.999
+        assert not reader.refresh()
+
+
+def test_the_catalogue_gives_the_same_answers_and_is_one_of_the_database_as_it_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(catalogue_module, "_WORTH_IT", 5)
+    folder = tmp_path / "g"
+    filled(folder)
+    with GalleryWriter(folder) as writer:
+        writer.add([copy_of(4, os.fsdecode(b"/other/\xff.jpg"), camera=os.fsdecode(b"\xfe"))])
+        writer.forget([], [(writer.file("/footage/cam3/0007.jpg"), 2)])
+    cache = folder / "generation-000001" / "catalogue.cache"
+    content, found = cache.read_bytes(), everything(folder)
+    cameras = Gallery(folder).cameras
+    loads = []
+    load = Database.load
+    monkeypatch.setattr(Database, "load", lambda self: loads.append(1) or load(self))
+    assert everything(folder) == found and loads == []
+    cache.unlink()
+    assert everything(folder) == found and loads == [1]
+    assert Gallery(folder).cameras == cameras and os.fsdecode(b"\xfe") in cameras
+    # Damaged, cut off, or of an earlier state, it is not used.
+    for harmed in (content[:-1], content[:200] + b"?" + content[201:], b"", b"kd_search catalogue"):
+        cache.write_bytes(harmed)
+        del loads[:]
+        assert everything(folder) == found and loads == [1]
+    with GalleryWriter(folder) as writer:
+        writer.remove([writer.file("/footage/cam0/0000.jpg")])
+        cache.write_bytes(content)
+        assert not {hit for hit in everything(folder) if "0000.jpg" in hit[1]}
+    assert everything(folder) < found
+
+
+def test_the_catalogue_holds_nothing_of_what_was_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue_module, "_WORTH_IT", 5)
+    filled(tmp_path / "g")
+    with GalleryWriter(tmp_path / "g") as writer:
+        writer.add([new_file(30, path="/hidden/place/30.jpg", camera="secret camera")])
+    assert b"secret camera" in b"".join(bytes_of(tmp_path / "g").values())
+    with GalleryWriter(tmp_path / "g") as writer:
+        writer.forget([sha(30)])
+        writer.compact()
+    contents = b"".join(bytes_of(tmp_path / "g").values())
+    assert (tmp_path / "g" / "generation-000002" / "catalogue.cache").exists()
+    assert b"secret camera" not in contents and b"/hidden/place" not in contents

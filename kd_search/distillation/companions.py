@@ -42,6 +42,13 @@ class Companion(nn.Module):
     def setup(self, terms: Sequence[Any]) -> None:
         """Called once, before the first batch, with the terms that name this companion."""
 
+    def set_teacher(self, network: Any) -> None:
+        """Called once before :meth:`setup`, where there is a teacher, with its frozen network.
+
+        For companions that call parts of it, such as its head, with other inputs. Hold it in a
+        list: as a submodule it would be trained and saved.
+        """
+
     def extend_spec(self, teacher: Optional[ModelSpec]) -> Optional[ModelSpec]:
         """The specification of the teacher with the parts that this companion provides."""
         return teacher

@@ -102,6 +102,9 @@ class Distiller(nn.Module):
             None if teacher is None else teacher.spec,
         )
         for name, companion in self.companions.items():
+            # Companions of older packages that are no subclass of Companion do not have it.
+            if teacher is not None and hasattr(companion, "set_teacher"):
+                companion.set_teacher(teacher.model)
             companion.setup([term for term in terms.values() if name in term.companions])
         for term in terms.values():
             term.setup(self.student.spec(), spec)

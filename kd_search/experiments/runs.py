@@ -44,6 +44,8 @@ class Run:
     folder: Path
     #: Results file in which the choices of the study must be recorded before the run is tested.
     choices: Optional[Path] = None
+    #: Modules to import before, which register what the config names.
+    imports: tuple[str, ...] = ()
 
     @cached_property
     def config(self) -> CfgNode:
@@ -69,6 +71,7 @@ class Run:
         command += ["--on-train"] if on_train else []
         command += [] if core is None else ["--core", str(core)]
         command += [] if self.choices is None else ["--choices", str(self.choices)]
+        command += [word for name in self.imports for word in ("--import", name)]
         return [*command, *map(str, self.opts)]
 
 

@@ -16,6 +16,8 @@ from typing import Optional
 
 import torch
 
+from kd_search.config import import_modules
+from kd_search.engine.defaults import add_import_argument
 from kd_search.experiments.run_folder import train_and_evaluate
 from kd_search.utils.folder_lock import alone_in
 
@@ -33,12 +35,14 @@ def main(argv: Optional[list[str]] = None) -> int:
         "--choices", type=Path, help="results file that must hold the choices before the test"
     )
     parser.add_argument("--core", type=int, help="run on this core alone, with one thread")
+    add_import_argument(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides")
     args = parser.parse_args(argv)
     if args.core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {args.core})
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
+        import_modules(args.imports)
         with alone_in(args.output) as taken_over:
             if taken_over:
                 print(taken_over, flush=True)

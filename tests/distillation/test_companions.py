@@ -120,6 +120,19 @@ def registered():
         del COMPANION_REGISTRY._obj_map[name]
 
 
+def test_a_companion_gets_the_teachers_network_before_it_is_set_up():
+    class Holder(Recorder):
+        def set_teacher(self, network):
+            self.calls.append(network.name)
+
+    calls = []
+    distiller(calls, {"A": Holder("A", calls)}, Reader("A"), teacher_parts=FEATURES)
+    assert calls == ["teacher", "A setup"]
+    calls.clear()
+    distiller(calls, {"A": Holder("A", calls)}, Reader("A"))
+    assert calls == ["A setup"]
+
+
 def test_companions_run_around_the_student_in_order():
     calls = []
     pair = {name: Recorder(name, calls) for name in "AB"}

@@ -109,17 +109,19 @@ class FlatPersonSearch(nn.Module):
         maps = [features[name] for name in rpn.in_features]
         generator = rpn.anchor_generator
         levels = zip(*rpn.rpn_head(maps), generator.strides, generator.cell_anchors)
-        count, chosen = rpn.pre_nms_topk[False], []
-        for logits, deltas, stride, cells in levels:
-            scores, anchors, deltas = best_anchors(
-                logits, deltas, cells, stride, generator.offset, count
-            )
-            boxes = rpn.box2box_transform.apply_deltas(deltas, anchors)
-            scores = torch.where(boxes.isfinite().all(dim=1) & scores.isfinite(), scores, _NOTHING)
-            boxes = clipped(boxes, size)
-            scores = torch.where(extent(boxes) > rpn.min_box_size, scores, _NOTHING)
-            chosen.append(suppressed(boxes, scores, rpn.nms_thresh))
-        boxes, scores = (torch.cat(parts) for parts in zip(*chosen))
+        count = rpn.pre_nms_topk[False]
+        chosen = [
+            best_anchors(logits, deltas, cells, stride, generator.offset, count)
+            for logits, deltas, stride, cells in levels
+        ]
+        # All levels together, because every operation has a cost of its own.
+        scores, anchors, deltas = (torch.cat(parts) for parts in zip(*chosen))
+        boxes = rpn.box2box_transform.apply_deltas(deltas, anchors)
+        exist = boxes.isfinite().all(dim=1) & scores.isfinite()
+        boxes = clipped(boxes, size)
+        exist = exist & (extent(boxes) > rpn.min_box_size)
+        scores = torch.where(exist, scores, _NOTHING)
+        boxes, scores = suppressed(boxes, scores, rpn.nms_thresh, groups=len(chosen))
         boxes, scores = best(boxes, scores, rpn.post_nms_topk[False])
         return boxes, scores > _NOTHING
 
@@ -227,14 +229,26 @@ def best_anchors(
 
 
 def suppressed(
-    boxes: torch.Tensor, scores: torch.Tensor, threshold: float
+    boxes: torch.Tensor, scores: torch.Tensor, threshold: float, groups: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Non-maximum suppression: the same rows, those that are suppressed with a score of -inf."""
+    """Non-maximum suppression: the same rows, those that are suppressed with a score of -inf.
+
+    Args:
+        boxes: (N, 4).
+        scores: (N,); -inf for rows that hold nothing.
+        threshold: overlap from which the lower score is suppressed.
+        groups: equal parts of the rows that do not suppress each other.
+    """
     exist = scores > _NOTHING
     # Boxes without an area suppress nothing.
     boxes = torch.where(exist[:, None], boxes, 0.0)
-    kept = torch.zeros_like(exist).index_put((nms(boxes, scores, threshold),), exist.new_ones(()))
-    return boxes, torch.where(kept & exist, scores, _NOTHING)
+    size = boxes.shape[0] // groups
+    kept = [
+        nms(boxes[start : start + size], scores[start : start + size], threshold) + start
+        for start in range(0, size * groups, size)
+    ]
+    mask = torch.zeros_like(exist).index_put((torch.cat(kept),), exist.new_ones(()))
+    return boxes, torch.where(mask & exist, scores, _NOTHING)
 
 
 def best(

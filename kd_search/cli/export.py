@@ -137,8 +137,8 @@ def _export_torchscript(args: argparse.Namespace, cfg: CfgNode, model: Any, sour
 def _export_model(
     args: argparse.Namespace, cfg: CfgNode, model: Any, source: str, form: str
 ) -> None:
+    from kd_search.export import export_model
     from kd_search.export.graph import OPSET
-    from kd_search.export.model_file import export_model
 
     files = [record["file_name"] for record in _test_records(cfg, args.check_images)]
     manifest = export_model(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from detectron2.data import transforms as T
-from tiny import tiny_cfg
+from tiny import REPO, tiny_cfg
 from tiny_reid import reid_cfg
 
 from kd_search.data import PersonSearchDatasetMapper
@@ -93,3 +93,14 @@ def test_folders_are_searched(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="empty.*no pictures"):
         find_pictures([str(tmp_path / "empty")])
+
+
+def test_the_documented_numbers_of_the_preprocessing():
+    y, x = np.mgrid[:4, :6]
+    rgb = np.stack([40 * x, 60 * y, 10 * (x + y)], axis=2).astype(np.uint8)
+    manifest = {"min_size": 6, "max_size": 100, "size_divisibility": 4, "input_format": "BGR"}
+    image, size = network_input(rgb, manifest)
+    text = (REPO / "docs/runtime.md").read_text()
+    assert f"{' x '.join(map(str, image.shape))} bytes, of which {size[0]} x {size[1]}" in text
+    for plane, color in zip(image, ("blue", "green", "red")):
+        assert f"    {color:6} {' '.join(map(str, plane[0]))}\n" in text

@@ -374,7 +374,7 @@ class Gallery:
             id=f"{file.content}.{person}",
             path=file.path,
             also=also,
-            box=tuple(box),
+            box=tuple(box.tolist()),
             score=score,
             similarity=similarity,
             camera=file.camera,

@@ -106,8 +106,8 @@ def _index(args: argparse.Namespace) -> int:
     if args.retention is not None and not args.retention >= 0:
         raise ValueError(f"--retention must be 0 or more, not {args.retention}")
     old = read_manifest(args.gallery) if is_gallery(args.gallery) else None
-    rules = {**(old.rules if old else {})}
-    rules.update(
+    given = {**(old.rules if old else {})}
+    given.update(
         (name, value)
         for name, value in (
             ("path_pattern", args.path_pattern),
@@ -116,7 +116,7 @@ def _index(args: argparse.Namespace) -> int:
         )
         if value is not None
     )
-    rules = CaptureRules.from_dict({name: value or None for name, value in rules.items()})
+    rules = CaptureRules.from_dict({name: value or None for name, value in given.items()})
     capture = Capture(rules)
     retention = old.retention_days if old and args.retention is None else args.retention or None
     searcher = load_searcher(args.model, args.threads, args.gallery if old else None)

@@ -91,8 +91,8 @@ def run_runtime(model: Path, pictures: Sequence[GatePicture]) -> list[Result]:
     for index in range(len(pictures)):
         here = found["picture"] == index
         queries = found["query_embeddings"][found["query_picture"] == index]
-        fields = (found[name][here] for name in ("boxes", "scores", "embeddings"))
-        results.append(Result(*fields, queries))
+        boxes, scores, embeddings = (found[n][here] for n in ("boxes", "scores", "embeddings"))
+        results.append(Result(boxes, scores, embeddings, queries))
     return results
 
 

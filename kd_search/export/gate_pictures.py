@@ -29,7 +29,7 @@ def write_gate_pictures(folder: Path, min_size: int, seed: int = 0) -> list[Gate
     """
     rng = np.random.default_rng(seed)
     side = max(min_size or 192, 64)
-    scenes = {
+    scenes: dict[str, tuple[tuple[int, int], int, dict[str, Any]]] = {
         # Already of the network's size, larger by far, and smaller.
         "equal.png": ((side, side * 4 // 3), 3, {}),
         "large.jpg": ((2 * side + 31, 3 * side + 17), 6, {}),
@@ -46,7 +46,7 @@ def write_gate_pictures(folder: Path, min_size: int, seed: int = 0) -> list[Gate
         "crowd.jpg": ((side * 3 // 2, side * 5 // 2), 24, {}),
         "nobody.png": ((side, side * 4 // 3), 0, {}),
     }
-    pictures = []
+    pictures: list[GatePicture] = []
     for name, (size, people, options) in scenes.items():
         pixels, boxes = made_scene(rng, size, people)
         (folder / name).write_bytes(encoded(pixels, name, **options))

@@ -93,7 +93,7 @@ def export_model(
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
     check_opset(opset)
-    network = getattr(getattr(model, "module", model), "student", model)
+    network: Any = getattr(getattr(model, "module", model), "student", model)
     is_reid = isinstance(network, ReIDNetwork)
     if is_reid:
         graph = reid_graph(network, cfg.REID_DATA.SIZE)

@@ -67,7 +67,7 @@ class Catalogue:
             column("segment", np.int64),
             column("start", np.int64),
             column("count", np.int64),
-            np.array([codes.get(row.camera, -1) for row in files], np.int32),
+            np.array([-1 if r.camera is None else codes[r.camera] for r in files], np.int32),
             np.array([np.nan if row.time is None else row.time for row in files], np.float64),
             np.array(folder, np.int32),
             np.array(tables.dead, np.int64).reshape(-1, 2),

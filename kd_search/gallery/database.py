@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from .manifest import GalleryError
 from .segments import Block, Place
@@ -51,7 +51,7 @@ class FileRow(NamedTuple):
     content: int
     segment: int
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # nobody counts its values
     #: Seconds since 1970 when it was indexed.
     added: float
     #: Of the rules that gave camera and time, see :attr:`kd_search.gallery.capture.Capture.key`.
@@ -88,7 +88,12 @@ class Forgotten(NamedTuple):
     when: float
 
 
-_TABLES = {"files": FileRow, "blocks": Block, "dead": DeadRow, "do_not_index": Forgotten}
+_TABLES: dict[str, Any] = {
+    "files": FileRow,
+    "blocks": Block,
+    "dead": DeadRow,
+    "do_not_index": Forgotten,
+}
 _STATE = "version, clock, next_id, total"
 
 
@@ -307,7 +312,7 @@ def _encoded(row: NamedTuple) -> tuple:
     )
 
 
-def _columns(row_type: type) -> str:
+def _columns(row_type: Any) -> str:
     return ", ".join(f'"{name}"' if name == "when" else name for name in row_type._fields)
 
 

@@ -202,7 +202,7 @@ class Gallery:
         assert self._database is not None
         numbers = self._database.ids_with(sha256)
         for index in np.flatnonzero(np.isin(self._catalogue.id, numbers)):
-            rows = self._rows_of(index)
+            rows = self._rows_of(int(index))
             if len(rows):
                 content = self._catalogue.content[index]
                 return [f"{content}.{person}" for person in self._people["person"][rows]]

@@ -50,6 +50,7 @@ from .manifest import (
 )
 from .segments import (
     PEOPLE,
+    Group,
     Place,
     SegmentWriter,
     read_people,
@@ -199,8 +200,11 @@ class GalleryWriter:
         """
         for file in new:
             self._check(file)
-        groups = [
-            (f.embeddings, f.people) if f.embeddings is not None else self._nothing for f in new
+        groups: list[Group] = [
+            (f.embeddings, f.people)
+            if f.embeddings is not None and f.people is not None
+            else self._nothing
+            for f in new
         ]
         change = Change()
         change.add.next_id = self.tables.next_id
@@ -254,8 +258,8 @@ class GalleryWriter:
                 if entry not in dead:
                     dead.add(entry)
                     change.add.dead.append(entry)
-                    box = (float(value) for value in records["box"][row])
-                    change.add.do_not_index.append(Forgotten(file.sha256, *box, now))
+                    x0, y0, x1, y1 = (float(value) for value in records["box"][row])
+                    change.add.do_not_index.append(Forgotten(file.sha256, x0, y0, x1, y1, now))
         self._commit(change)
         return len(change.remove), before - self.rows
 

@@ -57,7 +57,7 @@ def main(argv: Optional[list[str]] = None) -> int:
             searcher = PersonSearcher.load(args.model, args.threads)
             arrays, failed = _search(searcher, files, boxes, args.workers)
         with atomic_write(args.output) as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
     except (OSError, ValueError) as error:
         print(f"runtime: {error}", file=sys.stderr)
         return 2

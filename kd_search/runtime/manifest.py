@@ -94,7 +94,7 @@ def read_manifest(path: PathLike) -> dict[str, Any]:
     if not isinstance(network, str) or network not in _NETWORK_KEYS:
         raise ModelFileError(f"{path}: network {_shown(network)} is none of {list(_NETWORK_KEYS)}")
     for key, types in {**_KEYS, **_NETWORK_KEYS[network]}.items():
-        value = manifest.get(key)
+        value: Any = manifest.get(key)
         # Python's True is an int.
         if key not in manifest or not isinstance(value, types) or isinstance(value, bool):
             raise ModelFileError(f"{path}: {key} is missing or wrong ({_shown(value)})")

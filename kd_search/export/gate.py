@@ -91,8 +91,8 @@ def run_runtime(model: Path, pictures: Sequence[GatePicture]) -> list[Result]:
     for index in range(len(pictures)):
         here = found["picture"] == index
         queries = found["query_embeddings"][found["query_picture"] == index]
-        boxes, scores, embeddings = (found[n][here] for n in ("boxes", "scores", "embeddings"))
-        results.append(Result(boxes, scores, embeddings, queries))
+        people = {name: found[name][here] for name in ("boxes", "scores", "embeddings")}
+        results.append(Result(**people, query_embeddings=queries))
     return results
 
 
@@ -203,7 +203,8 @@ def compare(
     Raises:
         ExportParityError: naming the first difference and its picture.
     """
-    rows, borders = [], []
+    rows: list[dict[str, Any]] = []
+    borders: list[dict[str, Any]] = []
     for picture, ours, theirs in zip(pictures, expected, found):
         name = os.path.basename(picture.file)
         pairs, alone = _match(ours, theirs)
@@ -218,7 +219,7 @@ def compare(
             score = round(float(result.scores[index]), 6)
             borders.append({"picture": name, "score": score, "reason": why})
         first, second = ([pair[side] for pair in pairs] for side in (0, 1))
-        row = {
+        row: dict[str, Any] = {
             "boxes": _largest(ours.boxes[first], theirs.boxes[second]),
             "scores": _largest(ours.scores[first], theirs.scores[second]),
             "embeddings": _relative(ours.embeddings[first], theirs.embeddings[second]),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import PIL
 import pytest
 from trained import exported_network
 
+from kd_search.runtime import manifest_path
 from kd_search.runtime.__main__ import main
 
 REPO = Path(__file__).resolve().parents[2]
@@ -95,3 +98,15 @@ print(sorted(n for n in sys.modules if n in ("torch", "detectron2", "cv2", "scip
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{len(files['odd.png'].people.scores)} 1", "[]"]
+
+
+def test_the_documented_search(files, tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (REPO / "docs/runtime.md").read_text(), re.S)
+    shutil.copy(exported_network(), tmp_path / "student.onnx")
+    shutil.copy(manifest_path(exported_network()), tmp_path / "student.onnx.json")
+    shutil.copy(files["crowd.jpg"].file, tmp_path / "scene.jpg")
+    shutil.copy(files["crowd.jpg"].file, tmp_path / "query.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    people = files["crowd.jpg"].people
+    assert len(people.scores) == len(capsys.readouterr().out.splitlines()) > 0

@@ -53,14 +53,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             write_filled(document, filled)
             for line in filled.differences:
                 print(f"{line.partition(': ')[0]}: written")
-        for line in filled.unmarked:
+        for number in filled.unmarked:
             print(
-                f"results: {name}:{line}: the table is neither made from a results file nor "
+                f"results: {name}:{number}: the table is neither made from a results file nor "
                 "marked with <!-- results: none -->",
                 file=sys.stderr,
             )
-        for line in filled.typed:
-            print(f"not yet made from a results file: {name}:{line}")
+        for number in filled.typed:
+            print(f"not yet made from a results file: {name}:{number}")
         wrong += len(filled.differences) * args.check + len(filled.unmarked)
         typed += len(filled.typed)
     if typed:

@@ -278,7 +278,7 @@ def _position(study: StudyFile, row: str, x: str, name: str) -> float:
             found |= {d.get("people") for n, d in data.items() if n != study.dataset}
         else:
             found.add(opts.get(x))
-    (value,) = found if len(found) == 1 else (None,)
+    value: Any = found.pop() if len(found) == 1 else None
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -330,7 +330,8 @@ def _same_picture(path: Path, made: bytes) -> bool:
 
 def _tables(text: str) -> tuple[list[int], list[int]]:
     """Lines of the tables of results that are marked as typed, and of those without a mark."""
-    typed, unmarked = [], []
+    typed: list[int] = []
+    unmarked: list[int] = []
     for number, before, inside in _table_starts(text):
         if inside:
             continue

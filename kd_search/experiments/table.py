@@ -140,7 +140,7 @@ def _query_differences(
 ) -> Optional[np.ndarray]:
     """(Q,) mean over seeds of the differences to the base row; ``None`` where the runs do not have
     the same queries."""
-    pairs = [
+    pairs: list[Any] = [
         (per_query.get((row, s), {}).get(metric), per_query[base, s].get(metric)) for s in seeds
     ]
     present = [packed for pair in pairs for packed in pair if packed is not None]
@@ -305,7 +305,7 @@ def write_figure(
     figure.tight_layout()
     kind = path.suffix.lower()[1:]
     metadata = {"Date": None, "Description": source or None} if kind == "svg" else None
-    style = {"svg.hashsalt": "kd_search", "svg.fonttype": "none"}
+    style: Any = {"svg.hashsalt": "kd_search", "svg.fonttype": "none"}
     with matplotlib.rc_context(style), atomic_write(path) as file:
         figure.savefig(file, format=kind, metadata=metadata)
 

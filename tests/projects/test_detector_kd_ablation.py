@@ -1,6 +1,7 @@
 """The ablation of projects/DetectorKD: rows, runs, the table, two rows from nothing."""
 
 import json
+import shlex
 
 import pytest
 from detectron2.config import get_cfg
@@ -150,3 +151,28 @@ def test_two_rows_from_nothing_and_again(tmp_path):
     assert {p for p, t in results.items() if p.stat().st_mtime_ns != t} == {lost}
     again = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert again["table"] == content["table"]
+
+
+@pytest.mark.e2e
+def test_a_study_from_its_recorded_command_has_the_same_numbers(tmp_path):
+    data = tmp_path / "data"
+    generate_dataset(data, PRESETS["tiny"], seed=0, progress=False)
+    opts = ["SOLVER.IMS_PER_BATCH", "2"]
+    options = ["--rows", "base", "all", "--seeds", 1, "--iterations", 2, "--opts", *opts]
+    options += ["--teacher-iterations", 2, "--teacher-opts", *opts]
+    files = [tmp_path / f"{name}.json" for name in ("first", "second")]
+    places = [["--output", file.with_suffix(""), "--results", file] for file in files]
+    environment = {"KD_SEARCH_GENERATED": str(data)}
+    run_script("DetectorKD", "ablate", *options, *places[0], **environment)
+    first = json.loads(files[0].read_text())
+    python, script, *recorded = shlex.split(first["command"])
+    assert (python, script) == ("python", "projects/DetectorKD/ablate.py")
+    run_script("DetectorKD", "ablate", *recorded, *places[1], **environment)
+    second = json.loads(files[1].read_text())
+    assert second["command"] == first["command"]
+    for before, after in zip(first["runs"], second["runs"]):
+        for key in ("row", "seed", "metrics", "config_file", "opts"):
+            assert after[key] == before[key]
+    base = [study["runs"][0]["config_sha256"] for study in (first, second)]
+    assert base[0] == base[1]
+    assert first["environments"][0]["data"] == second["environments"][0]["data"]

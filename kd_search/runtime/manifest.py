@@ -98,7 +98,7 @@ def read_manifest(path: PathLike) -> dict[str, Any]:
         # Python's True is an int.
         if key not in manifest or not isinstance(value, types) or isinstance(value, bool):
             raise ModelFileError(f"{path}: {key} is missing or wrong ({_shown(value)})")
-        if key in _POSITIVE and not 0 < value < 2**40:
+        if key in _POSITIVE and isinstance(value, int) and not 0 < value < 2**40:
             raise ModelFileError(f"{path}: {key} {_shown(value)} is out of range")
     if manifest["input_format"] not in ("BGR", "RGB"):
         raise ModelFileError(f"{path}: input_format is neither BGR nor RGB")

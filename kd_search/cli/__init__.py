@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "index": ("index", "find and embed everybody in folders, for searches"),
     "forget": ("forget", "remove pictures or people from a gallery for good"),
     "export": ("export", "export a trained network to one file"),
+    "release": ("release", "make a folder of an exported network for others, with a model card"),
     "check": ("check", "print the counts of a data set and its defects"),
     "convert": ("convert", "write a data set in another format"),
     "generate": ("generate", "generate a data set from a seed"),

@@ -131,7 +131,7 @@ def to_onnx(graph: Graph, opset: int = OPSET, half_weights: bool = False) -> byt
         raise ValueError(f"torch {torch.__version__} cannot export to ONNX opset {opset}")
     _strip(proto)
     if half_weights:
-        _store_halves(proto)
+        store_halves(proto)
     onnx.checker.check_model(proto)
     return proto.SerializeToString()
 
@@ -155,7 +155,8 @@ def _strip(proto: Any) -> None:
     del graph.value_info[:]
 
 
-def _store_halves(proto: Any) -> None:
+def store_halves(proto: Any) -> None:
+    """Store the weights of an ONNX model in half precision, each with a cast to single."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

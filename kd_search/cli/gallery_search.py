@@ -125,8 +125,6 @@ def _search(args: argparse.Namespace) -> None:
     if args.box and len(args.box) != len(args.query):
         raise ValueError(f"{len(args.box)} --box for {len(args.query)} query pictures")
     where, marks = filter_of(args), _marks(args)
-    import numpy as np
-
     from kd_search.cli._gallery import load_searcher, printable
     from kd_search.gallery import Gallery
     from kd_search.utils.files import file_sha256
@@ -144,7 +142,7 @@ def _search(args: argparse.Namespace) -> None:
         hit = gallery.hit(hit_id)
         wanted.append(Wanted(hit.path, hit.box, hit.score))
         rows.append(gallery.embedding(hit_id))
-    query = gallery.wanted(np.stack(rows))
+    query = gallery.wanted(rows)
     # Before anything is written: an id may be wrong.
     refined = marks.refine(
         query,
@@ -264,11 +262,8 @@ def _report(
         print(fact)
     if args.output:
         written = [os.path.splitext(args.output)[0] + ".json"]
-        document: dict[str, Any] = {
-            "query": [asdict(person) for person in wanted],
-            "results": results,
-        }
-        document["calibration"] = calibration
+        people = [asdict(person) for person in wanted]
+        document = {"query": people, "results": results, "calibration": calibration}
         write_json(written[0], document)
         if args.output.lower().endswith(_PAGES):
             _write_page(args.output, wanted, results, facts)

@@ -24,6 +24,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from kd_search.cli._arguments import command_parser
@@ -106,17 +107,18 @@ def _index(args: argparse.Namespace) -> int:
     if args.retention is not None and not args.retention >= 0:
         raise ValueError(f"--retention must be 0 or more, not {args.retention}")
     old = read_manifest(args.gallery) if is_gallery(args.gallery) else None
-    given = {**(old.rules if old else {})}
-    given.update(
-        (name, value)
-        for name, value in (
-            ("path_pattern", args.path_pattern),
-            ("time_format", args.time_format),
-            ("table", _absolute(args.table)),
-        )
-        if value is not None
+    given = {
+        "path_pattern": args.path_pattern,
+        "time_format": args.time_format,
+        "table": os.path.abspath(args.table) if args.table else args.table,
+    }
+    kept = old.rules if old else {}
+    rules = CaptureRules(
+        **{
+            name: kept.get(name) if value is None else value or None
+            for name, value in given.items()
+        }
     )
-    rules = CaptureRules.from_dict({name: value or None for name, value in given.items()})
     capture = Capture(rules)
     retention = old.retention_days if old and args.retention is None else args.retention or None
     searcher = load_searcher(args.model, args.threads, args.gallery if old else None)
@@ -129,7 +131,7 @@ def _index(args: argparse.Namespace) -> int:
                 "which are personal data: see docs/gallery.md",
                 file=sys.stderr,
             )
-        writer.set_options(rules.to_dict(), retention)
+        writer.set_options(asdict(rules), retention)
         settings = Settings(
             max_bytes=args.max_bytes,
             max_pixels=args.max_pixels or model["max_pixels"],
@@ -144,10 +146,6 @@ def _index(args: argparse.Namespace) -> int:
         rows = writer.rows
     _print(report, args, rows)
     return 0
-
-
-def _absolute(path: str | None) -> str | None:
-    return os.path.abspath(path) if path else path
 
 
 class _Progress:

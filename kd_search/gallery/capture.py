@@ -13,8 +13,8 @@ import re
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Optional
+from dataclasses import dataclass
+from typing import Optional
 
 from PIL import Image
 
@@ -44,13 +44,6 @@ class CaptureRules:
     path_pattern: Optional[str] = None
     time_format: Optional[str] = None
     table: Optional[str] = None
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "CaptureRules":
-        return cls(**{f.name: value.get(f.name) for f in fields(cls)})
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Capture:

@@ -52,7 +52,7 @@ class Catalogue:
         """Make a catalogue of all rows of a database."""
         files = sorted(tables.files)
         cameras = sorted({row.camera for row in files if row.camera is not None})
-        codes = {name: code for code, name in enumerate(cameras)}
+        codes: dict[Optional[str], int] = {name: code for code, name in enumerate(cameras)}
         folders: dict[str, int] = {}
         folder = [folders.setdefault(os.path.dirname(row.path), len(folders)) for row in files]
 

@@ -51,7 +51,7 @@ class FileRow(NamedTuple):
     content: int
     segment: int
     start: int
-    count: int  # type: ignore[assignment]  # nobody counts its values
+    count: int  # type: ignore[assignment]  # hides a method of tuples
     #: Seconds since 1970 when it was indexed.
     added: float
     #: Of the rules that gave camera and time, see :attr:`kd_search.gallery.capture.Capture.key`.

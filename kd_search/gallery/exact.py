@@ -6,7 +6,7 @@ from typing import Any, Optional
 import numpy as np
 
 try:
-    import faiss
+    import faiss  # type: ignore[import-not-found,unused-ignore]
 except ImportError:
     faiss: Any = None  # type: ignore[no-redef]
 

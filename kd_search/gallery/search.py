@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 
@@ -176,8 +176,8 @@ class Gallery:
             count *= 8
         return [self._hit(int(rows[i]), float(similarity[i]), where) for i in kept[:top_k]]
 
-    def wanted(self, query: np.ndarray) -> np.ndarray:
-        """(D,) unit embedding of (D,) or (Q, D)."""
+    def wanted(self, query: Union[np.ndarray, Sequence[np.ndarray]]) -> np.ndarray:
+        """(D,) float32 of unit length: the mean of (Q, D) embeddings, or (D,)."""
         query = np.atleast_2d(np.asarray(query, np.float64))
         dim = self.manifest.embedding_dim
         if query.ndim != 2 or not len(query) or query.shape[1] != dim:

@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
     segment: int
     start: int
-    count: int  # type: ignore[assignment]  # nobody counts its values
+    count: int  # type: ignore[assignment]  # hides a method of tuples
     rows_crc: int
     people_crc: int
 
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
     segment: int
     start: int
-    count: int  # type: ignore[assignment]  # nobody counts its values
+    count: int  # type: ignore[assignment]
 
 
 Group = tuple[np.ndarray, np.ndarray]

@@ -50,7 +50,6 @@ from .manifest import (
 )
 from .segments import (
     PEOPLE,
-    Group,
     Place,
     SegmentWriter,
     read_people,
@@ -200,10 +199,8 @@ class GalleryWriter:
         """
         for file in new:
             self._check(file)
-        groups: list[Group] = [
-            (f.embeddings, f.people)
-            if f.embeddings is not None and f.people is not None
-            else self._nothing
+        groups = [
+            self._nothing if f.embeddings is None or f.people is None else (f.embeddings, f.people)
             for f in new
         ]
         change = Change()
@@ -258,7 +255,7 @@ class GalleryWriter:
                 if entry not in dead:
                     dead.add(entry)
                     change.add.dead.append(entry)
-                    x0, y0, x1, y1 = (float(value) for value in records["box"][row])
+                    x0, y0, x1, y1 = records["box"][row].tolist()
                     change.add.do_not_index.append(Forgotten(file.sha256, x0, y0, x1, y1, now))
         self._commit(change)
         return len(change.remove), before - self.rows

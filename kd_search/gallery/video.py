@@ -137,7 +137,7 @@ class _Reader:
     """Frames of a file."""
 
     def __init__(self, path: str, max_pixels: int):
-        import av
+        import av  # type: ignore[import-not-found,unused-ignore]
 
         self._av, self._path, self._max_pixels = av, path, max_pixels
         #: Start by the metadata of the file, on the wall clock of this machine.

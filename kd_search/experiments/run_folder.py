@@ -138,6 +138,7 @@ def train_and_evaluate(
     *,
     on_train: bool,
     choices: Optional[Path] = None,
+    imports: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train from the last checkpoint on, evaluate, and write :data:`RESULT_FILE`.
 
@@ -148,6 +149,7 @@ def train_and_evaluate(
         on_train: evaluate on the training set too, except for re-ID sets, which have no queries
             there.
         choices: results file of a study, which must hold how its settings were chosen.
+        imports: modules that this process has imported for the run, for its record.
 
     Returns:
         the content of :data:`RESULT_FILE`: ``metrics``, ``train_metrics``; ``per_query``, see
@@ -169,7 +171,7 @@ def train_and_evaluate(
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / SETTINGS_FILE, settings, sealed=True)
     (output / CONFIG_FILE).write_text(cfg.dump())
-    write_run_record(str(output))
+    write_run_record(str(output), imports)
 
     train_cfg = cfg.clone()
     train_cfg.defrost()

@@ -52,6 +52,7 @@ def main(argv: Optional[list[str]] = None) -> int:
                 args.output,
                 on_train=args.on_train,
                 choices=args.choices,
+                imports=args.imports,
             )
     except KeyboardInterrupt:
         return 130

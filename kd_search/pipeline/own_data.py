@@ -14,12 +14,12 @@ from detectron2.data import DatasetCatalog
 from kd_search.data.builtin import release_files
 from kd_search.data.check import DatasetReport
 from kd_search.data.person_search.check import check_split
+from kd_search.data.person_search.held_out import hold_out_people, write_queries_of
 from kd_search.data.person_search.mot import MOTFiles, parse_motchallenge_entry
 from kd_search.data.person_search.mot_sequence import find_sequences, read_sequence, sequence_name
 from kd_search.data.person_search.register import SplitFiles
 from kd_search.data.person_search.split import LoadedSplit, SplitSource
 from kd_search.data.records import non_crowd
-from kd_search.pipeline.held_out import hold_out_people, write_queries_of
 
 #: Defects that do not stop a project, and what becomes of them. Any other kind does.
 TOLERATED = {

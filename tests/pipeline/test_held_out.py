@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from kd_search.data.person_search.held_out import choose_people, hold_out_people, write_queries_of
 from kd_search.data.person_search.register import SplitFiles
-from kd_search.pipeline.held_out import choose_people, hold_out_people, write_queries_of
 
 
 def write_set(path, people_of, **more):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.modeling.poolers import assign_boxes_to_levels
 from detectron2.structures import Boxes
+from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from kd_search.export.flat import FlatPersonSearch, level_of, suppressed
 from kd_search.export.tracing import exportable
@@ -112,4 +113,11 @@ def test_several_classes_are_refused(fpn):
     model = exportable(fpn.model).model
     model.roi_heads.num_classes = 3
     with pytest.raises(ValueError, match=r"NUM_CLASSES 3"):
+        FlatPersonSearch(model)
+
+
+def test_swin_is_refused(fpn):
+    model = exportable(fpn.model).model
+    model.backbone.attention = ShiftedWindowAttention(8, [7, 7], [3, 3], 2)
+    with pytest.raises(ValueError, match=r"Swin .*torchscript"):
         FlatPersonSearch(model)

@@ -4,7 +4,8 @@ Nothing here imports torch or Detectron2; a network runs by :mod:`kd_search.runt
 """
 
 from .manifest import GalleryError, Manifest, is_gallery
-from .search import Filter, Gallery, Hit
+from .results import Filter, Hit
+from .search import Gallery
 from .store import GalleryWriter, NewFile
 
 __all__ = [

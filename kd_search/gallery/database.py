@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -21,6 +21,8 @@ from .manifest import GalleryError
 from .segments import Block, Place
 
 _SECONDS = 30.0
+#: Parameters of one statement; SQLite allows 999 or more.
+_VALUES = 500
 _MODULUS = 1 << 62
 DATABASE = "gallery.sqlite"
 
@@ -167,18 +169,27 @@ class Database:
             (row,) = self._rows("SELECT version, total FROM state")
         return row[0], row[1]
 
-    def file(self, number: int, checksum: int) -> FileRow:
-        """A row by its id.
+    def files(self, checksums: Mapping[int, int]) -> dict[int, FileRow]:
+        """Rows by their ids.
+
+        Args:
+            checksums: of the rows, by their ids.
 
         Raises:
-            StaleError: it was removed or changed since its checksum was taken.
+            StaleError: one was removed or changed since its checksum was taken.
         """
-        query = f"SELECT {_columns(FileRow)} FROM files WHERE id = ?"
+        found, numbers = {}, list(checksums)
         with self._errors():
-            rows = [FileRow(*row) for row in self._rows(query, (number,))]
-        if len(rows) != 1 or row_checksum(rows[0]) != checksum:
-            raise StaleError(f"{self.path}: row {number} differs from its checksum")
-        return rows[0]
+            for start in range(0, len(numbers), _VALUES):
+                part = tuple(numbers[start : start + _VALUES])
+                marks = ", ".join("?" * len(part))
+                query = f"SELECT {_columns(FileRow)} FROM files WHERE id IN ({marks})"
+                for row in map(FileRow._make, self._rows(query, part)):
+                    if row_checksum(row) == checksums.get(row.id):
+                        found[row.id] = row
+        if len(found) != len(checksums):
+            raise StaleError(f"{self.path}: rows differ from their checksums")
+        return found
 
     def ids_with(self, sha256: str) -> list[int]:
         """Ids of the files with a content."""

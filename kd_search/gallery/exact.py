@@ -73,7 +73,12 @@ class Matrix:
             return self._by_faiss(query, want)
         if rows is None:
             return _largest(self._product(query), want)
-        return rows[_largest(self.take(rows) @ query, want)]
+        ends = np.searchsorted(rows, self.starts)
+        similarity = np.empty(len(rows), np.float32)
+        for part, start, first, end in zip(self.parts, self.starts, ends, ends[1:]):
+            local = rows[first:end] - start
+            similarity[first:end] = part.take(local, axis=0, mode="clip") @ query
+        return rows[_largest(similarity, want)]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """(K, D) float32 embeddings of rows."""

@@ -3,9 +3,8 @@
 import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 import numpy as np
 
@@ -15,62 +14,12 @@ from .catalogue import Catalogue, read_catalogue
 from .database import Database, FileRow, StaleError
 from .exact import Matrix
 from .manifest import GalleryError, Manifest, generation_folder, read_manifest
+from .results import Filter, Hit
 from .segments import PEOPLE, SegmentReader, valid_rows
 
 #: What gives one result each.
 PER = ("person", "picture", "camera")
 _TRIES = 5
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which people a search may find; empty fields do not restrict.
-
-    Args:
-        cameras: names.
-        start, end: seconds since 1970 on the wall clock of the cameras, both included. Pictures of
-            unknown time are not found then. A tracklet of a video is found if a part of it is in
-            that time.
-        folders: absolute; their subfolders are included.
-        min_score: of the detector.
-    """
-
-    cameras: Collection[str] = ()
-    start: Optional[float] = None
-    end: Optional[float] = None
-    folders: Collection[str] = ()
-    min_score: Optional[float] = None
-
-    def __bool__(self) -> bool:
-        return bool(self.cameras or self.folders) or any(
-            value is not None for value in (self.start, self.end, self.min_score)
-        )
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A person that was found."""
-
-    #: "content.person": stays the same as long as the picture is in the gallery.
-    id: str
-    path: str
-    #: Other files with the same content.
-    also: tuple[str, ...]
-    #: XYXY, pixels of the upright picture or frame.
-    box: tuple[float, ...]
-    score: float
-    similarity: float
-    camera: Optional[str]
-    #: Of the picture or of the frame, seconds since 1970 on the wall clock of the camera.
-    time: Optional[float]
-    #: Number and second of the frame in a video; ``None`` for pictures.
-    frame: Optional[int]
-    second: Optional[float]
-    #: Seconds of the first and last frame of the tracklet.
-    first: Optional[float]
-    last: Optional[float]
-    width: int
-    height: int
 
 
 class Gallery:
@@ -165,16 +114,17 @@ class Gallery:
         per: str,
         without: Collection[str],
     ) -> list[Hit]:
-        chosen = self._chosen(where, without)
+        pairs = self._pairs(where) if where else None
+        chosen = self._chosen(pairs, without)
         total = len(self) if chosen is None else len(chosen)
         count = top_k
         while True:
             rows, similarity = self._matrix.top(wanted, count, chosen, use_faiss=self._use_faiss)
-            kept = self._first_of_each(rows, per, where)
+            kept = self._first_of_each(rows, per, pairs)
             if len(kept) >= top_k or count >= total:
                 break
             count *= 8
-        return [self._hit(int(rows[i]), float(similarity[i]), where) for i in kept[:top_k]]
+        return self._hits(rows[kept[:top_k]], similarity[kept[:top_k]], pairs)
 
     def wanted(self, query: Union[np.ndarray, Sequence[np.ndarray]]) -> np.ndarray:
         """(D,) float32 of unit length: the mean of (Q, D) embeddings, or (D,)."""
@@ -195,7 +145,7 @@ class Gallery:
 
     def hit(self, hit_id: str, similarity: float = 1.0) -> Hit:
         """A hit by its id."""
-        return self._hit(self._row_of(hit_id), similarity, None)
+        return self._hits(np.array([self._row_of(hit_id)]), np.array([similarity]), None)[0]
 
     def ids_of(self, sha256: str) -> list[str]:
         """Ids of the people in the files with that content."""
@@ -296,8 +246,9 @@ class Gallery:
         self._pair_last = files.time[pair_file] + self._people["last"][pair_row]
 
     def _pairs(self, where: Filter) -> np.ndarray:
-        """(P,) bool, which pairs a filter lets through."""
-        mask = np.ones(len(self._pair_row), bool)
+        """Indices of the pairs that a filter lets through, ascending."""
+        files, row = self._catalogue, self._pair_row
+        tests: list[tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]] = []
         if where.cameras:
             unknown = set(where.cameras) - set(self.cameras)
             if unknown:
@@ -306,86 +257,98 @@ class Gallery:
                     f"camera {unknown.pop()!r} is not in the gallery: it has {known}"
                 )
             codes = [self.cameras.index(name) for name in where.cameras]
-            if len(codes) == 1:
-                mask &= self._pair_camera == codes[0]
-            else:
-                mask &= np.isin(self._pair_camera, codes)
+            (code, *others) = codes
+            tests.append((self._pair_camera, lambda v: np.isin(v, codes) if others else v == code))
         # Comparisons with NaN, an unknown time, are false.
         if where.start is not None:
-            mask &= self._pair_last >= where.start
+            tests.append((self._pair_last, lambda v: v >= where.start))
         if where.end is not None:
-            mask &= self._pair_first <= where.end
-        if where.start is not None or where.end is not None:
-            mask &= self._pair_first == self._pair_first
+            tests.append((self._pair_first, lambda v: v <= where.end))
         if where.folders:
             roots = tuple(os.path.join(folder, "") for folder in where.folders)
-            names = self._catalogue.folder_names
-            inside = [os.path.join(name, "").startswith(roots) for name in names]
-            mask &= np.array(inside, bool)[self._catalogue.folder[self._pair_file]]
+            inside = [os.path.join(name, "").startswith(roots) for name in files.folder_names]
+            folders = files.folder[self._pair_file]
+            tests.append((folders, lambda v: np.array(inside, bool)[v]))
         if where.min_score is not None:
-            mask &= self._people["score"][self._pair_row] >= np.float32(where.min_score)
-        return mask
+            scores, least = self._people["score"][row], np.float32(where.min_score)
+            tests.append((scores, lambda v: v >= least))
+        (values, fits), *more = tests
+        pairs = np.flatnonzero(fits(values))
+        for values, fits in more:  # of what is left: less than a look at all
+            pairs = pairs[fits(values[pairs])]
+        return pairs
 
-    def _chosen(self, where: Optional[Filter], without: Collection[str]) -> Optional[np.ndarray]:
+    def _chosen(
+        self, pairs: Optional[np.ndarray], without: Collection[str]
+    ) -> Optional[np.ndarray]:
         """Rows that may be found, ascending; ``None`` for all."""
-        if not where and not without:
+        if pairs is None and not without:
             return None
-        rows = self._pair_row if not where else self._pair_row[self._pairs(where)]
+        rows = self._pair_row if pairs is None else self._pair_row[pairs]
         if len(rows) and not (rows[1:] > rows[:-1]).all():
             rows = np.unique(rows)
         if without:
             rows = rows[~np.isin(rows, [self._row_of(hit_id) for hit_id in without])]
         return rows
 
-    def _first_of_each(self, rows: np.ndarray, per: str, where: Optional[Filter]) -> list[int]:
+    def _shown(self, rows: np.ndarray, pairs: Optional[np.ndarray]) -> np.ndarray:
+        """Of each row the first pair that the filter lets through."""
+        first = np.searchsorted(self._pair_row, rows)
+        return first if pairs is None else pairs[np.searchsorted(pairs, first)]
+
+    def _first_of_each(self, rows: np.ndarray, per: str, pairs: Optional[np.ndarray]) -> np.ndarray:
+        """Which rows are the first of their picture or camera."""
         if per == "person":
-            return list(range(len(rows)))
-        seen, kept, files = set(), [], self._catalogue
-        for index, row in enumerate(rows):
-            file = self._shown(int(row), where)
-            frame = int(self._people["frame"][row])
-            key = files.camera[file] if per == "camera" else (files.content[file], frame)
-            if key not in seen:
-                seen.add(key)
-                kept.append(index)
-        return kept
+            return np.arange(len(rows))
+        files = self._pair_file[self._shown(rows, pairs)]
+        if per == "camera":
+            keys = self._catalogue.camera[files][:, None]
+        else:
+            keys = np.stack([self._catalogue.content[files], self._people["frame"][rows]], 1)
+        return np.sort(np.unique(keys, axis=0, return_index=True)[1])
 
-    def _shown(self, row: int, where: Optional[Filter]) -> int:
-        """Index of the first file with that row that the filter lets through."""
-        span = slice(*np.searchsorted(self._pair_row, (row, row + 1)))
-        files = self._pair_file[span]
-        if len(files) > 1 and where:
-            files = files[self._pairs(where)[span]]
-        return int(files[0])
+    def _hits(
+        self, rows: np.ndarray, similarity: np.ndarray, pairs: Optional[np.ndarray]
+    ) -> list[Hit]:
+        shown = self._pair_file[self._shown(rows, pairs)].tolist()
+        ends = np.searchsorted(self._pair_row, np.stack([rows, rows + 1])).T.tolist()
+        having = [self._pair_file[first:end].tolist() for first, end in ends]
+        files = self._files([index for indices in having for index in indices])
+        people = self._people[rows]
+        hits = []
+        for index, indices, box, person, value in zip(
+            shown, having, people["box"].tolist(), people.tolist(), similarity.tolist()
+        ):
+            file = files[index]
+            _, score, frame, second, first, last, _, number = person
+            video = frame >= 0
+            hits.append(
+                Hit(
+                    id=f"{file.content}.{number}",
+                    path=file.path,
+                    also=tuple(files[other].path for other in indices if other != index),
+                    box=tuple(box),
+                    score=score,
+                    similarity=value,
+                    camera=file.camera,
+                    time=None if file.time is None else file.time + second,
+                    frame=frame if video else None,
+                    second=second if video else None,
+                    first=first if video else None,
+                    last=last if video else None,
+                    width=file.width,
+                    height=file.height,
+                )
+            )
+        return hits
 
-    def _file(self, index: int) -> FileRow:
+    def _files(self, indices: Sequence[int]) -> dict[int, FileRow]:
+        """Rows of the database by their index in the catalogue."""
         assert self._database is not None
-        number, checksum = self._catalogue.id[index], self._catalogue.checksum[index]
-        return self._database.file(int(number), int(checksum))
-
-    def _hit(self, row: int, similarity: float, where: Optional[Filter]) -> Hit:
-        shown = self._shown(row, where)
-        file = self._file(shown)
-        box, score, frame, second, first, last, _, person = self._people[row].tolist()
-        video = frame >= 0
-        others = self._pair_file[slice(*np.searchsorted(self._pair_row, (row, row + 1)))]
-        also = tuple(self._file(index).path for index in others if index != shown)
-        return Hit(
-            id=f"{file.content}.{person}",
-            path=file.path,
-            also=also,
-            box=tuple(box.tolist()),
-            score=score,
-            similarity=similarity,
-            camera=file.camera,
-            time=None if file.time is None else file.time + second,
-            frame=frame if video else None,
-            second=second if video else None,
-            first=first if video else None,
-            last=last if video else None,
-            width=file.width,
-            height=file.height,
-        )
+        files = self._catalogue
+        checksums = {int(files.id[i]): int(files.checksum[i]) for i in indices}
+        rows = self._database.files(checksums)
+        return {index: rows[int(files.id[index])] for index in indices}
 
     def _row_of(self, hit_id: str) -> int:
         content, _, person = hit_id.partition(".")

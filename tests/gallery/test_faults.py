@@ -179,6 +179,15 @@ def test_damaged_files(small, damage):
     assert answers(folder) == truth
 
 
+def test_a_file_that_lost_its_last_byte(small):
+    folder, truth, files = small
+    contents = {path: path.read_bytes() for path in files}
+    for path in files:
+        path.write_bytes(contents[path][:-1])
+        assert harmed(folder, truth) != (path.suffix == ".cache")
+        restore(folder, contents)
+
+
 @pytest.mark.parametrize("name", ["rows-000001.f32", "people-000001.bin", "gallery.sqlite"])
 def test_missing_files(small, name):
     folder, _, _ = small
@@ -190,13 +199,14 @@ def test_missing_files(small, name):
 
 def test_rows_that_were_never_acknowledged_are_cut_off(small):
     folder, truth, files = small
-    for path in files:
-        if path.suffix in (".f32", ".bin"):
-            with open(path, "ab") as file:
-                file.write(b"more than was acknowledged")
+    appended = {path: path.stat().st_size for path in files if path.suffix in (".f32", ".bin")}
+    for path in appended:
+        with open(path, "ab") as file:
+            file.write(b"more than was acknowledged")
     (folder / "generation-000001" / "rows-000002.f32").write_bytes(b"a segment of no commit")
     (folder / "generation-000002").mkdir()
     assert answers(folder) == truth
+    assert {path: path.stat().st_size for path in appended} == appended
     assert not (folder / "generation-000001" / "rows-000002.f32").exists()
     assert not (folder / "generation-000002").exists()
 

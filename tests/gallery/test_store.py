@@ -133,6 +133,20 @@ def test_segments_are_filled_and_joined(tmp_path, monkeypatch):
     assert not (tmp_path / "g" / "generation-000001").exists()
 
 
+def test_compaction_appends_nothing_to_a_segment_that_is_shared_with_the_old_generation(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(segments_module, "SEGMENT_ROWS", 10)
+    monkeypatch.setattr("kd_search.gallery.compaction.SEGMENT_ROWS", 10)
+    with GalleryWriter(tmp_path / "g", manifest()) as writer:
+        writer.add([new_file(1, 7), new_file(2, 4)])
+        writer.forget([], [(writer.file("/footage/cam2/0002.jpg"), 0)])
+        writer.compact()
+        shared = tmp_path / "g" / "generation-000002" / "rows-000001.f32"
+        assert shared.stat().st_size == 7 * 4 * DIM
+        assert writer.rows == 10
+
+
 def test_nothing_of_what_was_forgotten_is_left_in_any_file(tmp_path):
     folder = tmp_path / "g"
     filled(folder)

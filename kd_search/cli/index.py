@@ -95,6 +95,7 @@ def _index(args: argparse.Namespace) -> int:
     from kd_search.cli._gallery import load_searcher
     from kd_search.gallery import GalleryWriter, Manifest, is_gallery
     from kd_search.gallery.capture import Capture, CaptureRules
+    from kd_search.gallery.footage import check_sources
     from kd_search.gallery.indexing import Indexer, Settings
     from kd_search.gallery.manifest import read_manifest
 
@@ -106,6 +107,7 @@ def _index(args: argparse.Namespace) -> int:
         raise ValueError(f"--frame-step must be more than 0, not {args.frame_step}")
     if args.retention is not None and not args.retention >= 0:
         raise ValueError(f"--retention must be 0 or more, not {args.retention}")
+    check_sources(args.sources)
     old = read_manifest(args.gallery) if is_gallery(args.gallery) else None
     given = {
         "path_pattern": args.path_pattern,

@@ -56,7 +56,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     # A gallery of kd-search index has other options, and needs no training.
-    first = argparse.ArgumentParser(add_help=False)
+    first = argparse.ArgumentParser("kd-search search", add_help=False)
     first.add_argument("--gallery")
     folder = first.parse_known_args(argv)[0].gallery
     if folder and os.path.isfile(os.path.join(folder, "gallery.json")):

@@ -38,6 +38,13 @@ class Found:
     mtime_ns: int
 
 
+def check_sources(sources: Sequence[str]) -> None:
+    """Raise :class:`GalleryError` if one of the files and folders is missing."""
+    for source in sources:
+        if not os.path.exists(source):
+            raise GalleryError(f"{source}: no such file or folder")
+
+
 def find_files(
     sources: Sequence[str], problems: list[str], suffixes: frozenset[str] = PICTURES
 ) -> Iterator[Found]:
@@ -50,11 +57,9 @@ def find_files(
         problems: takes a line for each folder or file that cannot be read.
 
     Raises:
-        GalleryError: a source is missing.
+        GalleryError: as :func:`check_sources`.
     """
-    for source in sources:
-        if not os.path.exists(source):
-            raise GalleryError(f"{source}: no such file or folder")
+    check_sources(sources)
     seen = set()
     for source in sources:
         for path in _walk(os.path.abspath(source), problems, suffixes):

@@ -217,6 +217,12 @@ def test_wrong_indexing(indexed, capsys, arguments, named):
     assert named in err and err.count("\n") == 1
 
 
+def test_wrong_indexing_makes_no_gallery(indexed, capsys):
+    for arguments in (["nowhere"], ["f", "--path-pattern", "("], ["f", "--model", "other.onnx"]):
+        assert main(["index", "--model", "student.onnx", "--gallery", "new", *arguments]) == 2
+        assert not (indexed / "new").exists()
+
+
 def test_forgetting(indexed, capsys):
     found = search("--per", "person")["results"]
     other = next(r["id"] for r in found if "20261103" in r["path"] and r["id"].endswith(".1"))

@@ -66,6 +66,7 @@ def _forget(args: argparse.Namespace) -> None:
             "name what to forget: --picture, --person, --from, --to, --camera, --folder"
         )
     with GalleryWriter(args.gallery) as writer:
+        writer.compact(if_worth_it=True)  # what an earlier call that was interrupted has removed
         contents = {_content(writer, name) for name in args.picture}
         if ranges:
             from kd_search.gallery.capture import parse_time

@@ -96,7 +96,7 @@ _TABLES: dict[str, Any] = {
     "dead": DeadRow,
     "do_not_index": Forgotten,
 }
-_STATE = "version, clock, next_id, total"
+_STATE = "version, clock, next_id, pending, total"
 
 
 @dataclass
@@ -113,13 +113,15 @@ class Tables:
     clock: float = 0.0
     #: Ids and numbers of contents from here on were never used.
     next_id: int = 1
+    #: Whether removed rows must be gone from the disk, and are not yet.
+    pending: bool = False
     #: Sum of the checksums of all rows.
     total: int = 0
 
 
 @dataclass
 class Change:
-    """What one commit adds and removes; ``add.next_id`` is the new one."""
+    """What one commit adds and removes; ``next_id`` and ``pending`` of ``add`` are the new ones."""
 
     add: Tables = field(default_factory=Tables)
     #: File rows that were read from the database or written to it.
@@ -213,11 +215,11 @@ class Database:
                     setattr(tables, name, list(map(row_type._make, rows)))
             finally:
                 self._connection.execute("ROLLBACK")
-            ((version, clock, next_id, total, crc),) = state
+            ((version, clock, next_id, pending, total, crc),) = state
             if crc != _crc("state", state[0][:-1]) or total != _total(tables):
                 raise ValueError("its rows differ from their checksum")
         tables.version, tables.clock, tables.next_id = version, clock, next_id
-        tables.total = total
+        tables.pending, tables.total = bool(pending), total
         self._total = total
         return tables
 
@@ -262,7 +264,7 @@ class Database:
                         (_encoded(row) for row in getattr(change.add, name)),
                     )
                 execute("DELETE FROM state")
-                self._write_state(version + 1, change.add.next_id, total)
+                self._write_state(version + 1, change.add, total)
                 execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
@@ -277,14 +279,14 @@ class Database:
             columns = _columns(row_type).replace("id,", "id INTEGER PRIMARY KEY,", 1)
             execute(f"CREATE TABLE {name} ({columns})")
         execute(f"CREATE TABLE state ({_STATE}, crc)")
-        self._write_state(0, 1, 0)
+        self._write_state(0, Tables(), 0)
         execute("COMMIT")
         self._total = 0
 
-    def _write_state(self, version: int, next_id: int, total: int) -> None:
-        state = (version, time.time(), next_id, total)
+    def _write_state(self, version: int, tables: Tables, total: int) -> None:
+        state = (version, time.time(), tables.next_id, int(tables.pending), total)
         self._connection.execute(
-            "INSERT INTO state VALUES (?, ?, ?, ?, ?)", (*state, _crc("state", state))
+            "INSERT INTO state VALUES (?, ?, ?, ?, ?, ?)", (*state, _crc("state", state))
         )
 
     @contextlib.contextmanager

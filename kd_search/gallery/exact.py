@@ -77,7 +77,8 @@ class Matrix:
         similarity = np.empty(len(rows), np.float32)
         for part, start, first, end in zip(self.parts, self.starts, ends, ends[1:]):
             local = rows[first:end] - start
-            similarity[first:end] = part.take(local, axis=0, mode="clip") @ query
+            chosen = part.take(local, axis=0, mode="clip")
+            np.einsum("ij,j->i", chosen, query, out=similarity[first:end])
         return rows[_largest(similarity, want)]
 
     def take(self, rows: np.ndarray) -> np.ndarray:

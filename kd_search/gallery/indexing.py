@@ -159,8 +159,7 @@ class Indexer:
             raise
         self._commit()
         self._look_for_missing(sources, {file.path for file in found})
-        # What the retention removed must be gone, other rows when it is worth the time.
-        self._writer.compact(if_worth_it=not report.expired)
+        self._writer.compact(if_worth_it=True)
         report.seconds = time.monotonic() - start
         return report
 
@@ -332,7 +331,7 @@ class Indexer:
             return
         self._limit = wall_clock(now) - days * _DAY
         old = [row for row in self._writer.files() if _moment(row.time, row.mtime_ns) < self._limit]
-        self._writer.remove(old)
+        self._writer.remove(old, for_good=True)
         self.report.expired = len(old)
 
     def _look_for_missing(self, sources: Sequence[str], there: set[str]) -> None:

@@ -203,8 +203,7 @@ class GalleryWriter:
             self._nothing if f.embeddings is None or f.people is None else (f.embeddings, f.people)
             for f in new
         ]
-        change = Change()
-        change.add.next_id = self.tables.next_id
+        change = Change(self._tables())
         try:
             places, change.add.blocks = self._segments.append(groups)
         except BaseException as error:
@@ -221,9 +220,17 @@ class GalleryWriter:
             change.add.next_id += 1
         self._commit(change)
 
-    def remove(self, files: Sequence[FileRow]) -> None:
-        """Remove files in one commit; indexing finds them again."""
-        self._commit(Change(self._tables(), list(files)))
+    def remove(self, files: Sequence[FileRow], *, for_good: bool = False) -> None:
+        """Remove files in one commit; indexing finds them again.
+
+        Args:
+            files: of the gallery.
+            for_good: the bytes must be gone after the next :meth:`compact`, also if it is the one
+                of a later run.
+        """
+        change = Change(self._tables(), list(files))
+        change.add.pending |= for_good and bool(files)
+        self._commit(change)
 
     def forget(
         self, contents: Iterable[str], people: Iterable[tuple[FileRow, int]] = ()
@@ -257,6 +264,7 @@ class GalleryWriter:
                     change.add.dead.append(entry)
                     x0, y0, x1, y1 = records["box"][row].tolist()
                     change.add.do_not_index.append(Forgotten(file.sha256, x0, y0, x1, y1, now))
+        change.add.pending |= bool(change)
         self._commit(change)
         return len(change.remove), before - self.rows
 
@@ -267,13 +275,14 @@ class GalleryWriter:
         are linked, not copied. Readers keep the old files until they look for changes.
 
         Args:
-            if_worth_it: do nothing while few rows were removed.
+            if_worth_it: do nothing while few rows were removed, and none that must be gone.
 
         Returns:
             Number of removed rows.
         """
         removed = self.rows_to_remove
-        if if_worth_it and removed <= _WORTH_IT * (self.rows + removed):
+        few = removed <= _WORTH_IT * (self.rows + removed)
+        if if_worth_it and few and not self.tables.pending:
             return 0
         generation = self.manifest.generation + 1
         target = generation_folder(self.folder, generation)
@@ -343,7 +352,7 @@ class GalleryWriter:
             self._by_content[row.sha256][row.path] = row
 
     def _tables(self) -> Tables:
-        return Tables(next_id=self.tables.next_id)
+        return Tables(next_id=self.tables.next_id, pending=self.tables.pending)
 
     def _commit(self, change: Change) -> None:
         if not change:
@@ -354,7 +363,7 @@ class GalleryWriter:
         self._database.commit(change, self.tables.version)
         self._failed, self._changed = False, True
         self.tables.version += 1
-        self.tables.next_id = change.add.next_id
+        self.tables.next_id, self.tables.pending = change.add.next_id, change.add.pending
         self._segments.keep(change.add.blocks)
         self.tables.blocks += change.add.blocks
         self.tables.dead += change.add.dead

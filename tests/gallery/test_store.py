@@ -349,3 +349,18 @@ def test_the_catalogue_holds_nothing_of_what_was_forgotten(tmp_path, monkeypatch
     contents = b"".join(bytes_of(tmp_path / "g").values())
     assert (tmp_path / "g" / "generation-000002" / "catalogue.cache").exists()
     assert b"secret camera" not in contents and b"/hidden/place" not in contents
+
+
+def test_what_must_be_gone_is_removed_by_a_later_run_if_the_first_was_interrupted(tmp_path):
+    filled(tmp_path / "g")
+    with GalleryWriter(tmp_path / "g") as writer:
+        writer.remove([writer.file("/footage/cam3/0003.jpg")])
+        assert writer.compact(if_worth_it=True) == 0
+        writer.forget([sha(4)])  # and here it is killed
+    assert embeddings(4, 3)[0].tobytes() in b"".join(bytes_of(tmp_path / "g").values())
+    with GalleryWriter(tmp_path / "g") as writer:
+        writer.add([new_file(30)])
+    with GalleryWriter(tmp_path / "g") as writer:
+        assert writer.compact(if_worth_it=True) == 7
+        assert writer.compact(if_worth_it=True) == 0
+    assert embeddings(4, 3)[0].tobytes() not in b"".join(bytes_of(tmp_path / "g").values())

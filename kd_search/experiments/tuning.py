@@ -75,7 +75,8 @@ def recorded_protocol(study: "Study") -> Optional[dict[str, Any]]:
     if not study.results_file.is_file():
         return None
     protocol = read_study(study.results_file).protocol
-    return None if protocol is None else protocol.model_dump()
+    # As it was written: the file stays the same.
+    return None if protocol is None else protocol.model_dump(exclude_unset=True)
 
 
 def choose_settings(

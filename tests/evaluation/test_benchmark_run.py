@@ -68,7 +68,7 @@ def test_a_row_that_misses_its_limit_makes_the_exit_status_1(folder):
     [
         (["nothing"], "unknown benchmark 'nothing'; there are: fast, slow"),
         (["_harness"], "unknown benchmark '_harness'"),
-        (["fast", "--scale"], "--scale: only prototypes, search_eval can"),
+        (["fast", "--scale"], "--scale: only gallery, prototypes, search_eval can"),
         (["fast", "--repeats", "0"], "must be at least 1"),
         (["fast", "--json", "no/such/folder/out.json"], "its folder does not exist"),
     ],

@@ -364,3 +364,14 @@ def test_what_must_be_gone_is_removed_by_a_later_run_if_the_first_was_interrupte
         assert writer.compact(if_worth_it=True) == 7
         assert writer.compact(if_worth_it=True) == 0
     assert embeddings(4, 3)[0].tobytes() not in b"".join(bytes_of(tmp_path / "g").values())
+
+
+def test_a_full_segment_with_a_removed_person_is_rewritten(tmp_path, monkeypatch):
+    monkeypatch.setattr("kd_search.gallery.compaction.SEGMENT_ROWS", 10)
+    with GalleryWriter(tmp_path / "g", manifest()) as writer:
+        writer.add([new_file(1, 7)])
+        writer.forget([], [(writer.file("/footage/cam1/0001.jpg"), 3)])
+        assert writer.compact() == 1 and writer.rows == 6
+    contents = b"".join(bytes_of(tmp_path / "g").values())
+    gone, kept = embeddings(1, 7)[3], embeddings(1, 7)[4]
+    assert gone.tobytes() not in contents and kept.tobytes() in contents

@@ -120,6 +120,9 @@ setup(
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "wandb": ["wandb>=0.16"],
         "docs": ["mkdocs-material>=9.5", "mkdocstrings-python>=1.10"],
+        # Galleries (docs/gallery.md): videos, and a faster exact search.
+        "video": ["av>=12"],
+        "search": ["faiss-cpu>=1.8"],
         # Backbones of timm (docs/backbones.md).
         "timm": ["timm>=1.0"],
         "dev": [

@@ -153,6 +153,10 @@ class _Reader:
                 if not self._container.streams.video:
                     raise ImageError(f"{self._path}: has no video stream")
                 self._stream = self._container.streams.video[0]
+                unit = self._stream.time_base
+                if unit is None:
+                    raise ImageError(f"{self._path}: its frames have no times")
+                self._unit = unit
                 context = self._stream.codec_context
                 refuse_large(
                     self._path, (context.width, context.height), self._max_pixels, "--max-pixels"
@@ -169,11 +173,11 @@ class _Reader:
 
     def frames(self, second: float = 0.0) -> Iterator[Frame]:
         """Frames from the last key frame before a second on; numbers count from there."""
-        start = float((self._stream.start_time or 0) * self._stream.time_base)
+        start = float((self._stream.start_time or 0) * self._unit)
         rate = float(self._stream.average_rate or 25)
         with self._errors():
             if second > 0:
-                offset = int((second + start) / self._stream.time_base)
+                offset = int((second + start) / self._unit)
                 self._container.seek(offset, stream=self._stream)
             decoded = self._container.decode(self._stream)
         number = 0

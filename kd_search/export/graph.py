@@ -59,9 +59,9 @@ def person_search_graph(model: nn.Module) -> Graph:
     """
     flat = FlatPersonSearch(exportable(model).model.cpu()).eval()
     # torch.export takes a map that is one pixel high or wide as a special case of its own.
-    rpn: Any = flat.model.proposal_generator
+    backbone: Any = flat.model.backbone
     step = flat.size_divisibility
-    least = max(rpn.anchor_generator.strides) // step + 1
+    least = max(shape.stride for shape in backbone.output_shape().values()) // step + 1
     noise = torch.Generator().manual_seed(0)
     sides = [step * max(-(-side // step), least + 1) for side in (256, 320)]
     image = torch.randint(0, 256, (3, *sides), generator=noise, dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,13 +177,11 @@ def config_text(name: str, bases: Sequence[str], choices: Sequence[Choice]) -> s
     return head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=96)
 
 
-def _wrapped(line: str, width: int = 94) -> list[str]:
-    parts: list[str] = []
-    rest = line
-    while len(rest) > width and " " in rest[:width]:
-        cut = rest.rindex(" ", 0, width)
-        parts, rest = [*parts, rest[:cut]], f"  {rest[cut + 1 :]}"
-    return [*parts, rest]
+def _wrapped(line: str) -> list[str]:
+    # Words, such as paths, may be longer than a line.
+    return textwrap.wrap(
+        line, 94, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

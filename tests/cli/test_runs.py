@@ -66,7 +66,9 @@ def project(tmp_path_factory):
     # Those that the trainings added write to a stream of this fixture alone.
     for each, before in zip(loggers, handlers):
         each.handlers[:] = before
-    return root
+    yield root
+    for name in SETS:
+        forget(name)
 
 
 def call(*argv):

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import yaml
 
 from kd_search import model_zoo
-from kd_search.pipeline.choices import choose_common, choose_networks, choose_training
+from kd_search.pipeline.choices import Choice, choose_common, choose_networks, choose_training
 from kd_search.pipeline.networks import NETWORKS
 from kd_search.pipeline.own_data import Statistics, statistics_of
+from kd_search.pipeline.project import config_text
 
 NO_WEIGHTS = {"teacher": None, "student": None}
 WEIGHTS = {"teacher": "a.pkl", "student": "b.pth"}
@@ -148,3 +150,13 @@ def test_statistics():
     # Sizes 8, 20, 20, 20, 40: percentiles by linear interpolation.
     assert found.small == pytest.approx(8 + 0.2 * 12)
     assert found.large == pytest.approx(20 + 0.96 * 20)
+
+
+def test_comments_of_a_config_hold_words_longer_than_a_line():
+    path = "/" + "long_folder/" * 20 + "my photos"
+    text = config_text("data", [], [Choice("data", path, "given", {"SEED": 1})])
+    *comments, keys = text.splitlines()
+    assert yaml.safe_load(keys) == {"SEED": 1} and all(line.startswith("# ") for line in comments)
+    words = " ".join(line[2:].strip() for line in comments)
+    assert f"data: {path} (given)" in words
+    assert all(len(line) <= 96 for line in comments if "long_folder" not in line)

@@ -67,6 +67,8 @@ class Candidate(Schema):
     #: Seed to the metric on the validation part.
     scores: dict[str, float]
     chosen: bool
+    #: Of a row that was added to the study, instead of that of the protocol.
+    recorded: Optional[str] = None
 
 
 class ProtocolRecord(Schema):
@@ -128,14 +130,16 @@ class StudyFile(Schema):
                 f"has format {self.format}, and this version of kd_search reads {FORMAT}"
             )
         names, seen = {row.name for row in self.rows}, set()
+        recorded = dict.fromkeys(names, self.protocol.recorded) if self.protocol else {}
+        for candidate in self.protocol.candidates if self.protocol else ():
+            recorded[candidate.row] = candidate.recorded or recorded.get(candidate.row, "")
         for number, run in enumerate(self.runs):
             if run.row not in names or run.seed is None:
                 raise ValueError(f"runs[{number}] has the row {run.row!r} and seed {run.seed}")
             if (run.row, run.seed) in seen:
                 raise ValueError(f"runs[{number}] is the second of {run.row!r}, seed {run.seed}")
             seen.add((run.row, run.seed))
-            recorded = self.protocol.recorded if self.protocol else ""
-            if run.started is not None and run.started < recorded:
+            if run.started is not None and run.started < recorded.get(run.row, ""):
                 raise ValueError(f"runs[{number}] started before the choices were recorded")
         for run in [*self.runs, *self.teachers.values()]:
             if run.environment is not None and run.environment >= len(self.environments):

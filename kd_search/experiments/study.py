@@ -195,6 +195,9 @@ class Study:
     teachers: dict[str, Run] = field(default_factory=dict)
     #: Those of ``runs`` that others depend on; run first.
     first: Sequence[Run] = ()
+    #: What the trained teachers are needed for before any student is run, such as a table of their
+    #: embeddings; called each time the study is started, so it keeps what is there.
+    before_students: Callable[[], None] = lambda: None
     #: Further content of the JSON.
     metadata: Mapping[str, Any] = field(default_factory=dict)
     #: Markdown below the table, from its entries.
@@ -334,6 +337,7 @@ def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.
         failed = run_all([*study.first, *study.teachers.values()], **options)
         if failed:
             raise RunFailed("; ".join(failed))
+        study.before_students()
         failed = run_all(list(study.runs.values()), after_each=study.write_table, **options)
         print(study.write_table())
     except KeyboardInterrupt:

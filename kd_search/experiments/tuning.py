@@ -3,7 +3,8 @@
 Every row of a study, also the student without a teacher, gets the same number of candidates. They
 are trained on the rest of the training set, with teachers of their own that have not seen the
 validation people either, and the best one by the first metric of the table, on average over the
-tuning seeds, is the row's. The study then trains on the whole training set.
+tuning seeds, is the row's. The study then trains on the whole training set. Rows that are added
+later are compared then, before any of them is tested.
 """
 
 import argparse
@@ -109,17 +110,36 @@ def choose_settings(
         return study
     rows = [row.name for row in study.rows if not row.fixed]
     candidates = read_candidates(args.candidates, rows)
-    if before is not None and before["tuned"] and _tried(before) == candidates:
-        args.protocol = before
-    elif tested:
+    tried = _tried(before) if before is not None and before["tuned"] else {}
+    if any(tried.get(row, options) != options for row, options in candidates.items()):
+        tried = {}
+    new = {row: options for row, options in candidates.items() if row not in tried}
+    # A teacher has no candidates: that it was tested says nothing about them.
+    if any(
+        (run.folder / RESULT_FILE).is_file() for (row, _), run in study.runs.items() if row in new
+    ):
         raise ValueError(
             f"{study.results_file}: the test set was evaluated before these candidates were "
             "compared: name another folder with --output"
         )
-    else:
-        args.protocol = _tune(make_study, args, study, candidates)
+    args.protocol = before
+    if new:
+        found = _tune(make_study, args, study, new)
+        args.protocol = _added(study, before, found) if before is not None and tried else found
     args.tuned = {c["row"]: c["overrides"] for c in args.protocol["candidates"] if c["chosen"]}
     return make_study(args)
+
+
+def _added(study: "Study", before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """The protocol of a study with that of further rows."""
+    for key in ("metric", "validation"):
+        if before[key] != found[key]:
+            raise ValueError(
+                f"{study.results_file}: the first rows were compared with {key} {before[key]}, not "
+                f"{found[key]}: name another folder with --output"
+            )
+    later = [{**candidate, "recorded": found["recorded"]} for candidate in found["candidates"]]
+    return {**before, "candidates": [*before["candidates"], *later]}
 
 
 def _tried(protocol: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -135,7 +155,7 @@ def _tune(
     study: "Study",
     candidates: dict[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    """Train all candidates, and return the protocol to be recorded."""
+    """Train the candidates of these rows, and return the protocol to be recorded."""
     if getattr(args, "teacher_weights", None):
         raise ValueError(
             "--teacher-weights: this teacher may have seen the validation people: leave it out "
@@ -149,13 +169,15 @@ def _tune(
         part.candidate = f"candidate{index + 1}"
         part.tuned = {row: options[index] for row, options in candidates.items()}
         studies.append(make_study(part))
-    for runs in (
-        [run for s in studies for run in [*s.first, *s.teachers.values()]],
-        [run for s in studies for run in s.runs.values()],
-    ):
+    teachers = [run for s in studies for run in [*s.first, *s.teachers.values()]]
+    students = [run for s in studies for (row, _), run in s.runs.items() if row in candidates]
+    for runs in (teachers, students):
         failed = run_all(_once(runs), jobs=args.jobs)
         if failed:
             raise RunFailed("; ".join(failed))
+        if runs is teachers:
+            for s in studies:
+                s.before_students()
     results = [s.finished() for s in studies]
     metric = _metric(study.layout.metrics, results, list(candidates))
     record = []

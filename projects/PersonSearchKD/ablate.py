@@ -64,13 +64,25 @@ _DETECTOR = (
     "AnchorRegressionTerm",
     "HintTerm",
 )
+_DDPS = ("DisaggregatedFeatureTerm", "DecoupledLogitTerm", "CorrelationTerm")
 ROWS = (
     Row(NONE, main=True),
     Row("table", terms=_TABLE, main=True),
     Row("detector", terms=_DETECTOR),
     Row("table+detector", terms=(*_TABLE, *_DETECTOR), main=True),
     Row("PKD", terms=("PearsonTerm",)),
-    Row("DDPS", terms=("DisaggregatedFeatureTerm", "DecoupledLogitTerm", "CorrelationTerm")),
+    Row("DDPS", terms=_DDPS),
+    # Its weights are those of maps of 256 channels and pictures of 900 pixels, whose sums are large.
+    Row(
+        "DDPS x20",
+        {
+            "DISTILLATION.DDPS.PEOPLE_WEIGHT": 1e-3,
+            "DISTILLATION.DDPS.BACKGROUND_WEIGHT": 5e-4,
+            "DISTILLATION.DDPS.ATTENTION_WEIGHT": 1e-3,
+            "DISTILLATION.DDPS.CONTEXT_WEIGHT": 1e-5,
+        },
+        terms=_DDPS,
+    ),
 )
 
 
@@ -100,6 +112,7 @@ def make_study(args: argparse.Namespace) -> Study:
             *("DISTILLATION.STUDENT_META_ARCH", arch),
             *method_keys(row.terms, str(table), args.teacher_config, str(teacher.weights)),
             *("DISTILLATION.TEACHER.OPTS", list(args.teacher_opts)),
+            *row.opts(),
         ]
 
     def write_table() -> None:

@@ -72,7 +72,7 @@ ROWS = (
     Row("table+detector", terms=(*_TABLE, *_DETECTOR), main=True),
     Row("PKD", terms=("PearsonTerm",)),
     Row("DDPS", terms=_DDPS),
-    # Its weights are those of maps of 256 channels and pictures of 900 pixels, whose sums are large.
+    # Its weights are those of maps of 256 channels and pictures of 900 pixels, with larger sums.
     Row(
         "DDPS x20",
         {

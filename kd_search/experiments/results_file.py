@@ -189,6 +189,25 @@ def write_study(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, dict(content), sealed=True)
 
 
+def recorded_runs(path: Optional[Path]) -> tuple[dict[str, Any], dict[tuple[str, int], Any]]:
+    """Teachers by name and runs by (row, seed) of a results file, in the form of
+    :func:`.run_folder.train_and_evaluate`; nothing where there is no file.
+
+    Raises:
+        ValueError: see :func:`read_study`.
+    """
+    if path is None or not path.is_file():
+        return {}, {}
+    content = read_study(path).model_dump(exclude_unset=True)
+
+    def whole(run: dict[str, Any]) -> dict[str, Any]:
+        number = run.pop("environment", None)
+        return {**run, **({} if number is None else content["environments"][number])}
+
+    teachers = {name: whole(run) for name, run in content.get("teachers", {}).items()}
+    return teachers, {(run["row"], run["seed"]): whole(run) for run in content["runs"]}
+
+
 def share_environments(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Move versions, hardware, code and data of runs, in place, to a list of different ones that
     their ``environment`` is an index of; returns the list."""

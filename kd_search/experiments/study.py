@@ -4,13 +4,20 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 from detectron2.config import CfgNode
 
-from kd_search.experiments.results_file import FORMAT, share_environments, write_study
-from kd_search.experiments.run_folder import build_run_config
+from kd_search.experiments.results_file import (
+    FORMAT,
+    recorded_runs,
+    share_environments,
+    write_study,
+)
+from kd_search.experiments.run_facts import config_digest
+from kd_search.experiments.run_folder import build_run_config, settings_of
 from kd_search.experiments.runs import Run, RunFailed, run_all
 from kd_search.experiments.study_options import recorded_command
 from kd_search.experiments.table import TEACHER, TableLayout, draw, markdown, summarise, write_text
@@ -224,7 +231,51 @@ class Study:
             SettingsError: a folder holds another run.
         """
         results = {key: run.result() for key, run in self.runs.items()}
-        return {key: result for key, result in results.items() if result is not None}
+        return {
+            key: self._records[1][key] if result is None else result
+            for key, result in results.items()
+            if result is not None or key in self._records[1]
+        }
+
+    @cached_property
+    def _records(self) -> tuple[dict[str, Any], dict[tuple[str, int], Any]]:
+        """Teachers and runs of ``--results`` that have the configs of this study."""
+        teachers, runs = recorded_runs(self.args.results)
+
+        def is_same(record: Mapping[str, Any], run: Optional[Run]) -> bool:
+            return run is not None and (record.get("config_file"), record.get("opts")) == (
+                run.config_file,
+                self._opts(run),
+            )
+
+        return (
+            {name: t for name, t in teachers.items() if is_same(t, self.teachers.get(name))},
+            {key: run for key, run in runs.items() if is_same(run, self.runs.get(key))},
+        )
+
+    def own_runs(self) -> list[Run]:
+        """Runs but those that only ``--results`` has."""
+        recorded = self._records[1]
+        return [
+            run for key, run in self.runs.items() if key not in recorded or run.result() is not None
+        ]
+
+    def check_records(self) -> None:
+        """Check, when the teachers are trained, that those of the recorded runs were the same.
+
+        Raises:
+            ValueError: a run of ``--results`` had other weights, or another config.
+        """
+        for (row, seed), record in self._records[1].items():
+            run = self.runs[row, seed]
+            if run.result() is not None or "config_sha256" not in record:
+                continue
+            if config_digest(settings_of(run.config)) != record["config_sha256"]:
+                raise ValueError(
+                    f"{self.args.results}: the run {row!r}, seed {seed}, was made with another "
+                    "teacher or config (config_sha256) than this study has: name another file "
+                    "with --results"
+                )
 
     def content(self) -> dict[str, Any]:
         """Everything about the finished runs, in the form of :class:`.results_file.StudyFile`."""
@@ -235,7 +286,7 @@ class Study:
         teachers = {
             name: self._record(run, result)
             for name, run in self.teachers.items()
-            if (result := run.result()) is not None
+            if (result := run.result() or self._records[0].get(name)) is not None
         }
         environments = share_environments([*teachers.values(), *runs])
         return {
@@ -260,9 +311,10 @@ class Study:
         }
 
     def _record(self, run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
-        folder = str(self.output)
-        opts = [str(x).replace(folder, "OUTPUT") for x in run.opts]
-        return {**result, "config_file": run.config_file, "opts": opts}
+        return {**result, "config_file": run.config_file, "opts": self._opts(run)}
+
+    def _opts(self, run: Run) -> list[str]:
+        return [str(x).replace(str(self.output), "OUTPUT") for x in run.opts]
 
     def write_table(self) -> str:
         """Write table and picture of the finished runs as .json, .md and .png; returns the
@@ -312,7 +364,8 @@ def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.
     """Run what a study lacks, and print its table.
 
     Teachers are run first; if one fails, no student is run. The table is rewritten after each
-    student.
+    student. Runs that the file of ``--results`` has are not run again, so that a study goes on
+    where only this file was kept; its teachers are then trained anew, and have to be the same.
 
     Args:
         make_study: may raise ValueError or FileNotFoundError on wrong options.
@@ -334,11 +387,13 @@ def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.
         study.write_table()
         for run in study.all_runs():
             run.choices = study.results_file if args.protocol else None
-        failed = run_all([*study.first, *study.teachers.values()], **options)
-        if failed:
-            raise RunFailed("; ".join(failed))
-        study.before_students()
-        failed = run_all(list(study.runs.values()), after_each=study.write_table, **options)
+        if any(run.result() is None for run in study.own_runs()):
+            failed = run_all([*study.first, *study.teachers.values()], **options)
+            if failed:
+                raise RunFailed("; ".join(failed))
+            study.before_students()
+            study.check_records()
+        failed = run_all(study.own_runs(), after_each=study.write_table, **options)
         print(study.write_table())
     except KeyboardInterrupt:
         print("\ninterrupted: run the same command to go on", file=sys.stderr)

@@ -73,9 +73,11 @@ def read_candidates(path: Path, rows: list[str]) -> dict[str, list[dict[str, Any
 
 def recorded_protocol(study: "Study") -> Optional[dict[str, Any]]:
     """What an earlier start of a study has recorded; ``None`` where it has recorded nothing."""
-    if not study.results_file.is_file():
+    paths = [study.results_file, *([study.args.results] if study.args.results else [])]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         return None
-    protocol = read_study(study.results_file).protocol
+    protocol = read_study(path).protocol
     # As it was written: the file stays the same.
     return None if protocol is None else protocol.model_dump(exclude_unset=True)
 

@@ -15,7 +15,9 @@ from kd_search.experiments import (
     Study,
     StudyParser,
     TableLayout,
+    read_study,
     run_study,
+    write_study,
 )
 from tests.experiments.fake_runs import fake, starts
 
@@ -110,3 +112,51 @@ def test_numbers_on_training_images_have_a_table_of_their_own(tmp_path):
     assert "70.0" not in (tmp_path / "ablation.md").read_text()
     text = (tmp_path / "on_train" / "ablation.md").read_text()
     assert text.startswith("AP on elsewhere\n") and "| base | 70.0 |" in text
+
+
+def recorded(folder: Path, results: Path, weight="", **values) -> Study:
+    """A study that writes to ``results``; ``weight`` is an override of each run."""
+    made = study(folder, **values)
+    for run in [*made.runs.values(), *made.teachers.values()]:
+        run.opts = ["SOLVER.GAMMA", weight] if weight else []
+    made.args = options(folder, "--results", str(results))
+    return made
+
+
+def test_a_study_goes_on_from_its_results_file_alone(tmp_path, capsys):
+    results = tmp_path / "kept.json"
+    assert run(lambda args: recorded(tmp_path / "first", results, base="3")) == 0
+    before = read_study(results)
+    made = recorded(tmp_path / "second", results, base="7", all="5")
+    assert run(lambda args: made) == 0
+    after = read_study(results)
+    assert [(r.row, r.metrics["AP"]) for r in after.runs] == [("base", 3.0), ("all", 5.0)]
+    assert after.runs[0] == before.runs[0] and after.protocol == before.protocol
+    assert [starts(run) for run in made.runs.values()] == [0, 1]
+    # Nothing is left to do: neither is its teacher trained.
+    again = recorded(tmp_path / "third", results, base="7", all="5")
+    assert run(lambda args: again) == 0
+    assert read_study(results).runs == after.runs
+    assert read_study(results).teachers == after.teachers
+    assert {starts(run) for run in again.all_runs()} == {0}
+
+
+def test_recorded_runs_of_other_settings_are_run_again(tmp_path):
+    results = tmp_path / "kept.json"
+    assert run(lambda args: recorded(tmp_path / "first", results, base="3")) == 0
+    assert run(lambda args: recorded(tmp_path / "second", results, "0.5", base="7")) == 0
+    assert [r.metrics["AP"] for r in read_study(results).runs] == [7.0]
+
+
+def test_recorded_runs_with_another_teacher_are_refused(tmp_path, capsys):
+    results = tmp_path / "kept.json"
+    assert run(lambda args: recorded(tmp_path / "first", results, base="3")) == 0
+    content = json.loads(results.read_text())
+    del content["sha256"]
+    content["runs"][0]["config_sha256"] = "0" * 64
+    write_study(results, content)
+    made = recorded(tmp_path / "second", results, base="7", all="5")
+    assert run(lambda args: made) == 2
+    error = capsys.readouterr().err
+    assert str(results) in error and "config_sha256" in error and "'base'" in error
+    assert starts(made.runs["all", 1]) == 0

@@ -21,6 +21,7 @@ from kd_search.experiments import (
     run_study,
     student_runs,
     teacher_run,
+    write_study,
 )
 from kd_search.experiments.train_run import main as train_run
 from kd_search.experiments.tuning import read_candidates
@@ -60,8 +61,8 @@ def options(tmp_path, *more, candidates=CANDIDATES):
 class Maker:
     """Makes studies of fake runs, and keeps them; the AP of a run is that of ``score``."""
 
-    def __init__(self, score):
-        self.score, self.studies = score, []
+    def __init__(self, score, rows=ROWS):
+        self.score, self.rows, self.studies = score, rows, []
 
     def fake(self, run):
         run = FakeRun(run.name, run.config_file, run.opts, run.folder)
@@ -70,14 +71,16 @@ class Maker:
 
     def __call__(self, args):
         cfg = build_run_config(args.student_config, list(map(str, args.opts)), args.output)
-        runs = student_runs(args, cfg, ROWS, lambda row, seed: row.opts())
+        runs = student_runs(args, cfg, self.rows, lambda row, seed: row.opts())
+        teacher = self.fake(teacher_run(args, 1))
         study = Study(
             args,
             cfg,
-            ROWS,
+            self.rows,
             {key: self.fake(run) for key, run in runs.items()},
             TableLayout(metrics=("AP",), base="none"),
-            teachers={"teacher": self.fake(teacher_run(args, 1))},
+            teachers={"teacher": teacher},
+            before_students=lambda: (teacher.folder / "table").write_text(str(teacher.result())),
         )
         self.studies.append(study)
         return study
@@ -140,6 +143,57 @@ def test_resuming_keeps_the_choices_and_trains_nothing_again(tmp_path):
     after = read_study(tmp_path / "out" / "ablation.json")
     assert after.protocol == before.protocol and after.runs == before.runs
     assert {starts(run) for run in make.studies[-1].all_runs()} == {1}
+
+
+def test_rows_that_are_added_later_have_their_candidates_compared_then(tmp_path):
+    assert run_study(Maker(by_rate, ROWS[:1]), options(tmp_path)) == 0
+    path = tmp_path / "out" / "ablation.json"
+    before = read_study(path)
+    assert run_study(Maker(by_rate), options(tmp_path)) == 0
+    after = read_study(path)
+    first, later = after.protocol.candidates[:2], after.protocol.candidates[2:]
+    assert first == before.protocol.candidates and after.protocol.metric == "AP"
+    assert [(c.row, c.chosen) for c in later] == [("all", True), ("all", False)]
+    runs = {run.row: run for run in after.runs}
+    assert runs["none"] == before.runs[0]
+    assert runs["all"].opts[-2:] == ["SOLVER.MOMENTUM", "0.5"] and runs["all"].metrics
+    # Recorded before the row was run, and after the first rows were.
+    assert {c.recorded for c in first} == {None} and all(c.recorded for c in later)
+    # A file is refused in which the added row ran before its choices.
+    content = json.loads(path.read_text())
+    for number, started in ((0, before.protocol.recorded), (1, before.protocol.recorded)):
+        content["runs"][number]["started"] = started
+        content["protocol"]["candidates"][2]["recorded"] = "9999"
+        problem = "" if number == 0 else "runs[1] started before"
+        try:
+            write_study(tmp_path / "edited.json", content)
+        except ValueError as error:
+            assert problem and problem in str(error)
+        else:
+            assert not problem
+
+
+def test_a_tested_row_is_not_given_candidates(tmp_path, capsys):
+    assert run_study(Maker(by_rate, ROWS[:1]), options(tmp_path)) == 0
+    folder = tmp_path / "out" / "all" / "seed1"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    assert run_study(Maker(by_rate), options(tmp_path)) == 2
+    assert "was evaluated before" in capsys.readouterr().err
+
+
+def test_added_rows_are_compared_like_the_first_ones(tmp_path, capsys):
+    assert run_study(Maker(by_rate, ROWS[:1]), options(tmp_path)) == 0
+    assert run_study(Maker(by_rate), options(tmp_path, "--tuning-seeds", 1, 2)) == 2
+    assert "validation" in capsys.readouterr().err
+
+
+def test_teachers_are_used_before_students(tmp_path):
+    make = Maker(by_rate)
+    assert run_study(make, options(tmp_path)) == 0
+    out = tmp_path / "out"
+    for folder in (out, out / "validation"):
+        assert "AP" in (folder / "teacher" / "table").read_text()
 
 
 @pytest.mark.parametrize("candidates", [{"default": [{"iterations": 10}]}, None])

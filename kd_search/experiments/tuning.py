@@ -18,7 +18,7 @@ import yaml
 
 from kd_search.data.person_search.held_out import hold_out_people, write_queries_of
 from kd_search.data.person_search.register import SplitFiles, locate_split
-from kd_search.experiments.results_file import read_study
+from kd_search.experiments.results_file import read_study, recorded_runs
 from kd_search.experiments.run_folder import RESULT_FILE, build_run_config, now
 from kd_search.experiments.runs import Run, RunFailed, run_all
 from kd_search.utils.files import file_sha256
@@ -96,10 +96,10 @@ def choose_settings(
         RunFailed: a training failed.
     """
     before = recorded_protocol(study)
-    # With whatever settings.
-    tested = any((run.folder / RESULT_FILE).is_file() for run in study.all_runs())
     if args.candidates is None:
         if before is None:
+            # With whatever settings.
+            tested = any((run.folder / RESULT_FILE).is_file() for run in study.all_runs())
             # Of what was tested before the choices were recorded, nobody knows.
             args.protocol = None if tested else {"recorded": now(), "tuned": False}
             return study
@@ -117,12 +117,12 @@ def choose_settings(
         tried = {}
     new = {row: options for row, options in candidates.items() if row not in tried}
     # A teacher has no candidates: that it was tested says nothing about them.
-    if any(
-        (run.folder / RESULT_FILE).is_file() for (row, _), run in study.runs.items() if row in new
-    ):
+    tested = {row for (row, _), run in study.runs.items() if (run.folder / RESULT_FILE).is_file()}
+    tested |= {row for row, _ in recorded_runs(args.results)[1]}
+    if tested & new.keys():
         raise ValueError(
             f"{study.results_file}: the test set was evaluated before these candidates were "
-            "compared: name another folder with --output"
+            "compared: name another folder with --output, and another file with --results"
         )
     args.protocol = before
     if new:

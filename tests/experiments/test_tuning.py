@@ -1,6 +1,7 @@
 """Settings are chosen on people split off the training set, before anything is tested."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -180,6 +181,18 @@ def test_a_tested_row_is_not_given_candidates(tmp_path, capsys):
     (folder / "result.json").write_text("{}")
     assert run_study(Maker(by_rate), options(tmp_path)) == 2
     assert "was evaluated before" in capsys.readouterr().err
+
+
+def test_a_row_of_the_results_file_is_not_given_other_candidates(tmp_path, capsys):
+    results = ["--results", tmp_path / "kept.json"]
+    assert run_study(Maker(by_rate), options(tmp_path, *results)) == 0
+    shutil.rmtree(tmp_path / "out")
+    other = {"default": [{"iterations": 10}]}
+    assert run_study(Maker(by_rate), options(tmp_path, *results, candidates=other)) == 2
+    assert "--results" in capsys.readouterr().err
+    make = Maker(lambda cfg: 0)
+    assert run_study(make, options(tmp_path, *results)) == 0
+    assert {starts(run) for run in make.studies[-1].all_runs()} == {0}
 
 
 def test_added_rows_are_compared_like_the_first_ones(tmp_path, capsys):

@@ -4,5 +4,5 @@ import sys
 
 from tiny import REPO
 
-PROJECTS = ("DetectorKD", "DKD", "GlobalKnowledge", "Rivals", "VKD")
+PROJECTS = ("DetectorKD", "DKD", "GlobalKnowledge", "PersonSearchKD", "Rivals", "VKD")
 sys.path.extend(str(REPO / "projects" / name) for name in PROJECTS)

@@ -4,9 +4,10 @@ Nothing here imports torch or Detectron2; a network runs by :mod:`kd_search.runt
 """
 
 from .manifest import GalleryError, Manifest, is_gallery
+from .new_file import NewFile
 from .results import Filter, Hit
 from .search import Gallery
-from .store import GalleryWriter, NewFile
+from .store import GalleryWriter
 
 __all__ = [
     "Filter",

@@ -16,8 +16,9 @@ from .capture import Capture, wall_clock
 from .database import FileRow
 from .footage import PICTURES, Content, Found, find_files, hash_content, read_content
 from .manifest import GalleryError
+from .new_file import NewFile
 from .segments import PEOPLE
-from .store import GalleryWriter, NewFile
+from .store import GalleryWriter
 from .tracklets import overlap
 from .video import VIDEOS, find_people, is_video, start_time
 

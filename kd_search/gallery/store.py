@@ -16,7 +16,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -28,8 +28,6 @@ from kd_search.utils.folder_lock import LOCK_FILE, hold_folder, release_folder
 from .catalogue import Catalogue
 from .compaction import write_generation
 from .database import (
-    INDEXED,
-    NOBODY,
     UNREADABLE,
     Change,
     Database,
@@ -48,6 +46,7 @@ from .manifest import (
     remove_other_generations,
     write_manifest,
 )
+from .new_file import NewFile
 from .segments import (
     PEOPLE,
     Place,
@@ -58,32 +57,6 @@ from .segments import (
 
 #: Share of removed rows from which on compaction is worth its time.
 _WORTH_IT = 0.25
-#: How far a length may be from one.
-_UNIT = 1e-3
-
-
-@dataclass
-class NewFile:
-    """One file for :meth:`GalleryWriter.add`."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    width: int = 0
-    height: int = 0
-    #: Length of a video.
-    seconds: float = 0.0
-    camera: Optional[str] = None
-    time: Optional[float] = None
-    #: (N, D) float32 of unit length and :data:`~kd_search.gallery.segments.PEOPLE` (N,); ``None``
-    #: for content that is in the gallery already, and for unreadable files.
-    embeddings: Optional[np.ndarray] = None
-    people: Optional[np.ndarray] = None
-    #: Key of the rules that gave camera and time.
-    rules: int = 0
-    #: Why it cannot be read.
-    message: str = ""
 
 
 class GalleryWriter:
@@ -198,7 +171,7 @@ class GalleryWriter:
             GalleryError, OSError: it could not be written; nothing was added.
         """
         for file in new:
-            self._check(file)
+            file.check(self.manifest.embedding_dim)
         groups = [
             self._nothing if f.embeddings is None or f.people is None else (f.embeddings, f.people)
             for f in new
@@ -216,7 +189,8 @@ class GalleryWriter:
             old = self._by_path.get(file.path)
             if old is not None:
                 change.remove.append(old)
-            change.add.files.append(self._row(file, place, change.add.next_id))
+            known = self.content(file.sha256)
+            change.add.files.append(file.row(change.add.next_id, known, place))
             change.add.next_id += 1
         self._commit(change)
 
@@ -377,47 +351,6 @@ class GalleryWriter:
         for entry in change.add.do_not_index:
             self._forgotten[entry.sha256].append(entry)
         self.tables.do_not_index += change.add.do_not_index
-
-    def _check(self, file: NewFile) -> None:
-        if file.embeddings is None:
-            return
-        rows, dim = np.asarray(file.embeddings), self.manifest.embedding_dim
-        if rows.shape != (len(rows), dim) or file.people is None or len(file.people) != len(rows):
-            raise ValueError(f"{file.path}: embeddings of shape {rows.shape}, D is {dim}")
-        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-        if not (np.abs(lengths - 1) < _UNIT).all():
-            raise ValueError(
-                f"{file.path}: the network's embeddings are not of unit length: are its weights "
-                "bad?"
-            )
-
-    def _row(self, file: NewFile, place: Optional[Place], number: int) -> FileRow:
-        known = self.content(file.sha256) if file.embeddings is None else None
-        state, found, content = UNREADABLE, 0, number
-        shape = file.width, file.height, file.seconds
-        if known is not None and not file.message:
-            place, state, found, content = known.place, known.state, known.found, known.content
-            shape = known.width, known.height, known.seconds
-        elif file.embeddings is not None:
-            found = len(file.embeddings)
-            state = INDEXED if found else NOBODY
-        return FileRow(
-            number,
-            file.path,
-            file.size,
-            file.mtime_ns,
-            file.sha256,
-            state,
-            found,
-            *shape,
-            file.camera,
-            file.time,
-            content,
-            *(place or (0, 0, 0)),
-            time.time(),
-            file.rules,
-            file.message,
-        )
 
     def _places(self) -> set[Place]:
         return {row.place for row in self._by_path.values() if row.place is not None}

@@ -123,6 +123,8 @@ setup(
         # Galleries (docs/gallery.md): videos, and a faster exact search.
         "video": ["av>=12"],
         "search": ["faiss-cpu>=1.8"],
+        # Galleries in a database (PostgreSQL 13 or later with pgvector 0.8 or later).
+        "postgres": ["psycopg[binary]>=3.1"],
         # Backbones of timm (docs/backbones.md).
         "timm": ["timm>=1.0"],
         "dev": [

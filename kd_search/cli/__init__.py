@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "draw the ranked results of an evaluation"),
     "search": ("search", "search for a person in a folder of pictures or in a gallery"),
     "index": ("index", "find and embed everybody in folders, for searches"),
+    "push": ("push", "copy a gallery into a PostgreSQL database"),
     "forget": ("forget", "remove pictures or people from a gallery for good"),
     "export": ("export", "export a trained network to one file"),
     "release": ("release", "make a folder of an exported network for others, with a model card"),

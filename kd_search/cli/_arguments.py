@@ -11,6 +11,9 @@ from kd_search.utils.arguments import add_import_argument
 #: Metavar and help of the output folder of a training, in any of its forms.
 RUN_HELP = "output folder of a training, RUN, RUN/inference or RUN/inference/SET"
 
+#: Help of ``--gallery``.
+GALLERY_HELP = "folder, or postgresql://USER@HOST/DATABASE"
+
 
 def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser of ``kd-search NAME`` whose description is the docstring of its module."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ def load_searcher(model: str, threads: int | None = None, gallery: str | None = 
     Args:
         model: ONNX file.
         threads: of the network; ``None`` for all cores.
-        gallery: if given, the network must be the one it was indexed with.
+        gallery: if given and there is one, the network must be the one it was indexed with.
 
     Raises:
         GalleryError: it is another one.
@@ -30,10 +31,12 @@ def load_searcher(model: str, threads: int | None = None, gallery: str | None = 
         raise ImportError("onnxruntime is not installed: pip install onnxruntime") from None
     searcher = PersonSearcher.load(model, threads)
     if gallery is not None:
-        from kd_search.gallery.manifest import read_manifest
+        from kd_search.gallery.opening import find_manifest, gallery_name
 
-        manifest = read_manifest(gallery)
-        manifest.check_model(gallery, searcher.manifest["file_sha256"], model)
+        manifest = find_manifest(gallery)
+        if manifest is not None:
+            sha256 = searcher.manifest["file_sha256"]
+            manifest.check_model(gallery_name(gallery), sha256, model)
     return searcher
 
 
@@ -56,3 +59,31 @@ def read_picture(image: str, max_pixels: int = sys.maxsize) -> np.ndarray:
     except OSError as error:
         raise ImageError(f"{image}: cannot be read ({error.strerror or error})") from None
     return decode_image(image, content, "RGB", max_pixels, "max_pixels")
+
+
+class Progress:
+    """A line with the number of files, people and the time left."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self._tty = sys.stderr.isatty()
+        self._shown = False
+
+    def __call__(self, done: int, total: int, report: Any) -> None:
+        now = time.monotonic()
+        if now - self._last < (0.3 if self._tty else 10):
+            return
+        self._last, self._shown = now, True
+        worked = max(done - report.unchanged, 1)  # unchanged files take no time
+        rate = worked / (now - self._start)
+        left = int(max(total - done, 0) / rate)
+        line = (
+            f"{done:,} of {total:,} files, {report.people:,} people, {rate:.1f} files/s, "
+            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        )
+        print(f"\r{line:78}" if self._tty else line, end="" if self._tty else "\n", file=sys.stderr)
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._tty and self._shown:
+            print(file=sys.stderr)

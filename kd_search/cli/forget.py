@@ -10,7 +10,8 @@ range, cameras or folders remove all pictures that fit all of these; a video of 
 the time is removed as a whole.
 
 The rows, paths and cameras are gone from every file of the gallery afterwards; copies of the
-gallery, and the pictures themselves, are yours to remove. What stays is a list of hashes, and for
+gallery, and the pictures themselves, are yours to remove. So are the archives and backups of a
+database (docs/gallery.md). What stays is a list of hashes, and for
 people of boxes, so that kd-search index does not bring them back.
 
 Exit status: 0 removed, 2 the input cannot be used or fits nothing.
@@ -25,7 +26,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kd_search.cli._arguments import command_parser
+from kd_search.cli._arguments import GALLERY_HELP, command_parser
 
 if TYPE_CHECKING:
     from kd_search.gallery import GalleryWriter
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 def get_parser() -> argparse.ArgumentParser:
     parser = command_parser("forget", __doc__)
-    parser.add_argument("--gallery", metavar="FOLDER", required=True, help="of kd-search index")
+    parser.add_argument("--gallery", metavar="NAME", required=True, help=GALLERY_HELP)
     parser.add_argument("--picture", metavar="FILE", nargs="+", default=[], help="or its SHA-256")
     parser.add_argument("--person", metavar="ID", nargs="+", default=[], help="of a search")
     parser.add_argument("--from", dest="start", metavar="TIME", help="2026-11-03T14:05 or a day")
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _forget(args: argparse.Namespace) -> None:
     from kd_search.cli._gallery import printable
-    from kd_search.gallery import GalleryWriter
+    from kd_search.gallery.opening import gallery_name, open_writer
     from kd_search.gallery.removal import chosen_files, find_person
 
     ranges = bool(args.start or args.end or args.camera or args.folder)
@@ -65,7 +66,7 @@ def _forget(args: argparse.Namespace) -> None:
         raise ValueError(
             "name what to forget: --picture, --person, --from, --to, --camera, --folder"
         )
-    with GalleryWriter(args.gallery) as writer:
+    with open_writer(args.gallery) as writer:
         writer.compact(if_worth_it=True)  # what an earlier call that was interrupted has removed
         contents = {_content(writer, name) for name in args.picture}
         if ranges:
@@ -79,7 +80,9 @@ def _forget(args: argparse.Namespace) -> None:
                 folders=[os.path.abspath(folder) for folder in args.folder],
             )
             if not fitting:
-                raise ValueError(f"{args.gallery}: no picture fits; nothing was removed")
+                raise ValueError(
+                    f"{gallery_name(args.gallery)}: no picture fits; nothing was removed"
+                )
             contents |= {row.sha256 for row in fitting}
         people = [find_person(writer, hit_id) for hit_id in args.person]
         gone = [row for row in writer.files() if row.sha256 in contents]

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from kd_search.cli._arguments import command_parser
+from kd_search.cli._arguments import GALLERY_HELP, command_parser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ _PAGES = (".html", ".htm")
 
 def get_parser() -> argparse.ArgumentParser:
     parser = command_parser("search", __doc__)
-    parser.add_argument("--gallery", metavar="FOLDER", required=True, help="of kd-search index")
+    parser.add_argument("--gallery", metavar="NAME", required=True, help=GALLERY_HELP)
     parser.add_argument("--model", metavar="FILE", help="with which it was indexed")
     parser.add_argument("--query", metavar="IMAGE", nargs="+", default=[], help="the wanted person")
     parser.add_argument("--person", metavar="ID", nargs="+", default=[], help="found earlier")
@@ -126,11 +126,11 @@ def _search(args: argparse.Namespace) -> None:
         raise ValueError(f"{len(args.box)} --box for {len(args.query)} query pictures")
     where, marks = filter_of(args), _marks(args)
     from kd_search.cli._gallery import load_searcher, printable
-    from kd_search.gallery import Gallery
+    from kd_search.gallery.opening import open_gallery
     from kd_search.utils.files import file_sha256
 
     searcher = load_searcher(args.model, gallery=args.gallery) if args.model else None
-    gallery = Gallery(args.gallery)
+    gallery = open_gallery(args.gallery)
     wanted, rows = find_people(searcher, args.query, args.box)
     own = list(args.person)
     for image in args.query:

@@ -4,7 +4,8 @@
     kd-search index /footage --model student.onnx --gallery people \\
         --path-pattern '/(?P<camera>cam[0-9]+)/(?P<time>[0-9]{8}_[0-9]{6})'
 
-The folder of the gallery is made if it does not exist. Run it again to add what is new: a file is
+The gallery is made if it does not exist: a folder, or the tables of a PostgreSQL database with
+pgvector (postgresql://USER@HOST/DATABASE). Run it again to add what is new: a file is
 read again only where its size, its time or the rules for camera and time have changed. It may be
 interrupted at any moment, also by kill -9 or a power failure, and goes on when it runs again.
 
@@ -22,19 +23,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kd_search.cli._arguments import command_parser
+from kd_search.cli._arguments import GALLERY_HELP, command_parser
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = command_parser("index", __doc__)
     parser.add_argument("sources", nargs="+", metavar="PATH", help="folders, files")
     parser.add_argument("--model", metavar="FILE", required=True, help="from kd-search export")
-    parser.add_argument("--gallery", metavar="FOLDER", required=True, help="made if missing")
+    parser.add_argument("--gallery", metavar="NAME", required=True, help=GALLERY_HELP)
     rules = parser.add_argument_group(
         "camera and time",
         "Kept in the gallery: give them once. A change applies to files that are indexed already.",
@@ -92,12 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _index(args: argparse.Namespace) -> int:
-    from kd_search.cli._gallery import load_searcher
-    from kd_search.gallery import GalleryWriter, Manifest, is_gallery
+    from kd_search.cli._gallery import Progress, load_searcher
+    from kd_search.gallery import Manifest
     from kd_search.gallery.capture import Capture, CaptureRules
     from kd_search.gallery.footage import check_sources
     from kd_search.gallery.indexing import Indexer, Settings
-    from kd_search.gallery.manifest import read_manifest
+    from kd_search.gallery.opening import find_manifest, gallery_name, open_writer
 
     for name in ("max_bytes", "max_pixels", "threads"):
         value = getattr(args, name)
@@ -108,7 +108,7 @@ def _index(args: argparse.Namespace) -> int:
     if args.retention is not None and not args.retention >= 0:
         raise ValueError(f"--retention must be 0 or more, not {args.retention}")
     check_sources(args.sources)
-    old = read_manifest(args.gallery) if is_gallery(args.gallery) else None
+    old, name = find_manifest(args.gallery), gallery_name(args.gallery)
     given = {
         "path_pattern": args.path_pattern,
         "time_format": args.time_format,
@@ -123,13 +123,13 @@ def _index(args: argparse.Namespace) -> int:
     )
     capture = Capture(rules)
     retention = old.retention_days if old and args.retention is None else args.retention or None
-    searcher = load_searcher(args.model, args.threads, args.gallery if old else None)
+    searcher = load_searcher(args.model, args.threads, args.gallery)
     model = searcher.manifest
     new = Manifest(model["file_sha256"], model["file"], model["embedding_dim"])
-    with GalleryWriter(args.gallery, new) as writer:
+    with open_writer(args.gallery, new) as writer:
         if old is None:
             print(
-                f"{args.gallery}: a new gallery. It will hold embeddings and places of people, "
+                f"{name}: a new gallery. It will hold embeddings and places of people, "
                 "which are personal data: see docs/gallery.md",
                 file=sys.stderr,
             )
@@ -142,47 +142,19 @@ def _index(args: argparse.Namespace) -> int:
             remove_missing=args.remove_missing,
             retention_days=retention,
         )
-        progress = _Progress()
+        progress = Progress()
         report = Indexer(writer, searcher, capture, settings).run(args.sources, progress)
         progress.end()
         rows = writer.rows
-    _print(report, args, rows)
+    _print(report, name, rows)
     return 0
-
-
-class _Progress:
-    """A line with the number of files, people and the time left."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.monotonic()
-        self._tty = sys.stderr.isatty()
-        self._shown = False
-
-    def __call__(self, done: int, total: int, report: Any) -> None:
-        now = time.monotonic()
-        if now - self._last < (0.3 if self._tty else 10):
-            return
-        self._last, self._shown = now, True
-        worked = max(done - report.unchanged, 1)  # unchanged files take no time
-        rate = worked / (now - self._start)
-        left = int(max(total - done, 0) / rate)
-        line = (
-            f"{done:,} of {total:,} files, {report.people:,} people, {rate:.1f} files/s, "
-            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        )
-        print(f"\r{line:78}" if self._tty else line, end="" if self._tty else "\n", file=sys.stderr)
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        if self._tty and self._shown:
-            print(file=sys.stderr)
 
 
 #: Unreadable files that are printed.
 _NAMED = 20
 
 
-def _print(report: Any, args: argparse.Namespace, rows: int) -> None:
+def _print(report: Any, name: str, rows: int) -> None:
     from kd_search.cli._gallery import printable
 
     for line in report.problems[:_NAMED]:
@@ -207,4 +179,4 @@ def _print(report: Any, args: argparse.Namespace, rows: int) -> None:
     ):
         if number:
             print(f"{number} {text}")
-    print(f"{args.gallery}: {rows} people to search")
+    print(f"{name}: {rows} people to search")

@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = argparse.ArgumentParser("kd-search search", add_help=False)
     first.add_argument("--gallery")
     folder = first.parse_known_args(argv)[0].gallery
-    if folder and os.path.isfile(os.path.join(folder, "gallery.json")):
+    if folder and (
+        folder.startswith("postgresql://") or os.path.isfile(os.path.join(folder, "gallery.json"))
+    ):
         from kd_search.cli import gallery_search
 
         return gallery_search.main(argv)

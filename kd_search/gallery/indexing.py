@@ -17,9 +17,9 @@ from .database import FileRow
 from .footage import PICTURES, Content, Found, find_files, hash_content, read_content
 from .manifest import GalleryError
 from .new_file import NewFile
+from .removal import are_forgotten
 from .segments import PEOPLE
 from .store import GalleryWriter
-from .tracklets import overlap
 from .video import VIDEOS, find_people, is_video, start_time
 
 #: A commit takes so many people or files, or follows after so many seconds. What a kill loses is
@@ -30,8 +30,6 @@ _AHEAD = 4
 #: Seconds that a clock may be behind without being wrong.
 _CLOCK = 60.0
 _DAY = 86400.0
-#: How much a person and a forgotten one must overlap to be the same.
-_SAME = 0.5
 
 
 class Searcher(Protocol):
@@ -297,8 +295,7 @@ class Indexer:
 
     def _keep(self, new: NewFile, embeddings: np.ndarray, people: np.ndarray) -> None:
         """Give a file its people, without those that must not be indexed."""
-        forgotten = np.array(self._writer.forgotten(new.sha256), np.float64).reshape(-1, 4)
-        again = (overlap(people["box"].astype(np.float64), forgotten) >= _SAME).any(1)
+        again = are_forgotten(people, self._writer.forgotten(new.sha256) or [])
         self.report.do_not_index_people += int(again.sum())
         new.embeddings, new.people = embeddings[~again], people[~again]
         self._people += len(new.people)

@@ -1,12 +1,18 @@
 """Choosing what a gallery must forget."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Optional
+
+import numpy as np
 
 from .database import FileRow
 from .manifest import GalleryError
 from .store import GalleryWriter
+from .tracklets import overlap
+
+#: How much a person and a forgotten one must overlap to be the same.
+_SAME = 0.5
 
 
 def chosen_files(
@@ -55,3 +61,16 @@ def find_person(writer: GalleryWriter, hit_id: str) -> tuple[FileRow, int]:
             if int(person) in writer.people(row)["person"]:
                 return row, int(person)
     raise GalleryError(f"{hit_id!r}: no person in {writer.folder} has that id (any more)")
+
+
+def are_forgotten(
+    people: np.ndarray, boxes: Sequence[tuple[float, float, float, float]]
+) -> np.ndarray:
+    """(N,) bool: whose box overlaps that of a forgotten person by half.
+
+    Args:
+        people: (N,) of :data:`~kd_search.gallery.segments.PEOPLE`.
+        boxes: of the forgotten people of the same content.
+    """
+    forgotten = np.array(boxes, np.float64).reshape(-1, 4)
+    return (overlap(people["box"].astype(np.float64), forgotten) >= _SAME).any(1)

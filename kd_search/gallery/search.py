@@ -11,14 +11,12 @@ import numpy as np
 from kd_search.utils.files import PathLike
 
 from .catalogue import Catalogue, read_catalogue
-from .database import Database, FileRow, StaleError
+from .database import Database, FileRow, StaleError, Tables, row_checksum
 from .exact import Matrix
 from .manifest import GalleryError, Manifest, generation_folder, read_manifest
-from .results import Filter, Hit
+from .results import PER, Filter, Hit, hit_of, mean_query, parts_of_id
 from .segments import PEOPLE, SegmentReader, valid_rows
 
-#: What gives one result each.
-PER = ("person", "picture", "camera")
 _TRIES = 5
 
 
@@ -62,9 +60,7 @@ class Gallery:
     @property
     def files(self) -> Sequence[FileRow]:
         """State of every file that was looked at, read anew."""
-        self.refresh()
-        assert self._database is not None
-        return self._database.load().files
+        return self.tables().files
 
     @property
     def cameras(self) -> list[str]:
@@ -128,12 +124,7 @@ class Gallery:
 
     def wanted(self, query: Union[np.ndarray, Sequence[np.ndarray]]) -> np.ndarray:
         """(D,) float32 of unit length: the mean of (Q, D) embeddings, or (D,)."""
-        query = np.atleast_2d(np.asarray(query, np.float64))
-        dim = self.manifest.embedding_dim
-        if query.ndim != 2 or not len(query) or query.shape[1] != dim:
-            raise ValueError(f"query of shape {query.shape}: the gallery's embeddings have {dim}")
-        mean = query.mean(0)
-        return (mean / np.linalg.norm(mean)).astype(np.float32)
+        return mean_query(query, self.manifest.embedding_dim)
 
     def embedding(self, hit_id: str) -> np.ndarray:
         """(D,) float32 embedding of a hit.
@@ -157,6 +148,26 @@ class Gallery:
                 content = self._catalogue.content[index]
                 return [f"{content}.{person}" for person in self._people["person"][rows]]
         return []
+
+    def people_of(self, file: FileRow) -> Optional[tuple[np.ndarray, np.ndarray]]:
+        """Embeddings (N, D) and records (N,) of the people of a file.
+
+        ``None`` for a row that is not the one of the view of the last :meth:`refresh`.
+        """
+        files = self._catalogue
+        index = int(np.searchsorted(files.id, file.id))
+        if index == len(files.id) or files.id[index] != file.id:
+            return None
+        if files.checksum[index] != row_checksum(file):
+            return None
+        rows = self._rows_of(index)
+        return self._matrix.take(rows), self._people[rows]
+
+    def tables(self) -> Tables:
+        """All rows of the database, read anew."""
+        self.refresh()
+        assert self._database is not None
+        return self._database.load()
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -316,30 +327,11 @@ class Gallery:
         files = self._files([index for indices in having for index in indices])
         people = self._people[rows]
         hits = []
-        for index, indices, box, person, value in zip(
-            shown, having, people["box"].tolist(), people.tolist(), similarity.tolist()
+        for index, indices, person, value in zip(
+            shown, having, people.tolist(), similarity.tolist()
         ):
-            file = files[index]
-            _, score, frame, second, first, last, _, number = person
-            video = frame >= 0
-            hits.append(
-                Hit(
-                    id=f"{file.content}.{number}",
-                    path=file.path,
-                    also=tuple(files[other].path for other in indices if other != index),
-                    box=tuple(box),
-                    score=score,
-                    similarity=value,
-                    camera=file.camera,
-                    time=None if file.time is None else file.time + second,
-                    frame=frame if video else None,
-                    second=second if video else None,
-                    first=first if video else None,
-                    last=last if video else None,
-                    width=file.width,
-                    height=file.height,
-                )
-            )
+            also = tuple(files[other].path for other in indices if other != index)
+            hits.append(hit_of(files[index], also, person, value))
         return hits
 
     def _files(self, indices: Sequence[int]) -> dict[int, FileRow]:
@@ -351,11 +343,12 @@ class Gallery:
         return {index: rows[int(files.id[index])] for index in indices}
 
     def _row_of(self, hit_id: str) -> int:
-        content, _, person = hit_id.partition(".")
-        if content.isdecimal() and person.isdecimal() and len(content) < 19:
-            files = np.flatnonzero(self._catalogue.content == int(content))
+        parts = parts_of_id(hit_id)
+        if parts is not None:
+            content, person = parts
+            files = np.flatnonzero(self._catalogue.content == content)
             rows = self._rows_of(files[0]) if len(files) else files
-            for row in rows[self._people["person"][rows] == int(person)]:
+            for row in rows[self._people["person"][rows] == person]:
                 return int(row)
         raise GalleryError(f"{hit_id!r}: no person in {self.folder} has that id (any more)")
 

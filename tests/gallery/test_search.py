@@ -36,6 +36,23 @@ def gallery(tmp_path_factory):
         yield Gallery(folder)
 
 
+@pytest.fixture(params=["folder", "database"])
+def either(request, gallery):
+    """The same people in both stores."""
+    return gallery if request.param == "folder" else request.getfixturevalue("copied")
+
+
+@pytest.fixture(scope="module")
+def copied(gallery, server):
+    """The gallery in a database."""
+    from kd_search.gallery.postgres import PostgresGallery, PostgresWriter, push
+
+    url = server.new_database()
+    with PostgresWriter(url, gallery.manifest) as writer:
+        push(gallery, writer)
+    yield PostgresGallery(url)
+
+
 def everybody():
     """(path, person, camera, time, score, embedding) of each person in ``gallery``."""
     for number in NUMBERS:
@@ -72,12 +89,12 @@ QUERIES = [embeddings(1000 + i, 1)[0] for i in range(5)]
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("top_k", [1, 7, 1000])
-def test_rankings(gallery, query, top_k):
-    check(gallery.search(query, top_k), expected(query, top_k))
+def test_rankings(either, query, top_k):
+    check(either.search(query, top_k), expected(query, top_k))
     by_person = expected(query, top_k, key=lambda path, person, camera: (path, person))
-    check(gallery.search(query, top_k, per="person"), by_person)
+    check(either.search(query, top_k, per="person"), by_person)
     by_camera = expected(query, top_k, key=lambda path, person, camera: camera)
-    check(gallery.search(query, top_k, per="camera"), by_camera)
+    check(either.search(query, top_k, per="camera"), by_camera)
 
 
 FILTERS = {
@@ -108,21 +125,21 @@ FILTERS = {
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_filters(gallery, name):
+def test_filters(either, name):
     where, keep = FILTERS[name]
     for query in QUERIES:
-        check(gallery.search(query, 6, where), expected(query, 6, keep))
+        check(either.search(query, 6, where), expected(query, 6, keep))
 
 
-def test_several_pictures_of_one_person_are_searched_by_their_mean(gallery):
+def test_several_pictures_of_one_person_are_searched_by_their_mean(either):
     pair = np.stack(QUERIES[:2])
     mean = pair.astype(np.float64).mean(0)
-    check(gallery.search(pair, 5), expected(mean / np.linalg.norm(mean), 5))
+    check(either.search(pair, 5), expected(mean / np.linalg.norm(mean), 5))
 
 
-def test_people_to_leave_out(gallery):
-    first, second, *_ = gallery.search(QUERIES[0], 5, per="person")
-    found = gallery.search(QUERIES[0], 5, per="person", without=[first.id])
+def test_people_to_leave_out(either):
+    first, second, *_ = either.search(QUERIES[0], 5, per="person")
+    found = either.search(QUERIES[0], 5, per="person", without=[first.id])
     assert found[0] == second and first not in found
 
 
@@ -150,9 +167,9 @@ def test_pictures_of_unknown_time_and_camera(tmp_path):
         assert [h.path for h in gallery.search(query, 9, where)] == ["/footage/cam2/0002.jpg"]
 
 
-def test_an_unknown_camera_is_named(gallery):
+def test_an_unknown_camera_is_named(either):
     with pytest.raises(GalleryError, match="cam7.*cam0, cam1|cam7.*cam0, cam2"):
-        gallery.search(QUERIES[0], 5, Filter(cameras=["cam7"]))
+        either.search(QUERIES[0], 5, Filter(cameras=["cam7"]))
 
 
 def test_a_tracklet_is_found_by_any_part_of_its_time(tmp_path):
@@ -173,13 +190,13 @@ def test_a_tracklet_is_found_by_any_part_of_its_time(tmp_path):
     assert frames(None, 102) == {50: 105.0} and len(frames(106, 108)) == 2
 
 
-def test_ids_lead_to_people_and_those_that_are_gone_are_named(gallery):
-    hit = gallery.search(QUERIES[0], 1)[0]
-    assert gallery.hit(hit.id, hit.similarity) == hit
-    assert gallery.embedding(hit.id) @ QUERIES[0] == pytest.approx(hit.similarity, abs=TOLERANCE)
+def test_ids_lead_to_people_and_those_that_are_gone_are_named(either):
+    hit = either.search(QUERIES[0], 1)[0]
+    assert either.hit(hit.id, hit.similarity) == hit
+    assert either.embedding(hit.id) @ QUERIES[0] == pytest.approx(hit.similarity, abs=TOLERANCE)
     for gone in ("8.1", "9.0", "999.0", "1.9", "x", "1", "-1.0"):
         with pytest.raises(GalleryError, match=gone):
-            gallery.embedding(gone)
+            either.embedding(gone)
 
 
 def test_an_empty_gallery(tmp_path):
@@ -190,11 +207,11 @@ def test_an_empty_gallery(tmp_path):
     assert gallery.search(QUERIES[0], 5, Filter(start=0.0)) == []
 
 
-def test_wrong_queries(gallery):
+def test_wrong_queries(either):
     with pytest.raises(ValueError, match="tracklet"):
-        gallery.search(QUERIES[0], 5, per="tracklet")
+        either.search(QUERIES[0], 5, per="tracklet")
     with pytest.raises(ValueError, match="8"):
-        gallery.search(np.ones(9), 5)
+        either.search(np.ones(9), 5)
 
 
 @pytest.mark.parametrize("dead", [0, 70])

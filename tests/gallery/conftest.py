@@ -1,0 +1,3 @@
+"""The PostgreSQL server of these tests."""
+
+from tests.gallery.postgres_server import server  # noqa: F401

@@ -44,6 +44,7 @@ class Server:
         self._bin = programs()
         self.folder = Path(tempfile.mkdtemp(prefix="kd_search_pg."))
         self.data = self.folder / "data"
+        self._schemas = 0
         self._process: Optional[subprocess.Popen] = None
         self._user = {}
         if os.geteuid() == 0:
@@ -83,23 +84,25 @@ class Server:
             )
         for _ in range(300):
             with contextlib.suppress(psycopg.OperationalError):
-                psycopg.connect(self.url("postgres")).close()
+                psycopg.connect(self.url()).close()
                 return
             assert self._process.poll() is None, (self.folder / "log").read_text()
             time.sleep(0.05)
         raise AssertionError("the server does not answer")
 
-    def url(self, database: str) -> str:
-        return f"postgresql://kd:secret@/{database}?host={self.folder}"
+    def url(self, schema: str = "public", user: str = "kd:secret") -> str:
+        path = f"options=-csearch_path%3D{schema}%2Cpublic"
+        return f"postgresql://{user}@/postgres?host={self.folder}&{path}"
 
-    def new_database(self) -> str:
-        """URL of an empty database."""
+    def new_schema(self) -> str:
+        """URL of an empty schema: much faster than a database, and as good."""
         import psycopg
 
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            (number,) = connection.execute("SELECT count(*) FROM pg_database").fetchone()
-            connection.execute(f'CREATE DATABASE "d{number}"')
-        return self.url(f"d{number}")
+        self._schemas += 1
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
+            connection.execute(f"CREATE SCHEMA s{self._schemas}")
+        return self.url(f"s{self._schemas}")
 
     def contents(self) -> bytes:
         """All bytes of the data folder, the write-ahead log included."""

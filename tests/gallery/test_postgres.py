@@ -42,7 +42,7 @@ QUERIES = np.eye(DIM)[:3]
 
 @pytest.fixture
 def url(server):
-    return server.new_database()
+    return server.new_schema()
 
 
 def execute(url, statement, *values):
@@ -120,7 +120,7 @@ def test_databases_that_cannot_be_used(server, url, monkeypatch):
         PostgresGallery(url)
     with pytest.raises(GalleryError, match="holds no gallery"):
         PostgresWriter(url)
-    gone = f"postgresql://kd:secret@/nothing?host={server.folder}"
+    gone = url.replace("/postgres?", "/nothing?")
     with pytest.raises(GalleryError, match="nothing") as refused:
         PostgresGallery(gone)
     assert "\n" not in str(refused.value) and "secret" not in str(refused.value)
@@ -165,7 +165,7 @@ def explained(reader, where, top_k=5, per="picture"):
 @pytest.fixture(scope="module")
 def large(server):
     """4,000 people of ten cameras with the index of an approximate search."""
-    url = server.new_database()
+    url = server.new_schema()
     with PostgresWriter(url, manifest()) as writer:
         writer.add([new_file(n, 4, camera=f"cam{n % 10}", time=1000.0 * n) for n in range(1000)])
         writer.build_approximate_index()
@@ -303,7 +303,7 @@ def test_kills_while_pushing(tmp_path, server, url, seed):
 def test_a_server_that_is_killed_loses_nothing_acknowledged():
     server = Server()
     try:
-        url = server.new_database()
+        url = server.new_schema()
         with PostgresWriter(url, manifest()) as writer:
             writer.add([new_file(n) for n in range(50)])
             reader = PostgresGallery(url)
@@ -330,7 +330,7 @@ def test_nothing_of_what_was_forgotten_is_left_in_any_file_of_the_server():
     """Data files, write-ahead log and statistics, after the compaction of a forgotten picture."""
     server = Server()
     try:
-        url = server.new_database()
+        url = server.new_schema()
         rows = [embeddings(n, 3) for n in range(200)]
         secrets = [b"/footage/cam1/secret-path.jpg", b"a secret camera", *_as_stored(rows[1])]
         execute(url, "SELECT pg_switch_wal()")  # what follows fits into one file of the log
@@ -348,7 +348,7 @@ def test_nothing_of_what_was_forgotten_is_left_in_any_file_of_the_server():
                 ]
             )
             writer.build_approximate_index()
-            execute(url, "ANALYZE; ")
+            execute(url, "ANALYZE")
             execute(url, "CHECKPOINT")
             there = server.contents()
             assert all(secret in there for secret in secrets)
@@ -383,8 +383,8 @@ def test_a_role_that_may_not_make_a_checkpoint_is_told(url):
         writer.add([new_file(1)])
     execute(url, "DROP ROLE IF EXISTS clerk")
     execute(url, "CREATE ROLE clerk LOGIN")
-    database = execute(url, "SELECT current_database()")[0][0]
-    execute(url, f'GRANT ALL ON DATABASE "{database}" TO clerk')
+    schema = execute(url, "SELECT current_schema()")[0][0]
+    execute(url, f"GRANT ALL ON SCHEMA {schema} TO clerk")
     for table in ("gallery", "files", "people", "do_not_index"):
         execute(url, f"ALTER TABLE {table} OWNER TO clerk")
     with PostgresWriter(url.replace("kd:secret@", "clerk@")) as writer:

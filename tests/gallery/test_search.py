@@ -47,7 +47,7 @@ def copied(gallery, server):
     """The gallery in a database."""
     from kd_search.gallery.postgres import PostgresGallery, PostgresWriter, push
 
-    url = server.new_database()
+    url = server.new_schema()
     with PostgresWriter(url, gallery.manifest) as writer:
         push(gallery, writer)
     yield PostgresGallery(url)

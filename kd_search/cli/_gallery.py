@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Any
 
 
 def load_searcher(model: str, threads: int | None = None, gallery: str | None = None) -> Any:
@@ -38,27 +35,6 @@ def load_searcher(model: str, threads: int | None = None, gallery: str | None = 
             sha256 = searcher.manifest["file_sha256"]
             manifest.check_model(gallery_name(gallery), sha256, model)
     return searcher
-
-
-def printable(text: str) -> str:
-    """Text with file names that any terminal can show."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def read_picture(image: str, max_pixels: int = sys.maxsize) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a file as viewers show it.
-
-    Raises:
-        ImageError: it cannot be read; names the file.
-    """
-    from kd_search.utils.pictures import ImageError, decode_image
-
-    try:
-        with open(image, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise ImageError(f"{image}: cannot be read ({error.strerror or error})") from None
-    return decode_image(image, content, "RGB", max_pixels, "max_pixels")
 
 
 class Progress:

@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _forget(args: argparse.Namespace) -> None:
-    from kd_search.cli._gallery import printable
     from kd_search.gallery.opening import gallery_name, open_writer
     from kd_search.gallery.removal import chosen_files, find_person
+    from kd_search.utils.files import printable
 
     ranges = bool(args.start or args.end or args.camera or args.folder)
     if not (ranges or args.picture or args.person):

@@ -30,7 +30,7 @@ from kd_search.cli._arguments import GALLERY_HELP, command_parser
 if TYPE_CHECKING:
     import numpy as np
 
-    from kd_search.gallery import Filter, Gallery, Hit
+    from kd_search.gallery import Filter
     from kd_search.gallery.marks import Marks
 
 _PAGES = (".html", ".htm")
@@ -125,9 +125,10 @@ def _search(args: argparse.Namespace) -> None:
     if args.box and len(args.box) != len(args.query):
         raise ValueError(f"{len(args.box)} --box for {len(args.query)} query pictures")
     where, marks = filter_of(args), _marks(args)
-    from kd_search.cli._gallery import load_searcher, printable
+    from kd_search.cli._gallery import load_searcher
     from kd_search.gallery.opening import open_gallery
-    from kd_search.utils.files import file_sha256
+    from kd_search.gallery.ranking import ranked
+    from kd_search.utils.files import file_sha256, printable
 
     searcher = load_searcher(args.model, gallery=args.gallery) if args.model else None
     gallery = open_gallery(args.gallery)
@@ -142,17 +143,14 @@ def _search(args: argparse.Namespace) -> None:
         hit = gallery.hit(hit_id)
         wanted.append(Wanted(hit.path, hit.box, hit.score))
         rows.append(gallery.embedding(hit_id))
-    query = gallery.wanted(rows)
+    calibration = searcher.manifest["calibration"] if searcher else None
     # Before anything is written: an id may be wrong.
-    refined = marks.refine(
-        query,
-        [gallery.embedding(hit_id) for hit_id in marks.right],
-        [gallery.embedding(hit_id) for hit_id in marks.wrong],
+    results = ranked(
+        gallery, rows, marks, calibration, where, top_k=args.top_k, per=args.per, without=own
     )
-    hits = gallery.search(refined, args.top_k, where, per=args.per, without=[*own, *marks.wrong])
     if args.marks:
         marks.write(args.marks)
-    _report(args, gallery, wanted, query, hits, marks, searcher)
+    _report(args, len(gallery), wanted, results, searcher)
 
 
 def _marks(args: argparse.Namespace) -> Marks:
@@ -184,7 +182,7 @@ def find_people(
     Raises:
         ValueError: a picture cannot be read, nobody is in it, or a box is outside; names the file.
     """
-    from kd_search.cli._gallery import read_picture
+    from kd_search.gallery.scenes import read_picture
 
     wanted, rows = [], []
     for index, image in enumerate(images):
@@ -208,36 +206,15 @@ def find_people(
 
 def _report(
     args: argparse.Namespace,
-    gallery: Gallery,
+    people: int,
     wanted: list[Wanted],
-    query: np.ndarray,
-    hits: list[Hit],
-    marks: Marks,
+    results: list[dict[str, Any]],
     searcher: Any,
 ) -> None:
-    from kd_search.cli._gallery import printable
-    from kd_search.gallery.capture import show_time
-    from kd_search.runtime.verdict import verdict
-    from kd_search.utils.files import write_json
+    from kd_search.utils.files import printable, write_json
+    from kd_search.visualization.own_search_page import span_of
 
     calibration = searcher.manifest["calibration"] if searcher else None
-    results = []
-    for hit in hits:
-        # Marks change the order. What a similarity means is known for the query alone.
-        similarity = (
-            float(query @ gallery.embedding(hit.id))
-            if marks.right or marks.wrong
-            else (hit.similarity)
-        )
-        results.append(
-            {
-                **asdict(hit),
-                "similarity": similarity,
-                "verdict": verdict(calibration, similarity),
-                "mark": "right" if hit.id in marks.right else None,
-                "time_text": None if hit.time is None else show_time(hit.time),
-            }
-        )
     for person in wanted:
         how = "the given box" if person.score is None else f"score {person.score:.2f}"
         print(
@@ -245,13 +222,13 @@ def _report(
         )
     for rank, r in enumerate(results, 1):
         place = " ".join(filter(None, (r["camera"], r["time_text"])))
-        second = "" if r["second"] is None else f" {_span(r)}"
+        second = "" if r["second"] is None else f" {span_of(r)}"
         line = (
             f"{rank:4d}  {r['similarity']:6.3f}  {r['verdict']:8}  {r['id']:>8}  {place}  "
             f"{r['path']}{second}  box {_text(r['box'])}{'  (right)' if r['mark'] else ''}"
         )
         print(printable(line))
-    facts = [f"{len(gallery):,} people in the gallery, {len(results)} results."]
+    facts = [f"{people:,} people in the gallery, {len(results)} results."]
     if not calibration:
         facts.append(
             "Which similarity means the same person is not known: the model is not calibrated."
@@ -262,8 +239,8 @@ def _report(
         print(fact)
     if args.output:
         written = [os.path.splitext(args.output)[0] + ".json"]
-        people = [asdict(person) for person in wanted]
-        document = {"query": people, "results": results, "calibration": calibration}
+        query = [asdict(person) for person in wanted]
+        document = {"query": query, "results": results, "calibration": calibration}
         write_json(written[0], document)
         if args.output.lower().endswith(_PAGES):
             _write_page(args.output, wanted, results, facts)
@@ -274,46 +251,22 @@ def _report(
 def _write_page(
     path: str, wanted: list[Wanted], results: list[dict[str, Any]], facts: list[str]
 ) -> None:
-    from kd_search.cli._gallery import printable
-    from kd_search.visualization.drawing import FAINT_INK, INK, PANEL
-    from kd_search.visualization.own_search_page import write_own_search_page
-    from kd_search.visualization.tiles import Tile
+    from kd_search.gallery.scenes import read_picture
+    from kd_search.utils.pictures import ImageError
+    from kd_search.visualization.own_search_page import (
+        result_tiles,
+        wanted_tile,
+        write_own_search_page,
+    )
 
     queries = []
     for person in wanted:
-        lines = [(printable(os.path.basename(person.image)), FAINT_INK)]
-        queries.append(Tile("wanted", _scene(person.image), person.box, lines=lines, ground=PANEL))
-    tiles = []
-    for rank, r in enumerate(results, 1):
-        lines = [
-            (f"{r['verdict']}, similarity {r['similarity']:.3f}", INK),
-            (" ".join(filter(None, (r["camera"], r["time_text"]))) or "time unknown", FAINT_INK),
-            *([] if r["second"] is None else [(_span(r), FAINT_INK)]),
-            (f"score {r['score']:.2f}, id {r['id']}", FAINT_INK),
-            (printable(r["path"]), FAINT_INK),
-        ]
-        scene = _scene(r["path"], r["second"])
-        box = r["box"] if scene is None or scene.shape[:2] == (r["height"], r["width"]) else None
-        correct = True if r["mark"] else None
-        tiles.append(Tile(f"rank {rank}", scene, box, correct=correct, lines=lines))
-    write_own_search_page(path, "Search for a person", queries, tiles, facts)
-
-
-def _scene(path: str, second: float | None = None) -> np.ndarray | None:
-    from kd_search.cli._gallery import read_picture
-    from kd_search.gallery.video import is_video, read_frame
-
-    try:
-        if second is not None and is_video(path):
-            return read_frame(path, second, sys.maxsize)
-        return read_picture(path)
-    except ValueError:
-        return None
-
-
-def _span(result: dict[str, Any]) -> str:
-    """When somebody is seen in a video."""
-    return f"at {result['second']:.1f} s, seen {result['first']:.1f} to {result['last']:.1f} s"
+        try:
+            scene = read_picture(person.image)
+        except ImageError:
+            scene = None
+        queries.append(wanted_tile(os.path.basename(person.image), scene, person.box))
+    write_own_search_page(path, "Search for a person", queries, result_tiles(results), facts)
 
 
 def _text(box: Sequence[float]) -> str:

@@ -155,7 +155,7 @@ _NAMED = 20
 
 
 def _print(report: Any, name: str, rows: int) -> None:
-    from kd_search.cli._gallery import printable
+    from kd_search.utils.files import printable
 
     for line in report.problems[:_NAMED]:
         print(f"skipped: {printable(line)}", file=sys.stderr)

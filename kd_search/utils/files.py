@@ -140,6 +140,11 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
 
+def printable(text: str) -> str:
+    """Text with file names that any terminal and any encoder can show."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def file_sha256(path: PathLike) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     digest = hashlib.sha256()

@@ -1,6 +1,6 @@
 """People as cards of a page: the scene, the cropped person and lines of text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from html import escape
 
 import numpy as np
@@ -10,7 +10,7 @@ from .tiles import Tile, framed_person, scene_with_boxes
 
 
 def card_list(
-    tiles: Sequence[Tile],
+    tiles: Iterable[Tile],
     style: str = "hits",
     *,
     ranked: bool = True,

@@ -91,7 +91,7 @@ setup(
         "VKD (ECCV 2020)": "https://arxiv.org/abs/2007.04174",
     },
     packages=find_packages(include=["kd_search", "kd_search.*"]),
-    package_data={"kd_search": ["py.typed"]},
+    package_data={"kd_search": ["py.typed"], "kd_search.server": ["static/*"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["kd-search = kd_search.cli:main"]},
     python_requires=">=3.9",
@@ -125,6 +125,8 @@ setup(
         "search": ["faiss-cpu>=1.8"],
         # Galleries in a database (PostgreSQL 13 or later with pgvector 0.8 or later).
         "postgres": ["psycopg[binary]>=3.1"],
+        # kd-search serve (docs/serve.md).
+        "serve": ["fastapi>=0.110", "onnxruntime>=1.18", "uvicorn>=0.30"],
         # Backbones of timm (docs/backbones.md).
         "timm": ["timm>=1.0"],
         "dev": [

@@ -26,7 +26,7 @@ LAYERS = (
     ("a method",),
     ("distillation.methods",),
     ("export", "visualization"),
-    ("engine",),
+    ("engine", "server"),
     ("synthetic", "experiments"),
     ("pipeline",),
     ("cli",),
@@ -40,6 +40,7 @@ ALONE = {
     "synthetic": {"data", "utils"},
     "runtime": {"utils"},
     "gallery": {"runtime", "utils"},
+    "server": {"gallery", "runtime", "utils", "visualization"},
 }
 #: What users run from end to end names the methods that it offers.
 ABOVE_THE_METHODS = {"pipeline", "cli"}
@@ -145,6 +146,8 @@ def test_which_imports_are_allowed():
         ("kd_search.gallery.store", "kd_search.utils.files", True),
         ("kd_search.gallery.search", "kd_search.runtime.verdict", True),
         ("kd_search.gallery.search", "kd_search.data.records", False),
+        ("kd_search.server.api", "kd_search.gallery.search", True),
+        ("kd_search.server.api", "kd_search.checkpoint.plain", False),
         ("kd_search.new_package", "kd_search.utils.files", False),
     ):
         assert bool(refusal(importer, imported)) != allowed, (importer, imported)

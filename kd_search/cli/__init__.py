@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search", "search for a person in a folder of pictures or in a gallery"),
     "index": ("index", "find and embed everybody in folders, for searches"),
     "push": ("push", "copy a gallery into a PostgreSQL database"),
+    "serve": ("serve", "search a gallery in the browser"),
     "forget": ("forget", "remove pictures or people from a gallery for good"),
     "export": ("export", "export a trained network to one file"),
     "release": ("release", "make a folder of an exported network for others, with a model card"),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from html import escape
 from itertools import chain
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 from PIL import Image
@@ -79,11 +79,14 @@ def wanted_tile(name: str, scene: Optional[np.ndarray], box: Optional[Box]) -> T
     return Tile("wanted", scene, box, lines=[(printable(name), FAINT_INK)], ground=PANEL)
 
 
-def result_tiles(results: Iterable[dict[str, Any]]) -> Iterable[Tile]:
+def result_tiles(
+    results: Iterable[dict[str, Any]], read: Callable[[Hit], np.ndarray] = read_scene
+) -> Iterable[Tile]:
     """Tiles of a gallery's results, whose pictures are read one at a time.
 
     Args:
         results: of :func:`kd_search.gallery.ranking.ranked`.
+        read: as :func:`read_scene`.
     """
     for rank, r in enumerate(results, 1):
         lines = [
@@ -95,7 +98,7 @@ def result_tiles(results: Iterable[dict[str, Any]]) -> Iterable[Tile]:
         ]
         tile = Tile(f"rank {rank}", correct=True if r["mark"] else None, lines=lines)
         try:
-            tile.scene = read_scene(Hit(**{field.name: r[field.name] for field in fields(Hit)}))
+            tile.scene = read(Hit(**{field.name: r[field.name] for field in fields(Hit)}))
             tile.box = r["box"]
         except ImageError as error:
             tile.missing = printable(f"no picture: {error}")

@@ -132,13 +132,18 @@ article h3 { margin-top: 1.25rem; }
 """
 
 
-def style_sheet() -> str:
-    """The whole sheet."""
+def colour_variables() -> str:
+    """The colours as variables of a sheet."""
     light, dark = (
         " ".join(f"--{name}: {value};" for name, value in COLOURS[scheme].items())
         for scheme in ("light", "dark")
     )
     return (
         f":root {{ color-scheme: light dark; {light} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}{RULES}"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
     )
+
+
+def style_sheet() -> str:
+    """The whole sheet."""
+    return colour_variables().rstrip("\n") + RULES

@@ -179,7 +179,7 @@ def test_ci_fails_with_its_first_failing_target(tmp_path, failing):
     assert [t for t in targets if (tmp_path / f"{t}.done").exists()] == expected
 
 
-def test_the_built_package_has_every_module_config_and_the_marker_of_types(tmp_path):
+def test_the_built_package_has_every_module_config_page_and_the_marker_of_types(tmp_path):
     configs = [*(REPO / "configs").rglob("*.yaml"), *REPO.glob("projects/*/configs/**/*.yaml")]
     for path in [REPO / "setup.py", REPO / "pyproject.toml", *configs]:
         copy = tmp_path / path.relative_to(REPO)
@@ -195,4 +195,6 @@ def test_the_built_package_has_every_module_config_and_the_marker_of_types(tmp_p
     wanted = {path.relative_to(REPO) for path in (REPO / "kd_search").rglob("*.py")}
     wanted |= {zoo / path.relative_to(REPO) for path in configs}
     built = {path.relative_to(tmp_path / "built") for path in (tmp_path / "built").rglob("*.*")}
-    assert built == wanted | {Path("kd_search/py.typed")}
+    static = (REPO / "kd_search/server/static").iterdir()
+    wanted |= {Path("kd_search/py.typed"), *(path.relative_to(REPO) for path in static)}
+    assert built == wanted

@@ -4,5 +4,8 @@ import sys
 
 from tiny import REPO
 
-PROJECTS = ("DetectorKD", "DKD", "GlobalKnowledge", "PersonSearchKD", "Rivals", "VKD")
+PROJECTS = (
+    *("DetectorKD", "DKD", "GlobalKnowledge"),
+    *("PersonSearchKD", "QEEPS", "Rivals", "VKD"),
+)
 sys.path.extend(str(REPO / "projects" / name) for name in PROJECTS)

@@ -1,6 +1,5 @@
 """The evaluation of a test set: detections and annotations in, metrics and rankings out."""
 
-import copy
 import logging
 import os
 from collections import OrderedDict
@@ -120,8 +119,7 @@ def evaluate_detection_set(
             # The headline comes first and has no row.
             rows += table_rows(ranked[max(first, 1) :], boxes, table, protocol, subsets)
         settings = replace(settings, num_matches=0)
-    search = ranked[0]
-    results = OrderedDict(person_search=search.metrics(protocol.top_k))
+    rated = None
     if not protocol.use_gt_boxes:
         rated = evaluate_detection(
             data.flatten(detection_set, gallery_only=True),
@@ -129,31 +127,55 @@ def evaluate_detection_set(
             score_thresh=protocol.det_score_thresh,
             iou_thresh=protocol.iou_thresh,
         )
-        results["detection"] = {"AP": 100 * rated.ap, "recall": 100 * rated.recall}
+    evaluation = summarise_search(
+        ranked[0],
+        data.flatten(detection_set),
+        data.annotations,
+        replace(protocol, gallery=name),
+        detection=None if rated is None else {"AP": 100 * rated.ap, "recall": 100 * rated.recall},
+        options=table or TableOptions(),
+    )
+    if table is not None:
+        evaluation.table = ProtocolTable(protocol.top_k, rows, notes)
+    return evaluation
+
+
+def summarise_search(
+    search: RankingResult,
+    detections: Detections,
+    annotations: Annotations,
+    protocol: Protocol,
+    *,
+    detection: Optional[dict[str, float]] = None,
+    options: TableOptions = TableOptions(),  # noqa: B008  not changed
+) -> Evaluation:
+    """Metrics, intervals and rankings of a ranked test set, without a table.
+
+    Args:
+        search: results of all queries; its matches are rows of ``detections``.
+        protocol: with the gallery by name.
+        detection: metrics of the detections.
+        options: resamples and seed of the intervals.
+    """
+    results = OrderedDict(person_search=search.metrics(protocol.top_k))
+    if detection is not None:
+        results["detection"] = detection
     if open_set := search.open_set():
         results["open_set"] = open_set
     if search.num_without_match:
         logging.getLogger(__name__).warning(
             "%d of %d queries have no match in the gallery and are left out of the means",
             search.num_without_match,
-            len(data.annotations.query_ids),
+            len(annotations.query_ids),
         )
-    resolved = copy.copy(protocol)
-    resolved.gallery = name
-    options = table or TableOptions()
     rates = search.rates(protocol.top_k)[search.num_gt > 0]
     intervals = {}
     if len(rates) and options.bootstrap:
         low, high = bootstrap_intervals(rates, options.bootstrap, options.seed)
         ends = zip(low.tolist(), high.tolist())
         intervals = dict(zip(rate_names(protocol.top_k), ends))
-    return Evaluation(
-        results,
-        intervals,
-        rank_lists(search, data.flatten(detection_set), data.annotations),
-        ProtocolTable(protocol.top_k, rows, notes) if table is not None else None,
-        resolved,
-    )
+    rankings = rank_lists(search, detections, annotations)
+    return Evaluation(results, intervals, rankings, None, protocol)
 
 
 def rank_lists(

@@ -107,6 +107,22 @@ class Gallery:
     def has_lists(self) -> bool:
         return len(self.offsets) > 0
 
+    def of_query(self, query: int) -> "Gallery":
+        """The gallery of one of its queries, as that of a set with this query alone."""
+        searches = None if self.queries is None else self.queries[query : query + 1]
+        if not self.has_lists:
+            return replace(self, queries=searches)
+        start, stop = self.offsets[query : query + 2].tolist()
+        inside = (self.filled >= start) & (self.filled < stop)
+        return replace(
+            self,
+            offsets=np.array([0, stop - start]),
+            images=self.images[start:stop],
+            filled=self.filled[inside] - start,
+            boxes=self.boxes[inside],
+            queries=searches,
+        )
+
 
 @dataclass(frozen=True)
 class GalleryProtocol:

@@ -101,10 +101,7 @@ class PersonSearchRCNN(DistillableRCNN):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         if detected_instances is None and "gallery_boxes" in batched_inputs[0]:
-            detected_instances = [
-                _as_detections(x["gallery_boxes"], size)
-                for x, size in zip(batched_inputs, images.image_sizes)
-            ]
+            detected_instances = self._given_boxes(batched_inputs, images)
         if detected_instances is None:
             proposals, _ = self.proposal_generator(images, features, None)
             results, _ = self.roi_heads(images, features, proposals, None)
@@ -131,6 +128,13 @@ class PersonSearchRCNN(DistillableRCNN):
         """
         features = self.backbone(self.preprocess_image(batched_inputs).tensor)
         return self.roi_heads.embed(features, [Boxes(b.to(self.device)) for b in boxes])
+
+    def _given_boxes(self, batched_inputs: list[dict[str, Any]], images: Any) -> list[Instances]:
+        """``gallery_boxes`` of the inputs as detections, which replace those of the network."""
+        return [
+            _as_detections(x["gallery_boxes"], size)
+            for x, size in zip(batched_inputs, images.image_sizes)
+        ]
 
     def _add_query_embeddings(
         self,

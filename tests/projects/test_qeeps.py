@@ -3,8 +3,10 @@
 import copy
 import itertools
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,18 +26,20 @@ from qeeps.backbone import PairGates
 from qeeps.heads import QuerySimilarity
 from qeeps.pairs import PairSource
 from qeeps.search import Found, evaluate_found
-from tiny import picture, tiny_cfg, training_input
+from tiny import REPO, picture, tiny_cfg, training_input
 from tiny_training_set import PEOPLE, forget, register_people, write_pictures
 from torch.nn import functional as F
 
 from kd_search.config import ConfigError, registry
 from kd_search.data import build_person_search_test_loader, register_person_search_coco
+from kd_search.data.person_search.register import locate_split
 from kd_search.evaluation import PersonSearchEvaluator
 from kd_search.evaluation.flat_arrays import Detections, GroundTruth, Queries
 from kd_search.evaluation.search.galleries import Gallery, GalleryProtocol
 from kd_search.evaluation.search.protocol import Protocol
 from kd_search.evaluation.search.ranking import rank_gallery
 from kd_search.evaluation.search.test_set import Annotations
+from tests.projects.project_files import run_script
 
 REGISTRIES = (
     registry._registered,
@@ -666,3 +670,66 @@ def test_galleries_by_query_are_rated_as_together(complete):
         assert entry["num_gt"] == want.num_gt[query]
         assert entry["num_found"] == want.num_found[query]
         assert (entry["first_hit_rank"] or 0) == want.first_hit_rank[query]
+
+
+# ------------------------------------------------------------------------------------- end to end
+
+
+def test_two_processes_train_on_pairs_search_and_resume_to_the_bit(test_set, tmp_path):
+    plain = build(*SPLIT)
+    torch.save({"model": plain.state_dict()}, tmp_path / "plain.pth")
+    folder = Path(locate_split(TEST_SET).json_file).parent
+    files = [str(folder / name) for name in (f"{TEST_SET}.json", ".", "queries.txt")]
+    entries = [["own_train", *files[:2]], ["own_test", *files]]
+    overrides = flat(
+        {
+            "DATASETS.PERSON_SEARCH_COCO": entries,
+            "DATASETS.TRAIN": ("own_train",),
+            "DATASETS.TEST": ("own_test",),
+            "MODEL.RESNETS.WIDTH_MULTIPLIER": 0.25,
+            "MODEL.REID_HEAD.EMBEDDING_DIM": 8,
+            "MODEL.REID_HEAD.EMBEDDING_NORM": "",
+            "MODEL.ANCHOR_GENERATOR.SIZES": [[32, 64, 128, 256, 512]],
+            "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0, 2.0, 3.0]],
+            "MODEL.OIM.QUEUE_SIZE": 5,
+            "MODEL.WEIGHTS": str(tmp_path / "plain.pth"),
+            "INPUT.MIN_SIZE_TRAIN": (96,),
+            "INPUT.MIN_SIZE_TEST": 96,
+            "SOLVER.IMS_PER_BATCH": 2,
+            "SOLVER.MAX_ITER": 4,
+            "SOLVER.WARMUP_ITERS": 1,
+            "SOLVER.CHECKPOINT_PERIOD": 2,
+            "TEST.PERSON_SEARCH.TABLE": False,
+        }
+    )
+    config = REPO / "projects/QEEPS/configs/generated/qeeps_r18_c4.yaml"
+    states = []
+    for name, options in (("whole", []), ("resumed", ["--resume"])):
+        output = tmp_path / name
+        if options:
+            shutil.copytree(tmp_path / "whole", output)
+            shutil.rmtree(output / "inference")
+            for later in ("model_final.pth", "model_0000003.pth"):
+                (output / later).unlink()
+            (output / "last_checkpoint").write_text("model_0000001.pth")
+        run_script(
+            *("QEEPS", "train_net", "--config-file", config, "--num-gpus", 2, *options),
+            *(*overrides, "OUTPUT_DIR", output),
+        )
+        states.append(torch.load(output / "model_final.pth", weights_only=True))
+        # Each rank searches with its own batch-norm statistics, as in Detectron2: no equal results.
+        results = results_file(output / "inference" / "own_test")
+        assert [q["query_id"] for q in results["queries"]] == [0, 1, 2]
+    whole, resumed = states
+    assert whole["model"].keys() == resumed["model"].keys()
+    for name, value in whole["model"].items():
+        assert torch.equal(value, resumed["model"][name]), name
+    log = (tmp_path / "whole" / "log.txt").read_text()
+    for part in ("backbone.gates", "query_objectness", "roi_heads.similarity"):
+        assert part in log  # as layers that start from their initial values
+    trained = json.loads((tmp_path / "whole" / "metrics.json").read_text().splitlines()[0])
+    assert {"loss_query_rpn", "loss_similarity", "loss_oim", "loss_rpn_cls"} < trained.keys()
+
+
+def flat(settings):
+    return [str(x) for pair in settings.items() for x in pair]

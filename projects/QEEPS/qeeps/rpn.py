@@ -111,8 +111,8 @@ class QueryGuidedRPN(DistillableRPN):
         """As :meth:`forward_train`, or without ``targets`` as at inference, with the query.
 
         In training there is ``loss_query_rpn`` as well: the binary cross-entropy of anchors that
-        are sampled like the RPN's own, of which those on the query's person are positive (second hand),
-        over as many anchors as the RPN samples.
+        are sampled like the RPN's own, of which those on the query's person are positive (second
+        hand), over as many anchors as the RPN samples.
         """
         if self.query_objectness is None:
             if targets is None:

@@ -1,7 +1,7 @@
 """The task of a config: detection, person search or re-ID, and checks of its data."""
 
-from collections.abc import Sequence
-from typing import Optional
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -30,9 +30,18 @@ def is_reid_network(cfg: CfgNode) -> bool:
     return _is_network(cfg, ReIDNetwork)
 
 
-def _is_network(cfg: CfgNode, kind: type) -> bool:
+def network_method(cfg: CfgNode, name: str) -> Optional[Callable[..., Any]]:
+    """A class method of the network that replaces a step of its trainer, if it has it."""
+    return getattr(_network_class(cfg), name, None)
+
+
+def _network_class(cfg: CfgNode) -> Any:
     name = network_name(cfg)
-    network = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    return META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+
+
+def _is_network(cfg: CfgNode, kind: type) -> bool:
+    network = _network_class(cfg)
     return isinstance(network, type) and issubclass(network, kind)
 
 

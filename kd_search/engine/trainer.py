@@ -15,7 +15,7 @@ from typing import Any, Optional
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, TrainerBase
-from detectron2.evaluation import verify_results
+from detectron2.evaluation import print_csv_format, verify_results
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -37,7 +37,13 @@ from kd_search.engine.launch import is_bad_input, launch
 from kd_search.engine.parallel import hold_together, wrap_model
 from kd_search.engine.signals import StopSignals, interrupts_blocked, stop_error
 from kd_search.engine.solver import build_optimizer
-from kd_search.engine.task import check_num_classes, check_task, is_search_task, train_task
+from kd_search.engine.task import (
+    check_num_classes,
+    check_task,
+    is_search_task,
+    network_method,
+    train_task,
+)
 from kd_search.engine.train_step import (
     TrainStep,
     draw_seed,
@@ -365,6 +371,8 @@ class PersonSearchTrainer(DefaultTrainer):
         """
         task = train_task(cfg.DATASETS.TRAIN)
         check_task(cfg, cfg.DATASETS.TRAIN)
+        if build := network_method(cfg, "build_train_loader"):
+            return build(cfg, start_iter)
         if task == "reid":
             return build_reid_train_loader(cfg, start_iter=start_iter)
         if task == "person_search":
@@ -372,6 +380,22 @@ class PersonSearchTrainer(DefaultTrainer):
         loader = build_seeded_detection_train_loader(cfg, start_iter=start_iter)
         check_num_classes(cfg, cfg.DATASETS.TRAIN)
         return loader
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
+        """As ``DefaultTrainer.test``; a network with ``evaluate_search`` rates search itself."""
+        evaluate, names = network_method(cfg, "evaluate_search"), cfg.DATASETS.TEST
+        if evaluate is None or evaluators or not all(is_search_task(cfg, name) for name in names):
+            return super().test(cfg, model, evaluators)
+        network: Any = unwrap_model(model)
+        network = getattr(network, "student", network)
+        results: OrderedDict[str, Any] = OrderedDict()
+        for name in names:
+            folder = os.path.join(cfg.OUTPUT_DIR, "inference", name)
+            results[name] = evaluate(cfg, network, name, folder)
+            if comm.is_main_process():
+                print_csv_format(results[name])
+        return results[names[0]] if len(names) == 1 else results
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:

@@ -5,9 +5,9 @@ from kd_search.utils.threads import wait_passively
 
 wait_passively()
 
-from qeeps import QueryGuidedTrainer  # noqa: E402  registers keys and networks as well
+import qeeps  # noqa: E402, F401  registers keys and networks
 
 from kd_search.engine import train_main  # noqa: E402
 
 if __name__ == "__main__":
-    train_main(QueryGuidedTrainer)
+    train_main()

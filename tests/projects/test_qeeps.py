@@ -395,7 +395,7 @@ def test_every_new_part_learns():
 
 
 def test_plain_batches_are_refused_in_training():
-    with pytest.raises(ValueError, match="train_net.py"):
+    with pytest.raises(ValueError, match="build_train_loader"):
         build(*GUIDED).forward_train([training_input()])
 
 

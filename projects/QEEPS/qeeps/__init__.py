@@ -11,7 +11,6 @@ from qeeps.meta_arch import QueryGuidedRCNN
 from qeeps.pairs import PairTrainLoader, build_pair_train_loader
 from qeeps.rpn import QueryGuidedRPN
 from qeeps.search import query_guided_search
-from qeeps.trainer import QueryGuidedTrainer
 
 __all__ = [
     "PairTrainLoader",
@@ -19,7 +18,6 @@ __all__ = [
     "QueryGuidedROIHeads",
     "QueryGuidedRPN",
     "QueryGuidedResNet",
-    "QueryGuidedTrainer",
     "QuerySimilarity",
     "SplitRes5ROIHeads",
     "build_pair_train_loader",

@@ -1,16 +1,19 @@
 """The query-guided person search network."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Optional
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import Boxes
 
 from kd_search.modeling import PersonSearchRCNN
 from kd_search.outputs import ModelOutputs
 from qeeps.backbone import FEATURE, QueryStream
+from qeeps.pairs import PairTrainLoader, build_pair_train_loader
 from qeeps.rpn import QueryRegions
+from qeeps.search import query_guided_search
 
 Batch = list[dict[str, Any]]
 
@@ -34,6 +37,18 @@ class QueryGuidedRCNN(PersonSearchRCNN):
         super().__init__(*args, **kwargs)
         self._register_load_state_dict_pre_hook(self._rename_split)
 
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> PairTrainLoader:
+        """See :func:`build_pair_train_loader`."""
+        return build_pair_train_loader(cfg, start_iter)
+
+    @classmethod
+    def evaluate_search(
+        cls, cfg: CfgNode, network: Any, dataset_name: str, output_dir: Optional[str] = None
+    ) -> dict[str, dict[str, float]]:
+        """See :func:`query_guided_search`."""
+        return query_guided_search(cfg, network, dataset_name, output_dir)
+
     def _rename_split(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
         rename_split(state, prefix, set(self.state_dict()))
 
@@ -45,8 +60,8 @@ class QueryGuidedRCNN(PersonSearchRCNN):
         """
         if not all("query_person_id" in x for x in batched_inputs):
             raise ValueError(
-                "QueryGuidedRCNN trains on pairs of pictures: train with "
-                "projects/QEEPS/train_net.py, whose loader makes them"
+                "QueryGuidedRCNN trains on pairs of pictures: use the loader of "
+                "build_train_loader()"
             )
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]

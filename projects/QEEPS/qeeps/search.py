@@ -37,7 +37,6 @@ from kd_search.evaluation.search.galleries import (
 from kd_search.evaluation.search.protocol import Protocol
 from kd_search.evaluation.search.ranking import RankingResult, rank_gallery
 from kd_search.evaluation.search.test_set import Annotations, flatten_annotations
-from kd_search.utils.comm import unwrap_model
 from kd_search.utils.inference import Progress, evaluating
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class Found:
 
 
 def query_guided_search(
-    cfg: CfgNode, model: Any, dataset_name: str, output_dir: Optional[str] = None
+    cfg: CfgNode, network: Any, dataset_name: str, output_dir: Optional[str] = None
 ) -> "OrderedDict[str, dict[str, float]]":
     """Search a test set with a ``QueryGuidedRCNN``, and evaluate it.
 
@@ -70,7 +69,7 @@ def query_guided_search(
 
     Args:
         cfg: ``TEST.PERSON_SEARCH``, without its table and other ``SIMILARITY``.
-        model: the network; may be wrapped for DDP, or be a Distiller.
+        network: a ``QueryGuidedRCNN``.
         dataset_name: registered test set.
         output_dir: for the results, as those of the plain evaluation; what a query found is
             written to ``query_guided/`` there at once, and read again by a later call with the same
@@ -83,8 +82,6 @@ def query_guided_search(
         ConfigError: the protocol is one of embeddings.
         ValueError: the set has no query.
     """
-    network = unwrap_model(model)
-    network = getattr(network, "student", network)
     node = cfg.TEST.PERSON_SEARCH
     if node.SIMILARITY != "cosine":
         raise ConfigError(

@@ -3,6 +3,7 @@
 It is the pipeline of ``kd-search distill``, whose options are tested on the same folder.
 """
 
+import html
 import json
 import os
 import shutil
@@ -18,15 +19,26 @@ import yaml
 from tiny import REPO
 
 from kd_search.cli import main
+from kd_search.experiments import read_study, unpack_queries
+from kd_search.export import load_exported
+from kd_search.runtime import PersonSearcher
+from kd_search.runtime.manifest import read_manifest
+from kd_search.utils.files import read_json, write_json
 
 pytestmark = pytest.mark.e2e
 MODELS = ("teacher", "student", "student_distilled")
 TIMED = ("latency_ms", "latency_quartiles_ms")
 
 
-def start(folder) -> subprocess.Popen:
+def start(folder, without_onnx: bool = False) -> subprocess.Popen:
     command = [sys.executable, "-u", str(REPO / "tools/demo.py"), "--preset", "tiny"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if without_onnx:
+        hidden = folder.parent / "hidden"
+        hidden.mkdir(exist_ok=True)
+        (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['onnx'] = None\n")
+        paths = [str(hidden), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return subprocess.Popen(
         [*command, "--output", folder.name],
         cwd=folder.parent,
@@ -39,8 +51,8 @@ def start(folder) -> subprocess.Popen:
     )
 
 
-def run(folder) -> str:
-    process = start(folder)
+def run(folder, without_onnx: bool = False) -> str:
+    process = start(folder, without_onnx)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-3000:]
     return output
@@ -48,7 +60,7 @@ def run(folder) -> str:
 
 def interrupt(folder, line: str, sent: int, after: float) -> int:
     """Send a signal some seconds after a line was printed; the exit status."""
-    process = start(folder)
+    process = start(folder, without_onnx=True)
     for printed in process.stdout:
         if line in printed:
             time.sleep(after)
@@ -84,10 +96,42 @@ def test_metrics_file_has_the_documented_keys(straight):
     assert metrics["student"]["params"] == metrics["student_distilled"]["params"]
     assert metrics["seed"] == 1 and "torch" in metrics["versions"]
     assert set(metrics["seconds"]) >= {"data", "teacher", "table", "student", "evaluate", "export"}
-    for task in range(1, 13):
-        assert f"[{task}/12]" in output
-    assert "eta:" in output and "loss_id_table" in output
+    assert set(metrics["seconds"]) >= {"calibrate", "report"}
+    for task in range(1, 14):
+        assert f"[{task}/13]" in output
     assert "all trainings: 67 % done, about" in output
+
+
+def test_logs_go_to_files_and_not_to_the_console(straight):
+    folder, output = straight
+    assert "eta:" not in output and "PersonSearchRCNN(" not in output
+    for model in MODELS:
+        log = (folder / model / "log.txt").read_text()
+        assert "eta:" in log and "PersonSearchRCNN(" in log and "protocols of demo_test" in log
+    assert "loss_id_table" in (folder / "student_distilled" / "log.txt").read_text()
+    assert "loss_id_table" in (folder / "log.txt").read_text()
+    # A line when a step starts, and one when it ends; three of a training's progress at most.
+    assert 26 <= len(output.splitlines()) <= 60
+
+
+def test_the_student_is_exported_with_a_manifest(straight):
+    folder, output = straight
+    manifest = read_manifest(folder / "student_distilled.onnx.json")
+    assert manifest["parity"]["pictures"] == 18 and manifest["training_sets"] == ["demo_train"]
+    assert manifest["calibration"] is None
+    searcher = PersonSearcher.load(folder / "student_distilled.onnx")
+    picture = next((folder / "data/test/images").iterdir())
+    assert searcher.embed(str(picture), [[0, 0, 20, 40]]).shape == (1, manifest["embedding_dim"])
+    record = read_json(folder / "export.json")
+    assert record["files"] == {
+        "onnx": "student_distilled.onnx",
+        "torchscript": "student_distilled.ts",
+    }
+    assert load_exported(folder / "student_distilled.ts").metadata["embedding_dim"]
+    # So short a training finds hardly anybody: the report says that there is no calibration.
+    reason = read_json(folder / "calibration.json")["reason"]
+    assert reason in output and "student_distilled.onnx" in (folder / "report.html").read_text()
+    assert html.escape(reason) in (folder / "report.html").read_text()
 
 
 def test_comparisons_have_intervals_and_p_values(straight):
@@ -114,28 +158,38 @@ def test_report_is_valid_html_and_self_contained(straight):
     assert text.count("data:image/") >= 4
 
 
-def test_a_second_run_repeats_no_step(straight):
+def again(folder, *words) -> int:
+    """Exit status of the same command in this process."""
+    return main(["demo", "--preset", "tiny", "--output", str(folder), *words])
+
+
+def test_a_second_run_repeats_no_step(straight, capsys):
     folder, _ = straight
     before = numbers(folder)
-    output = run(folder)
-    assert output.count("done before") == 12
+    assert again(folder) == 0
+    assert capsys.readouterr().out.count("done before") == 13
     assert numbers(folder) == before
 
 
 def test_interrupted_runs_resume_and_end_with_the_same_numbers(straight, tmp_path):
     folder = tmp_path / "interrupted"
-    assert interrupt(folder, "[3/12]", signal.SIGINT, 1.0) == 130
-    assert interrupt(folder, "[5/12]", signal.SIGKILL, 1.0) == -signal.SIGKILL
-    run(folder)
+    assert interrupt(folder, "[3/13]", signal.SIGINT, 1.0) == 130
+    assert interrupt(folder, "[5/13]", signal.SIGKILL, 1.0) == -signal.SIGKILL
+    output = run(folder, without_onnx=True)
     assert numbers(folder) == numbers(straight[0])
+    # Without the packages of the export the rest is done, and the next call makes the file.
+    assert "no student_distilled.onnx: onnx not installed" in output and "[export]" in output
+    assert sorted(path.name for path in folder.glob("student_distilled.*")) == [
+        "student_distilled.ts"
+    ]
+    assert "[export]" in (folder / "report.html").read_text()
 
 
-def test_other_settings_are_refused(straight):
+def test_other_settings_are_refused(straight, capsys):
     folder, _ = straight
-    command = [sys.executable, str(REPO / "tools/demo.py"), "--preset", "tiny", "--seed", "7"]
-    done = subprocess.run([*command, "--output", str(folder)], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "--output" in done.stderr and "Traceback" not in done.stderr
+    assert again(folder, "--seed", "7") == 2
+    error = capsys.readouterr().err
+    assert "--output" in error and "Traceback" not in error
 
 
 def test_without_opencv_the_demo_says_what_to_install(tmp_path, monkeypatch, capsys):
@@ -144,7 +198,7 @@ def test_without_opencv_the_demo_says_what_to_install(tmp_path, monkeypatch, cap
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert main(["demo", "--preset", "tiny", "--output", str(tmp_path / "demo")]) == 2
     error = capsys.readouterr().err
-    assert "pip install opencv-python-headless" in error and "[1/12]" in error
+    assert "pip install opencv-python-headless" in error and "[1/13]" in error
 
 
 # kd-search distill on a copy of the folder -------------------------------------------------------
@@ -170,7 +224,32 @@ def weights(folder) -> dict:
 
 def test_a_folder_that_was_moved_is_still_done(project, capsys):
     states = plan(capsys, project)
-    assert len(states) == 12 and set(states.values()) == {"done"}
+    assert len(states) == 13 and set(states.values()) == {"done"}
+
+
+def test_the_export_is_made_anew_with_the_packages_and_stays_without(project, capsys, monkeypatch):
+    export = "export the distilled student and check the export"
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert plan(capsys, project)[export] == "done"
+    record = project / "steps" / "task_export.json"
+    content = read_json(record, sealed=True)
+    content["settings"]["formats"] = "torchscript"
+    write_json(record, content, sealed=True)
+    (project / "export.json").write_text(
+        json.dumps({"files": {"torchscript": "student_distilled.ts"}, "left_out": {}})
+    )
+    assert plan(capsys, project)[export] == "done"
+    monkeypatch.undo()
+    assert "formats was torchscript, is onnx" in plan(capsys, project)[export]
+
+
+def test_a_missing_export_is_made_again(project, capsys):
+    (project / "student_distilled.onnx").unlink()
+    states = plan(capsys, project)
+    assert (
+        "student_distilled.onnx is missing"
+        in states["export the distilled student and check the export"]
+    )
 
 
 def test_a_change_of_the_test_repeats_the_evaluation_alone(project, capsys):
@@ -205,7 +284,8 @@ def test_one_step_alone_keeps_the_earlier_run(project, capsys):
     assert "--only compare needs evaluate.teacher" in capsys.readouterr().err
 
 
-def test_other_terms_and_several_seeds(project, capsys):
+def test_other_terms_and_several_seeds(project, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
     words = ["distill", str(project), "--terms", "HintTerm", "--seeds", "1", "2"]
     assert main(words) == 0
     output = capsys.readouterr().out
@@ -226,6 +306,40 @@ def test_other_terms_and_several_seeds(project, capsys):
     # The run with the table is still there.
     assert (project / "student_distilled" / "model_final.pth").exists()
     assert not list(project.glob("*.old*"))
+
+
+def test_the_results_file_has_what_was_measured_and_where(straight, tmp_path):
+    folder, file = straight[0], tmp_path / "demo.json"
+    assert main(["results", "--from-project", str(folder), "--output", str(file)]) == 0
+    study, metrics = read_study(file), json.loads((folder / "metrics.json").read_text())
+    assert study.command == "kd-search demo --preset tiny --seed 1"
+    found = {run.row: run for run in study.runs} | study.teachers
+    names = ("teacher", "student", "student with IDTableTerm")
+    for name, model in zip(names, MODELS):
+        run = found[name]
+        for key in ("mAP", "top1", "top10", "det_AP", "det_recall"):
+            assert run.metrics[key] == pytest.approx(metrics[model][key])
+        ap = unpack_queries(run.per_query["mAP"])
+        assert len(ap) == 8 and ap.mean() == pytest.approx(run.metrics["mAP"], abs=0.01)
+        assert run.iterations == 6 and run.params == metrics[model]["params"] and run.seconds
+    (environment,) = study.environments
+    assert environment.versions["torch"] == torch.__version__ and environment.hardware["cores"]
+    assert set(environment.data) == {"demo_train", "demo_test"}
+    # Of one seed there is an interval over queries alone.
+    entry = next(e for e in study.table() if e["row"] == names[2])
+    gain = entry["metrics"]["mAP"]["gain"]
+    assert gain["over_queries"] and gain["over_seeds"] is None
+
+
+def test_results_of_another_config_or_an_unfinished_project_are_refused(project, tmp_path, capsys):
+    words = ["results", "--from-project", str(project), "--output", str(tmp_path / "x.json")]
+    path = project / "configs" / "student.yaml"
+    path.write_text(path.read_text().replace("OUTPUT_DIR", "SOLVER: {WEIGHT_DECAY: 0.5}\nOUTPUT_DIR"))
+    assert main(words) == 2
+    assert "student is changed" in capsys.readouterr().err
+    (project / "metrics.json").unlink()
+    assert main(words) == 2
+    assert "metrics.json" in capsys.readouterr().err and not (tmp_path / "x.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 from kd_search.utils.arguments import add_import_argument
 
@@ -22,6 +23,16 @@ def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def exit_status(name: str, work: Callable[[], object]) -> int:
+    """Run a command's work: 0, or 2 for bad input, which is printed as one line."""
+    try:
+        work()
+    except (OSError, ValueError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def add_network_arguments(
@@ -61,6 +72,13 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
             parser.error(f"overrides must be pairs KEY VALUE, got {' '.join(args.words)}")
         parser.error(f"{args.run} has a config of its own: leave out RUN or --config-file")
     return args
+
+
+def add_verbose_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--verbose``, of commands that otherwise print a line for each step."""
+    parser.add_argument(
+        "--verbose", action="store_true", help="print all that is logged; otherwise warnings alone"
+    )
 
 
 def split_run(words: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -17,15 +17,11 @@ Exit status: 0 calibrated, 2 the input cannot be used.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
-from kd_search.cli._arguments import RUN_HELP, command_parser
+from kd_search.cli._arguments import RUN_HELP, command_parser, exit_status
 from kd_search.utils.arguments import add_import_argument
-
-if TYPE_CHECKING:
-    from kd_search.evaluation.search.calibration import Calibration, OtherHalf
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -60,23 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--json and --images belong together")
     if args.resamples < 0 or args.halves < 0:
         parser.error("--resamples and --halves must be 0 or more")
-    try:
-        _calibrate(args)
-    except (OSError, ValueError) as error:
-        print(f"calibrate: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("calibrate", partial(_calibrate, args))
 
 
 def _calibrate(args: argparse.Namespace) -> None:
     from kd_search.cli.evaluate import read_input
-    from kd_search.evaluation import Protocol
-    from kd_search.evaluation.search.calibration import (
-        calibrate,
-        check_on_other_half,
-        detections_of_people,
-    )
-    from kd_search.evaluation.search.test_set import PreparedSet
+    from kd_search.pipeline.calibration import calibrate_set, calibration_document, describe
     from kd_search.runtime.manifest import manifest_path, read_manifest, update_manifest
     from kd_search.utils.files import check_writable, write_json
 
@@ -85,17 +70,18 @@ def _calibrate(args: argparse.Namespace) -> None:
     if args.model:
         read_manifest(manifest_path(args.model))  # before the work
     detections, dicts, name = read_input(args)
-    protocol = Protocol(score_thresh=args.score_thresh, iou_thresh=args.iou_thresh)
-    data = PreparedSet(detections, dicts, {}, ())
-    people = detections_of_people(data, detections, protocol)
-    options = {"resamples": args.resamples, "seed": args.seed}
-    result = calibrate(*people, dataset=name, **options)
-    print(describe(result))
-    for half in range(args.halves):
-        options["seed"] = args.seed + half
-        for found in check_on_other_half(*people, **options):
-            print(f"  half {half + 1}: {describe_half(found)}")
-    document: dict[str, Any] = {**result.to_dict(), "score_thresh": args.score_thresh}
+    result, halves = calibrate_set(
+        detections,
+        dicts,
+        name,
+        score_thresh=args.score_thresh,
+        iou_thresh=args.iou_thresh,
+        halves=args.halves,
+        resamples=args.resamples,
+        seed=args.seed,
+    )
+    print("\n".join(describe(result, halves)))
+    document = calibration_document(result, args.score_thresh)
     if args.output:
         write_json(args.output, document, sealed=True)
         print(f"wrote {args.output}")
@@ -108,39 +94,3 @@ def _calibrate(args: argparse.Namespace) -> None:
     if args.model:
         update_manifest(manifest_path(args.model), calibration=document)
         print(f"wrote {manifest_path(args.model)}")
-
-
-def describe(result: Calibration) -> str:
-    """A calibration as lines of text."""
-    lines = [
-        f"{result.dataset}: {result.num_detections} detections of {result.num_people} people; "
-        f"comparisons: {result.same:,} of the same, {result.different:,} of different people"
-    ]
-    for point in result.points:
-        rate = f"1 false match in {round(1 / point.false_match_rate):,}"
-        if point.threshold is None:
-            lines.append(f"  {rate}: no threshold: {point.reason}")
-            continue
-        lines.append(
-            f"  {rate}: similarity {point.threshold:.3f}{_interval(point.threshold_interval, 1)}, "
-            f"keeps {100 * (point.true_match_rate or 0):.1f} % of the true matches"
-            f"{_interval(point.true_match_interval, 100)}"
-        )
-    return "\n".join(lines)
-
-
-def describe_half(found: OtherHalf) -> str:
-    """What a threshold of half of the people does on the others, as a line of text."""
-    low, high = (1e4 * end for end in found.realised_interval)
-    kept = "holds" if low <= 1e4 * found.false_match_rate <= high else "does not hold"
-    return (
-        f"{1e4 * found.false_match_rate:g} in 10,000 at {found.threshold:.3f}: on the others "
-        f"{1e4 * found.realised:.1f} ({low:.1f} to {high:.1f}), {kept}"
-    )
-
-
-def _interval(ends: tuple[float, float] | None, factor: float) -> str:
-    if ends is None:
-        return ""
-    digits = 3 if factor == 1 else 1
-    return f" ({factor * ends[0]:.{digits}f} to {factor * ends[1]:.{digits}f})"

@@ -3,9 +3,10 @@
     kd-search demo
 
 Generates a data set, trains a teacher, pre-computes its ID table, trains a small student without
-and with the table from the same initial weights, evaluates and compares all three, exports the
-distilled student, and writes metrics.json and report.html. A second call skips finished steps and
-resumes an interrupted one. The folder is a project: kd-search distill takes it, too.
+and with the table from the same initial weights, evaluates and compares all three, exports and
+calibrates the distilled student, and writes metrics.json and report.html. A second call skips
+finished steps and resumes an interrupted one. The folder is a project: kd-search distill takes it,
+too.
 
 Exit status: 0 done, 2 bad input, 130 interrupted.
 """
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
-from kd_search.cli._arguments import command_parser
+from kd_search.cli._arguments import add_verbose_argument, command_parser
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,6 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=1, help="of data and networks (default: 1)")
     parser.add_argument("--preset", choices=("demo", "tiny"), default="demo", help="size of all")
+    add_verbose_argument(parser)
     return parser
 
 
@@ -39,6 +41,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _distillation(args: argparse.Namespace) -> Any:
+    from kd_search.pipeline.console import Console
     from kd_search.pipeline.demo import demo_project
     from kd_search.pipeline.distill import Distillation
 
@@ -46,4 +49,4 @@ def _distillation(args: argparse.Namespace) -> Any:
         project = demo_project(args.output, preset=args.preset, seed=args.seed)
     except ValueError as error:
         raise ValueError(f"{error} (--output)") from None
-    return Distillation(project)
+    return Distillation(project, console=Console(args.verbose))

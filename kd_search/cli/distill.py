@@ -3,9 +3,10 @@
     kd-search distill DIR
 
 DIR is a folder of kd-search init. Steps: check, teacher, table, student, student_distilled,
-evaluate, compare, export, report. Each can be interrupted at any time (Ctrl-C, kill -9): the same
-command goes on. Finished steps are skipped unless their config or what they were made from has
-changed; then a training starts anew, and the earlier one is kept in another folder.
+evaluate, compare, export, calibrate, report. Each can be interrupted at any time (Ctrl-C, kill -9):
+the same command goes on. Finished steps are skipped unless their config or what they were made from
+has changed; then a training starts anew, and the earlier one is kept in another folder. Each step
+has one line on the console; what is logged is in log.txt of DIR and of each training.
 
     kd-search distill DIR --seeds 1 2 3           # the spread over trainings of the students
     kd-search distill DIR --terms IDTableTerm HintTerm
@@ -22,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
-from kd_search.cli._arguments import command_parser
+from kd_search.cli._arguments import add_verbose_argument, command_parser
 from kd_search.utils.arguments import add_import_argument
 
 #: A config key: it ends the values of --terms and --seeds.
@@ -54,6 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="train the students with each of these seeds",
     )
     parser.add_argument("--dry-run", action="store_true", help="list the steps and settings")
+    add_verbose_argument(parser)
     add_import_argument(parser)
     parser.add_argument(
         "opts",
@@ -81,11 +83,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _distillation(args: argparse.Namespace) -> Any:
     from kd_search.config import import_modules
+    from kd_search.pipeline.console import Console
     from kd_search.pipeline.distill import Distillation
     from kd_search.pipeline.project import Project
 
     import_modules(args.imports)
     project = Project.open(args.folder)
     return Distillation(
-        project, args.opts, terms=args.terms, seeds=args.seeds, imports=args.imports
+        project,
+        args.opts,
+        terms=args.terms,
+        seeds=args.seeds,
+        imports=args.imports,
+        console=Console(args.verbose),
     )

@@ -21,11 +21,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kd_search.cli._arguments import RUN_HELP, check_set_arguments, command_parser, split_run
+from kd_search.cli._arguments import (
+    RUN_HELP,
+    check_set_arguments,
+    command_parser,
+    exit_status,
+    split_run,
+)
 from kd_search.utils.arguments import add_import_argument
 
 if TYPE_CHECKING:
@@ -97,14 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.input, args.opts = split_run(args.words)
     if args.input is None:
         parser.error(f"{' '.join(args.words)} is not an input and overrides KEY VALUE")
-    try:
-        run = _find_run(args)
-        if run is None or not _run_network(run, args, parser):
-            _evaluate(args)
-    except (OSError, ValueError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("evaluate", partial(_run_or_score, args, parser))
+
+
+def _run_or_score(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    run = _find_run(args)
+    if run is None or not _run_network(run, args, parser):
+        _evaluate(args)
 
 
 def evaluate_file(path: str, dataset: str | None = None) -> dict[str, Any]:

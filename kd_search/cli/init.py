@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from kd_search.cli._arguments import command_parser
+from kd_search.cli._arguments import add_verbose_argument, command_parser
 from kd_search.pipeline.networks import NETWORKS
 
 
@@ -62,6 +62,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-decode", action="store_true", help="do not decode the images for the check"
     )
+    add_verbose_argument(parser)
     return parser
 
 
@@ -69,6 +70,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = get_parser()
     options = vars(parser.parse_args(argv))
     folder, decode = options.pop("folder"), not options.pop("no_decode")
+    verbose = options.pop("verbose")
     sources = [name for name in ("train", "prw", "cuhk_sysu", "mot") if options[name]]
     if len(sources) != 1:
         parser.error("name one data set: --train, --prw, --cuhk-sysu or --mot")
@@ -79,10 +81,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         parser.error(f"--{others[0].replace('_', '-')} belongs to --train")
     if options["mot_options"] and not options["mot"]:
         parser.error("--mot-options belongs to --mot")
+    from kd_search.pipeline.console import Console
     from kd_search.pipeline.init import init_project
 
     try:
-        init_project(folder, options, decode=decode)
+        with Console(verbose).showing_logs():
+            init_project(folder, options, decode=decode)
     except (OSError, ValueError) as error:
         print(f"init: {error}", file=sys.stderr)
         return 2

@@ -26,11 +26,11 @@ Exit status: 0 drawn, 2 the input cannot be used.
 import argparse
 import os
 import re
-import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Callable, Optional
 
-from kd_search.cli._arguments import command_parser, split_labels
+from kd_search.cli._arguments import command_parser, exit_status, split_labels
 from kd_search.utils.arguments import add_import_argument
 
 
@@ -57,17 +57,12 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(argv)
-    try:
-        if args.max_rank < 1:
-            raise ValueError("--max-rank must be 1 or more")
-        _plot(args)
-    except (OSError, ValueError) as error:
-        print(f"plot: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("plot", partial(_plot, args))
 
 
 def _plot(args: argparse.Namespace) -> None:
+    if args.max_rank < 1:
+        raise ValueError("--max-rank must be 1 or more")
     from kd_search.cli._runs import evaluations
     from kd_search.evaluation.search.calibration import calibrate, detections_of_people
     from kd_search.evaluation.search.compare_runs import load_results

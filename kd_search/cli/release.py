@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kd_search.cli._arguments import RUN_HELP, command_parser
+from kd_search.cli._arguments import RUN_HELP, command_parser, exit_status
 from kd_search.utils.arguments import add_import_argument
 
 CARD, EXAMPLE, SUMS = "MODEL_CARD.md", "example.py", "SHA256SUMS"
@@ -59,17 +59,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = get_parser().parse_args(argv)
-    try:
-        written = _release(args)
-    except (OSError, ValueError) as error:
-        print(f"release: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {args.output}: {', '.join(written)}")
-    return 0
+    return exit_status("release", partial(_release, get_parser().parse_args(argv)))
 
 
-def _release(args: argparse.Namespace) -> list[str]:
+def _release(args: argparse.Namespace) -> None:
     from kd_search.runtime.manifest import manifest_path, read_manifest
     from kd_search.utils.files import file_sha256
 
@@ -102,7 +95,7 @@ def _release(args: argparse.Namespace) -> list[str]:
         sums = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
         (folder / SUMS).write_text(sums, encoding="utf-8")
         os.replace(folder, output)
-    return [*names, SUMS]
+    print(f"wrote {args.output}: {', '.join([*names, SUMS])}")
 
 
 def model_card(
@@ -179,6 +172,7 @@ def _metrics(results: dict[str, Any] | None) -> str:
 def _calibration(calibration: dict[str, Any] | None) -> str:
     if calibration is None:
         return "Not calibrated: the similarity of a match says nothing by itself."
+    note = f", {calibration['note']}" if calibration.get("note") else ""
     rows = []
     for point in calibration["points"]:
         rate = f"1 in {round(1 / point['false_match_rate']):,}"
@@ -191,7 +185,7 @@ def _calibration(calibration: dict[str, Any] | None) -> str:
         rows.append((rate, f"{point['threshold']:.3f}", interval, kept))
     return (
         f"Measured on {calibration['dataset']}: {calibration['num_detections']} detections of "
-        f"{calibration['num_people']} people.\n\n"
+        f"{calibration['num_people']} people{note}.\n\n"
         + _table(("false matches", "threshold", "interval", "true matches kept"), rows)
     )
 

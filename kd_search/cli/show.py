@@ -11,11 +11,11 @@ Exit status: 0 drawn, 2 the input cannot be used.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Optional
 
-from kd_search.cli._arguments import RUN_HELP, command_parser, split_labels
+from kd_search.cli._arguments import RUN_HELP, command_parser, exit_status, split_labels
 from kd_search.utils.arguments import add_import_argument
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -44,12 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(argv)
-    try:
-        _draw(args)
-    except (OSError, ValueError) as error:
-        print(f"show: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("show", partial(_draw, args))
 
 
 def _draw(args: argparse.Namespace) -> None:

@@ -52,11 +52,15 @@ def environment_of(cfg: CfgNode) -> dict[str, Any]:
     """Versions, hardware, code and data of a run in this process.
 
     Returns:
-        ``versions`` of Python and packages; ``hardware``; ``code``, see :func:`code_version`;
-        ``data``, by data set, see :func:`data_digest`.
+        :func:`machine_of`, and ``data``, by data set, see :func:`data_digest`.
     """
-    cuda = cfg.MODEL.DEVICE.startswith("cuda")
     names = dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST[:1]])
+    return {**machine_of(cfg), "data": {name: data_digest(name) for name in names}}
+
+
+def machine_of(cfg: CfgNode) -> dict[str, Any]:
+    """``versions`` of Python and packages; ``hardware``; ``code``, see :func:`code_version`."""
+    cuda = cfg.MODEL.DEVICE.startswith("cuda")
     return {
         "versions": {
             "python": platform.python_version(),
@@ -72,7 +76,6 @@ def environment_of(cfg: CfgNode) -> dict[str, Any]:
             "accelerator": torch.cuda.get_device_name() if cuda else None,
         },
         "code": code_version(),
-        "data": {name: data_digest(name) for name in names},
     }
 
 

@@ -1,33 +1,29 @@
 """``kd-search distill``: the steps from a project to a report."""
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 
 from kd_search.config import get_cfg
 from kd_search.config.files import merge_config_file, merge_overrides
 from kd_search.data.person_search.register import load_split
-from kd_search.evaluation.search import experiment
-from kd_search.evaluation.search.compare_runs import load_results
-from kd_search.evaluation.search.experiment import TrainedModel, TrainedRun, comparisons_of
+from kd_search.pipeline.console import Console, log_to
+from kd_search.pipeline.deploy import ENDINGS, calibrate_student, export_student, missing_packages
 from kd_search.pipeline.fingerprints import evaluation_settings, training_settings
 from kd_search.pipeline.id_table import build_table
-from kd_search.pipeline.measure import export_student, measure, versions
+from kd_search.pipeline.measure import measure
 from kd_search.pipeline.methods import ID_TABLE_TERM, check_terms_fit, method_keys
+from kd_search.pipeline.outcome import write_comparisons, write_results
 from kd_search.pipeline.own_data import check_data
 from kd_search.pipeline.progress import WholeProgress
 from kd_search.pipeline.project import DISTILLED, STUDENT, TEACHER, Project
 from kd_search.pipeline.steps import Records, Task
 from kd_search.pipeline.training import train
 from kd_search.utils.files import read_json, write_json
-from kd_search.visualization import findings, latency_statement, write_report
 
 #: Steps, and what they do, in their order. "data" is of generated sets only.
 STEPS = {
@@ -40,14 +36,10 @@ STEPS = {
     "evaluate": "evaluate",
     "compare": "compare the networks query by query",
     "export": "export the distilled student and check the export",
+    "calibrate": "find the similarities to trust",
     "report": "write metrics.json and report.html",
 }
-_NAMES = {
-    TEACHER: ("Teacher", experiment.TEACHER),
-    STUDENT: ("Plain student", experiment.PLAIN),
-    DISTILLED: ("Distilled student", experiment.DISTILLED),
-}
-_COLUMNS = ("mAP", "top1", "top5", "top10", "det_AP", "det_recall")
+_MODELS = (TEACHER, STUDENT, DISTILLED)
 
 
 @dataclass(frozen=True)
@@ -81,6 +73,7 @@ class Distillation:
         terms: Sequence[str] = (),
         seeds: Sequence[int] = (),
         imports: Sequence[str] = (),
+        console: Optional[Console] = None,
     ):
         """
         Args:
@@ -91,15 +84,17 @@ class Distillation:
             seeds: of the students; empty: ``SEED`` of the config. The teacher has that of its
                 config. Others than that of the config get a folder of their own.
             imports: modules that were imported for these configs.
+            console: prints the progress.
 
         Raises:
             FileNotFoundError, ValueError: a config is missing, or has an unknown key or value.
         """
         self.project, self.opts = project, [str(opt) for opt in opts]
         self.imports = list(imports)
-        self.records = Records(project.folder)
+        self.console = console or Console()
+        self.records = Records(project.folder, say=self.console.line)
         self._configs: dict[tuple[ModelRun, bool], CfgNode] = {}
-        self._plain = {model: self._read(model) for model in _NAMES}
+        self._plain = {model: self._read(model) for model in _MODELS}
         own_terms = list(self._plain[DISTILLED].DISTILLATION.TERMS)
         self.terms = list(terms) or own_terms
         own_seed = self._plain[STUDENT].SEED
@@ -115,10 +110,15 @@ class Distillation:
                 else ModelRun(model, seed, folder / f"seed{seed}" / name, f"{name}.seed{seed}")
                 for seed in self.seeds
             ]
-        self.runs = [self.teacher, *self.students[STUDENT], *self.students[DISTILLED]]
+        #: Runs of every model.
+        self.runs_of = {TEACHER: [self.teacher], **self.students}
+        self.runs = [run for runs in self.runs_of.values() for run in runs]
         self.table = folder / "id_table.pth"
+        self.comparisons = folder / "comparisons.json"
+        #: What :func:`.export_student` and :func:`.calibrate_student` return.
+        self.exported, self.calibration = folder / "export.json", folder / "calibration.json"
         self.tasks = {task.name: task for task in self._tasks()}
-        self.progress = WholeProgress(list(self.tasks.values()))
+        self.progress = WholeProgress(list(self.tasks.values()), self.console)
 
     @property
     def steps(self) -> list[str]:
@@ -173,13 +173,19 @@ class Distillation:
             tasks.append(task)
         evaluated = [f"evaluate.{run.name}" for run in self.runs]
         taught = self.students[DISTILLED][0]
-        path = self.project.folder / "comparisons.json"
-        tasks.append(self._task("compare", self._compare, dict, evaluated, path))
-        tasks.append(self._task("export", self._export, dict, [taught.name], self.exported))
-        path = self.project.folder / "report.html"
+        export = self._task("export", self._export, self._export_settings, [taught.name])
+        export.outputs = self._exported_files
+        needs = [f"evaluate.{taught.name}", "export"]
+        report = self.project.folder / "report.html"
         texts = {"title": self.project.title, "intro": self.project.intro}
-        tasks.append(self._task("report", self._report, lambda: texts, ["compare", "export"], path))
-        return tasks
+        made = ["compare", "export", "calibrate"]
+        return [
+            *tasks,
+            self._task("compare", self._compare, dict, evaluated, self.comparisons),
+            export,
+            self._task("calibrate", self._calibrate, dict, needs, self.calibration),
+            self._task("report", self._report, lambda: texts, made, report),
+        ]
 
     @staticmethod
     def _task(
@@ -223,7 +229,10 @@ class Distillation:
             ) from None
         options = self.project.options
         generate_dataset(
-            self.project.folder / "data", PRESETS[options["preset"]], seed=options["seed"]
+            self.project.folder / "data",
+            PRESETS[options["preset"]],
+            seed=options["seed"],
+            progress=self.console.verbose,
         )
 
     def _data_settings(self) -> dict[str, str]:
@@ -239,10 +248,11 @@ class Distillation:
         sets = [
             load_split(names[0], clip=False) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
         ]
-        check_data(sets[0], sets[1], max_pixels=cfg.INPUT.MAX_IMAGE_PIXELS)
+        check_data(*sets, max_pixels=cfg.INPUT.MAX_IMAGE_PIXELS, say=self.console.line)
 
     def _train(self, run: ModelRun) -> None:
-        train(self.config(run), self.progress.hook(run.name), self.imports)
+        with log_to(run.folder / "log.txt"):
+            train(self.config(run), self.progress.hook(run.name), self.imports)
 
     def _table_settings(self) -> dict[str, str]:
         cfg = self.config(self.teacher)
@@ -259,107 +269,43 @@ class Distillation:
         return evaluation_settings(self.config(run, eval_only=True))
 
     def _evaluate(self, run: ModelRun) -> None:
-        write_json(run.evaluation, measure(self.config(run, eval_only=True), run.weights))
+        with log_to(run.folder / "log.txt"):
+            write_json(run.evaluation, measure(self.config(run, eval_only=True), run.weights))
 
     def _compare(self) -> None:
-        models = self.models()
-        rows = [
-            {
-                "baseline": comparison.baseline.name,
-                "model": comparison.model.name,
-                "unit": "percent AP",
-                **asdict(comparison.result),
-                "by_seed": {seed: asdict(own) for seed, own in comparison.by_seed.items()},
-            }
-            for comparison in comparisons_of(models)
-        ]
-        write_json(self.project.folder / "comparisons.json", rows)
+        write_comparisons(self, self.comparisons)
 
-    @property
-    def exported(self) -> Path:
-        """File of the exported student."""
-        return self.project.folder / f"{self.students[DISTILLED][0].folder.name}.ts"
+    def _export_settings(self) -> dict[str, str]:
+        # A file that was made where the packages are installed is kept where they are not.
+        there = self._exported_files()
+        ready = not missing_packages() or any(path.suffix == ENDINGS["onnx"] for path in there)
+        return {"formats": "onnx, torchscript" if ready else "torchscript"}
+
+    def _exported_files(self) -> list[Path]:
+        if not self.exported.is_file():
+            return [self.exported]
+        names = read_json(self.exported)["files"].values()
+        return [self.exported, *(self.project.folder / name for name in names)]
 
     def _export(self) -> None:
+        run, folder = self.students[DISTILLED][0], self.project.folder
+        stem = folder / run.folder.name
+        cfg = self.config(run, eval_only=True)
+        record = export_student(cfg, run.weights, stem, self.console.line)
+        write_json(self.exported, record)
+
+    def _calibrate(self) -> None:
         run = self.students[DISTILLED][0]
-        report = export_student(self.config(run, eval_only=True), run.weights, self.exported)
-        write_json(self.project.folder / "export_parity.json", report)
-        print(f"largest difference: {report['max_difference']}", flush=True)
+        name = read_json(self.exported)["files"].get("onnx")
+        model = self.project.folder / name if name else None
+        cfg = self.config(run, eval_only=True)
+        found = calibrate_student(cfg, run.folder, model, self.console.line)
+        write_json(self.calibration, found)
 
     def _report(self) -> None:
-        folder = self.project.folder
-        seconds = self.records.seconds(list(self.tasks.values()))
-        metrics: dict[str, Any] = {
-            model: read_json(runs[0].evaluation)
-            for model, runs in ((TEACHER, [self.teacher]), *self.students.items())
-        }
-        metrics["seconds"] = {step: round(value, 1) for step, value in seconds.items()}
-        metrics["versions"] = versions()
-        metrics["seed"] = self.students[STUDENT][0].seed
-        metrics["terms"] = self.terms
-        metrics["comparisons"] = read_json(folder / "comparisons.json")
-        if len(self.seeds) > 1:
-            metrics["seeds"] = {
-                model: {run.seed: read_json(run.evaluation) for run in runs}
-                for model, runs in self.students.items()
-            }
-        write_json(folder / "metrics.json", metrics)
-        write_report(
-            folder / "report.html",
-            self.project.title,
-            self.models(),
-            DatasetCatalog.get(self._test_set),
-            intro=self.project.intro,
-            settings={
-                "training set": ", ".join(self.config(self.teacher).DATASETS.TRAIN),
-                "test set": self._test_set,
-                "terms": ", ".join(self.terms),
-                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-                **metrics["versions"],
-            },
-            seconds=metrics["seconds"],
-        )
+        write_results(self)
 
-    # ----------------------------------------------------------------------------------- results
-
-    def models(self) -> list[TrainedModel]:
-        """The evaluated networks."""
-        models = []
-        for model, runs in ((TEACHER, [self.teacher]), *self.students.items()):
-            name, role = _NAMES[model]
-            trained = [
-                TrainedRun(
-                    run.seed,
-                    load_results(run.folder / "inference" / self._test_set),
-                    run.folder / "metrics.json",
-                )
-                for run in runs
-            ]
-            row = read_json(runs[0].evaluation)
-            first, third = row["latency_quartiles_ms"]
-            latency = (first, row["latency_ms"], third)
-            models.append(TrainedModel(name, role, trained, row["params"], latency))
-        return models
-
-    def summary(self) -> str:
-        """The results as a table, and what they mean."""
-        width = max(len(run.name) for run in self.runs)
-        lines = [" " * width + "".join(f"{c:>11}" for c in (*_COLUMNS, "params", "ms"))]
-        for run in self.runs:
-            row = read_json(run.evaluation)
-            values = "".join(f"{row[c]:>11.1f}" if c in row else f"{'-':>11}" for c in _COLUMNS)
-            lines.append(
-                f"{run.name:{width}}{values}{row['params']:>11,}{row['latency_ms']:>11.1f}"
-            )
-        models = self.models()
-        lines += findings(models)
-        if unstable := latency_statement(models):
-            lines.append(unstable)
-        lines.append(f"exported student: {self.exported}")
-        run = self.students[DISTILLED][0]
-        lines.append(f"without torch: kd-search export {run.folder} --output student.onnx")
-        lines.append(f"report: {self.project.folder / 'report.html'}")
-        return "\n".join(lines)
+    # ------------------------------------------------------------------------------------- words
 
     def describe(self, run: ModelRun) -> str:
         """Settings of a training in one line."""
@@ -374,7 +320,8 @@ class Distillation:
         )
 
     @property
-    def _test_set(self) -> str:
+    def test_set(self) -> str:
+        """Name of the test set."""
         name: str = self._plain[TEACHER].DATASETS.TEST[0]
         return name
 

@@ -1,4 +1,4 @@
-"""Evaluation and export of a trained network of a project, and the versions of packages."""
+"""Evaluation of a trained network of a project, and the versions of packages."""
 
 import contextlib
 import platform
@@ -17,13 +17,9 @@ import kd_search
 from kd_search.checkpoint import load_trained
 from kd_search.data import build_person_search_test_loader
 from kd_search.engine import PersonSearchTrainer
-from kd_search.export import export_torchscript
-from kd_search.utils.files import file_sha256
 
 #: Images that the latency is measured on.
 TIMED_IMAGES = 30
-#: Images of the test set that an export is checked with.
-_CHECK_IMAGES = 4
 
 
 def measure(cfg: CfgNode, weights: Path) -> dict[str, Any]:
@@ -38,7 +34,7 @@ def measure(cfg: CfgNode, weights: Path) -> dict[str, Any]:
         ``det_recall`` in percent, ``params``, and ``latency_ms`` (median) with
         ``latency_quartiles_ms`` of one image.
     """
-    model = _load(cfg, weights)
+    model = load_network(cfg, weights)
     results = PersonSearchTrainer.test(cfg, model)
     search, detection = results["person_search"], results["detection"]
     return {
@@ -48,29 +44,6 @@ def measure(cfg: CfgNode, weights: Path) -> dict[str, Any]:
         "params": sum(p.numel() for p in model.parameters()),
         **_latency(model, cfg),
     }
-
-
-def export_student(cfg: CfgNode, weights: Path, path: Path) -> dict[str, Any]:
-    """Export a network, checked on images of its test set; returns the report of the check.
-
-    Args:
-        cfg: of the network, for evaluation.
-        weights: of the network.
-        path: of the file to write.
-
-    Raises:
-        ExportParityError: the exported network has other results. Nothing is written.
-    """
-    model = _load(cfg, weights)
-    loader = build_person_search_test_loader(cfg, cfg.DATASETS.TEST[0])
-    images = [batch[0]["image"] for batch, _ in zip(loader, range(_CHECK_IMAGES))]
-    # A picture without people, and one of another size: the export must hold no fixed size.
-    height, width = images[0].shape[1:]
-    cut = images[0][:, : height * 4 // 5, : width * 4 // 5].contiguous()
-    images += [torch.full_like(images[0], 114), cut]
-    return export_torchscript(
-        model, path, cfg=cfg, check_images=images, source_sha256=file_sha256(weights)
-    )
 
 
 def versions() -> dict[str, str]:
@@ -91,7 +64,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _load(cfg: CfgNode, weights: Path) -> torch.nn.Module:
+def load_network(cfg: CfgNode, weights: Path) -> torch.nn.Module:
+    """A trained network, for evaluation."""
     model = PersonSearchTrainer.build_model(cfg).eval()
     load_trained(model, str(weights))
     return model

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -184,7 +184,12 @@ def mot_sets(folder: Path, root: str, options: Sequence[str] = ()) -> DataSets:
 
 
 def check_data(
-    train: LoadedSplit, test: LoadedSplit, *, decode: bool = True, max_pixels: int
+    train: LoadedSplit,
+    test: LoadedSplit,
+    *,
+    decode: bool = True,
+    max_pixels: int,
+    say: Callable[[str], None] = print,
 ) -> list[DatasetReport]:
     """The reports of both splits, loaded with ``clip=False``, after printing them in short.
 
@@ -196,7 +201,7 @@ def check_data(
     for split, partner in ((train, test), (test, train)):
         report = check_split(split, partner=partner, decode=decode, max_pixels=max_pixels)
         reports.append(report)
-        print(shortened(report), flush=True)
+        say(shortened(report))
     refused = [line for report in reports for line in _refusals(report)]
     without = reports[1].by_kind().get("query_without_match", 0)
     for split, need, count in (

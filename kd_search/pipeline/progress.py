@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Sequence
+from typing import Optional
 
 from detectron2.engine import HookBase
 
+from kd_search.pipeline.console import Console
 from kd_search.pipeline.steps import Task
 
 _EVERY = 20
@@ -13,11 +15,13 @@ _EVERY = 20
 class WholeProgress:
     """Counts the iterations of all trainings, and estimates the time that is left."""
 
-    def __init__(self, tasks: Sequence[Task]):
+    def __init__(self, tasks: Sequence[Task], console: Optional[Console] = None):
         """
         Args:
             tasks: those with iterations are trainings.
+            console: shows the progress.
         """
+        self.console = console or Console()
         self._left = {task.name: task.iterations for task in tasks if task.iterations}
         self._total = sum(self._left.values())
         #: Step of a training, as those of several seeds take equally long.
@@ -30,7 +34,7 @@ class WholeProgress:
             self._left[name] = 0
 
     def hook(self, name: str) -> HookBase:
-        """Hook of a training that prints the progress every 20 iterations."""
+        """Hook of a training that shows the progress every 20 iterations."""
         return _Hook(self, name)
 
     def update(self, name: str, left: int, seconds: float) -> str:
@@ -59,13 +63,12 @@ class _Hook(HookBase):
         self._start = time.monotonic()
 
     def after_step(self) -> None:
-        finished = self.trainer.iter + 1
-        if finished % _EVERY and finished != self.trainer.max_iter:
+        finished, whole = self.trainer.iter + 1, self.trainer.max_iter
+        if finished % _EVERY and finished != whole:
             return
-        own = finished - self.trainer.start_iter
-        seconds = (time.monotonic() - self._start) / own
-        left = self.trainer.max_iter - finished
-        print(self._progress.update(self._name, left, seconds), flush=True)
+        seconds = (time.monotonic() - self._start) / (finished - self.trainer.start_iter)
+        text = self._progress.update(self._name, whole - finished, seconds)
+        self._progress.console.progress(f"{finished} of {whole}; {text}", finished / whole)
 
 
 def in_words(seconds: float) -> str:

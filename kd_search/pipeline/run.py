@@ -1,13 +1,12 @@
 """Runs the tasks of a project in order, skips what is done, and goes on after an interruption."""
 
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 from kd_search.engine.launch import is_bad_input
+from kd_search.pipeline.console import log_to
 from kd_search.pipeline.distill import Distillation
+from kd_search.pipeline.outcome import summary
 from kd_search.pipeline.progress import in_words
 from kd_search.pipeline.steps import CHANGED, DONE, STARTED, TODO, Status, select
 from kd_search.utils.folder_lock import alone_in
@@ -16,7 +15,11 @@ _INTERRUPTED, _BAD_INPUT = 130, 2
 
 
 def run_command(
-    make_distillation, only: str = "", first: str = "", *, dry_run: bool = False
+    make_distillation: Callable[[], Distillation],
+    only: str = "",
+    first: str = "",
+    *,
+    dry_run: bool = False,
 ) -> int:
     """Run a project for a command, with the errors in one line.
 
@@ -58,13 +61,13 @@ def run(distillation: Distillation, only: str, first: str, title: list[str]) -> 
         ValueError: of bad input, or ``only`` needs a step that is not done.
     """
     steps, records = select(distillation.steps, only, first), distillation.records
-    tasks = distillation.tasks
+    tasks, console = distillation.tasks, distillation.console
     chosen = [task for task in tasks.values() if task.step in steps]
     option = f"only {only}" if only else f"from {first}" if first else ""
     folder = distillation.project.folder
-    with alone_in(folder) as taken_over, _log_to(folder / "log.txt"):
+    with alone_in(folder) as taken_over, console.showing_logs(), log_to(folder / "log.txt"):
         if taken_over:
-            print(taken_over, flush=True)
+            console.line(taken_over)
         again = set(records.redo(option, [task.name for task in chosen] if option else []))
         for task in tasks.values():
             if task not in chosen:
@@ -81,21 +84,21 @@ def run(distillation: Distillation, only: str, first: str, title: list[str]) -> 
             status = records.status(task, tasks)
             if status.state == DONE and task.name not in again:
                 distillation.progress.done(task.name)
-                print(f"{heading}: done before", flush=True)
+                console.line(f"{heading}: done before")
                 continue
             if only:
                 _require_needs(distillation, task.needs, only)
             if status.state == DONE:
                 status = Status(TODO, f"--{option}")
             words = {STARTED: " goes on", CHANGED: f" ({status.why})"}.get(status.state, "")
-            print(f"{heading}{words} ...", flush=True)
+            console.begin(heading, words)
             seconds = records.run(task, status)
             records.redone(task.name)
             distillation.progress.done(task.name)
-            print(f"{heading}: {in_words(seconds)}", flush=True)
+            console.end(in_words(seconds))
         title[0] = ""
         whole = all(records.status(task, tasks).state == DONE for task in tasks.values())
-    return distillation.summary() if whole else f"ran {', '.join(steps)}"
+    return summary(distillation) if whole else f"ran {', '.join(steps)}"
 
 
 def plan(distillation: Distillation, only: str, first: str) -> str:
@@ -128,23 +131,3 @@ def _require_needs(distillation: Distillation, needs, only: str) -> None:
             raise ValueError(
                 f"--only {only} needs {name}, which is {status.state}{why}: run it first"
             )
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Append what the trainings and evaluations log to a file as well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(
-        logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
-    )
-    handler.setLevel(logging.INFO)
-    loggers = [logging.getLogger(name) for name in ("detectron2", "kd_search")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-        handler.close()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from kd_search.utils.files import read_json, write_json
 
@@ -31,8 +31,8 @@ class Task:
     settings: Callable[[], Mapping[str, str]] = dict
     #: Names of tasks whose results it reads.
     needs: Sequence[str] = ()
-    #: Files or folders that exist when it is done.
-    outputs: Sequence[Path] = ()
+    #: Files or folders that exist when it is done, or what returns them.
+    outputs: Union[Sequence[Path], Callable[[], Sequence[Path]]] = ()
     #: Folder of the result; it is renamed, not removed, where the task runs with other settings.
     keeps: Optional[Path] = None
     #: Iterations of a training, for the estimate of the time that is left.
@@ -56,6 +56,8 @@ class Records:
     """
 
     folder: Path
+    #: Prints a line.
+    say: Callable[[str], None] = print
     _known: dict[str, dict[str, Any]] = field(default_factory=dict)
     _settings: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -93,9 +95,10 @@ class Records:
                 return Status(CHANGED, f"{name} has run since")
         if not record["finished"]:
             return Status(STARTED)
-        missing = [path for path in task.outputs if not path.exists()]
+        outputs = task.outputs() if callable(task.outputs) else task.outputs
+        missing = [path for path in outputs if not path.exists()]
         if missing:
-            return Status(TODO, f"{missing[0].name} is gone")
+            return Status(TODO, f"{missing[0].name} is missing")
         return Status(DONE)
 
     def run(self, task: Task, status: Status) -> float:
@@ -165,7 +168,7 @@ class Records:
             number += 1
         kept = folder.with_name(f"{folder.name}.old{number}")
         shutil.move(folder, kept)
-        print(f"{task.name}: {status.why or 'run anew'}; the earlier run is kept in {kept}")
+        self.say(f"{task.name}: {status.why or 'run anew'}; the earlier run is kept in {kept}")
 
     def _settings_of(self, task: Task) -> dict[str, str]:
         # Once: a config is merged, and data are read.

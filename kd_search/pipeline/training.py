@@ -1,6 +1,7 @@
 """A training of a project."""
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -8,7 +9,11 @@ from detectron2.engine import HookBase
 
 from kd_search.engine import PersonSearchTrainer
 from kd_search.engine.finished_run import write_run_record
-from kd_search.utils.files import atomic_write
+from kd_search.experiments.run_facts import machine_of
+from kd_search.utils.files import atomic_write, write_json
+
+#: When, where and with which versions a training was started last, in its folder.
+ENVIRONMENT_FILE = "environment.json"
 
 
 def train(cfg: CfgNode, hook: HookBase, imports: Sequence[str] = ()) -> None:
@@ -27,6 +32,8 @@ def train(cfg: CfgNode, hook: HookBase, imports: Sequence[str] = ()) -> None:
     with atomic_write(Path(cfg.OUTPUT_DIR) / "config.yaml") as file:
         file.write(cfg.dump().encode())
     write_run_record(cfg.OUTPUT_DIR, imports)
+    started = datetime.now(timezone.utc).isoformat("T", "seconds")
+    write_json(Path(cfg.OUTPUT_DIR) / ENVIRONMENT_FILE, {"started": started, **machine_of(cfg)})
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TEST = ()

@@ -20,6 +20,7 @@ from kd_search.evaluation.search.experiment import (
 
 from . import page
 from .curves import draw_loss_curves, loss_terms, read_metrics
+from .deployment import Deployment, deployment_section
 from .drawing import write_file
 from .results_page import rankings_section
 from .search_results import CHOICE, choose_queries
@@ -48,6 +49,7 @@ def write_report(
     intro: str = "",
     settings: Optional[Mapping[str, Any]] = None,
     seconds: Optional[Mapping[str, float]] = None,
+    deployment: Optional[Deployment] = None,
     shown_queries: int = 6,
     top_k: int = 5,
 ) -> None:
@@ -66,6 +68,7 @@ def write_report(
         intro: a paragraph under the title.
         settings: what the numbers depend on: data set, schedule, hardware, versions.
         seconds: step of the experiment to its duration.
+        deployment: exported files of the last model.
         shown_queries: number of queries whose rankings are shown, chosen by
             :func:`choose_queries` from the results of the last model.
         top_k: results of each query; the evaluator saves ten.
@@ -91,6 +94,7 @@ def write_report(
         rankings_section(results, dataset_dicts, chosen, top_k, note=note)
         if chosen
         else page.section("Search results", page.paragraph("No query has a match.", "faint")),
+        deployment_section(deployment) if deployment else "",
         _curves_section(models),
         _settings_section(settings or {}, seconds or {}),
     ]

@@ -31,7 +31,7 @@ from kd_search.experiments.study import (
     teacher_opts,
     teacher_run,
 )
-from kd_search.experiments.study_options import Networks, StudyParser
+from kd_search.experiments.study_options import Networks, StudyParser, study_command
 from kd_search.experiments.table import (
     BASE,
     TEACHER,

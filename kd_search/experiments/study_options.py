@@ -4,9 +4,10 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Optional
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,18 @@ class StudyParser(argparse.ArgumentParser):
         sets: networks by the names that ``--set`` takes; the first one is the default.
         rows: names, for the help.
         folder: of the project's results.
+        one_teacher: add ``--teacher-weights`` and ``--teacher-seed``, of a study whose students
+            have the same teacher.
     """
 
     def __init__(
-        self, description: str, sets: Mapping[str, Networks], rows: Sequence[str], folder: str
+        self,
+        description: Optional[str],
+        sets: Mapping[str, Networks],
+        rows: Sequence[str],
+        folder: str,
+        *,
+        one_teacher: bool = False,
     ) -> None:
         raw = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, epilog=_RUNS, formatter_class=raw)
@@ -83,6 +92,9 @@ class StudyParser(argparse.ArgumentParser):
             "--tuning-seeds", nargs="+", type=int, default=[1], metavar="SEED", help="of candidates"
         )
         add("--finished", action="store_true", help="train nothing: table of the finished runs")
+        if one_teacher:
+            add("--teacher-weights", help="a trained teacher; otherwise one is trained")
+            add("--teacher-seed", type=int, default=1)
 
     def parse_args(self, args=None, namespace=None):
         given = list(sys.argv[1:] if args is None else args)
@@ -102,6 +114,36 @@ class StudyParser(argparse.ArgumentParser):
         args.teacher_config = args.teacher_config or networks.teacher
         args.output = args.output or Path(self.folder) / f"ablation_{args.set}"
         return args
+
+
+def study_command(
+    parse_args: Callable[[Optional[list[str]]], argparse.Namespace],
+    make_study: Callable[[argparse.Namespace], Any],
+    script: str,
+    *,
+    needs_folder: bool = False,
+) -> Callable[..., int]:
+    """The ``main`` of a project's ablate.py: it runs the study from the folder of the checkout.
+
+    Args:
+        parse_args, make_study: of the script, see :func:`.study.run_study`.
+        script: its file, ``projects/NAME/ablate.py``.
+        needs_folder: runs, which are processes of their own, import a package in the script's
+            folder.
+    """
+    folder = Path(script).resolve().parent
+
+    def main(argv: Optional[list[str]] = None) -> int:
+        from kd_search.experiments.study import run_study  # imports this module
+
+        args = parse_args(argv)
+        os.chdir(folder.parent.parent)
+        if needs_folder:
+            paths = (str(folder), os.environ.get("PYTHONPATH", ""))
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        return run_study(make_study, args)
+
+    return main
 
 
 def recorded_command(args: argparse.Namespace) -> str:

@@ -13,11 +13,9 @@ full name.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Optional
 
 from detectron2.config import CfgNode
@@ -33,13 +31,12 @@ from kd_search.experiments import (
     config_value,
     markdown_cell,
     markdown_table,
-    run_study,
     student_arch,
     student_runs,
+    study_command,
     teacher_run,
 )
 
-REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/DKD/configs"
 SETS = {
     name: Networks(
@@ -246,11 +243,7 @@ def grids(table: Sequence[dict[str, Any]], rows: Sequence[DKDRow], columns: Sequ
     )
 
 
-def main(argv: Optional[list[str]] = None) -> int:
-    args = parse_args(argv)
-    os.chdir(REPO)
-    return run_study(make_study, args)
-
+main = study_command(parse_args, make_study, __file__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,10 +8,8 @@ The teacher is trained first, unless --teacher-weights names one.
 """
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Optional
 
 from kd_search.experiments import (
@@ -23,13 +21,12 @@ from kd_search.experiments import (
     TableLayout,
     build_run_config,
     choose_rows,
-    run_study,
     student_arch,
     student_runs,
+    study_command,
     teacher_run,
 )
 
-REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/DetectorKD/configs"
 SETS = {
     name: Networks(
@@ -87,10 +84,10 @@ ROWS = (
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = StudyParser(__doc__, SETS, [row.name for row in ROWS], "output/detector_kd")
-    parser.add_argument("--teacher-weights", help="a trained teacher; otherwise one is trained")
-    parser.add_argument("--teacher-seed", type=int, default=1)
-    return parser.parse_args(argv)
+    names = [row.name for row in ROWS]
+    return StudyParser(__doc__, SETS, names, "output/detector_kd", one_teacher=True).parse_args(
+        argv
+    )
 
 
 def make_study(args: argparse.Namespace) -> Study:
@@ -113,11 +110,7 @@ def make_study(args: argparse.Namespace) -> Study:
     )
 
 
-def main(argv: Optional[list[str]] = None) -> int:
-    args = parse_args(argv)
-    os.chdir(REPO)
-    return run_study(make_study, args)
-
+main = study_command(parse_args, make_study, __file__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,9 +12,7 @@ long, for each seed, and every row continues from there, as in the paper; the ro
 """
 
 import argparse
-import os
 import sys
-from pathlib import Path
 from typing import Any, Optional
 
 from kd_search.experiments import (
@@ -27,13 +25,12 @@ from kd_search.experiments import (
     TableLayout,
     build_run_config,
     choose_rows,
-    run_study,
     student_arch,
     student_runs,
+    study_command,
     teacher_run,
 )
 
-REPO = Path(__file__).resolve().parent.parent.parent
 CONFIGS = "projects/GlobalKnowledge/configs"
 SETS = {
     "objects": Networks(
@@ -74,11 +71,10 @@ START = Row("start", main=True, fixed=True)
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = StudyParser(__doc__, SETS, [row.name for row in ROWS], "output/global_knowledge")
-    add = parser.add_argument
-    add("--teacher-weights", help="a trained teacher; otherwise one is trained")
-    add("--teacher-seed", type=int, default=1)
-    add("--start-iterations", type=int, default=0, help="train the student alone before; 0: do not")
+    names = [row.name for row in ROWS]
+    parser = StudyParser(__doc__, SETS, names, "output/global_knowledge", one_teacher=True)
+    start = "train the student alone before; 0: do not"
+    parser.add_argument("--start-iterations", type=int, default=0, help=start)
     args = parser.parse_args(argv)
     if args.start_iterations < 0:
         parser.error("--start-iterations must not be negative")
@@ -115,11 +111,7 @@ def make_study(args: argparse.Namespace) -> Study:
     )
 
 
-def main(argv: Optional[list[str]] = None) -> int:
-    args = parse_args(argv)
-    os.chdir(REPO)
-    return run_study(make_study, args)
-
+main = study_command(parse_args, make_study, __file__)
 
 if __name__ == "__main__":
     sys.exit(main())

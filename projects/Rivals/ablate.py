@@ -9,9 +9,7 @@ features. A teacher is trained first, unless --teacher-weights names one.
 """
 
 import argparse
-import os
 import sys
-from pathlib import Path
 from typing import Optional
 
 import rivals  # noqa: F401  registers keys, terms and companions
@@ -25,13 +23,12 @@ from kd_search.experiments import (
     TableLayout,
     build_run_config,
     choose_rows,
-    run_study,
     student_arch,
     student_runs,
+    study_command,
     teacher_run,
 )
 
-REPO = Path(__file__).resolve().parent.parent.parent
 SETS = {
     name: Networks(
         f"configs/{name}/student_r18w50_fpn.yaml", f"configs/{name}/teacher_r18_fpn.yaml"
@@ -53,10 +50,8 @@ ROWS = (
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = StudyParser(__doc__, SETS, [row.name for row in ROWS], "output/rivals")
-    parser.add_argument("--teacher-weights", help="a trained teacher; otherwise one is trained")
-    parser.add_argument("--teacher-seed", type=int, default=1)
-    return parser.parse_args(argv)
+    names = [row.name for row in ROWS]
+    return StudyParser(__doc__, SETS, names, "output/rivals", one_teacher=True).parse_args(argv)
 
 
 def make_study(args: argparse.Namespace) -> Study:
@@ -82,14 +77,7 @@ def make_study(args: argparse.Namespace) -> Study:
     )
 
 
-def main(argv: Optional[list[str]] = None) -> int:
-    args = parse_args(argv)
-    os.chdir(REPO)
-    # Where the runs, which are processes of their own, find the package.
-    paths = (str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", ""))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    return run_study(make_study, args)
-
+main = study_command(parse_args, make_study, __file__, needs_folder=True)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,24 +14,19 @@ views at test.
 """
 
 import argparse
-import os
 import sys
 from typing import Optional
 
-from vkd_study import REPO, make_study, study_parser
+from vkd_study import make_study, study_parser
 
-from kd_search.experiments import run_study
+from kd_search.experiments import study_command
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     return study_parser(__doc__).parse_args(argv)
 
 
-def main(argv: Optional[list[str]] = None) -> int:
-    args = parse_args(argv)
-    os.chdir(REPO)
-    return run_study(make_study, args)
-
+main = study_command(parse_args, make_study, __file__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,7 @@
 """What the pipeline prints: a line for each step. What Detectron2 logs goes to files."""
 
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,8 +49,8 @@ class Console:
 
     def end(self, text: str) -> None:
         """End the line of the step."""
-        self._show(f"{self._heading}: {text}")
-        self._finish_line()
+        self._clear()
+        print(f"{self._heading}: {text}", flush=True)
 
     def line(self, text: str) -> None:
         """A line of its own; the line of the step goes on below it."""
@@ -67,8 +68,9 @@ class Console:
     def _show(self, text: str) -> None:
         self._clear()
         if self._overwrites:
-            self._pending = text
-            print(text, end="", flush=True)
+            # A line that the terminal wraps cannot be erased.
+            self._pending = text[: shutil.get_terminal_size().columns - 1]
+            print(self._pending, end="", flush=True)
         else:
             print(text, flush=True)
 

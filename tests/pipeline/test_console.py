@@ -30,6 +30,14 @@ def test_a_terminal_has_one_line_for_a_step(capsys):
     assert f"{ERASE}[1/2] train: 17 of 40{ERASE}" in output
 
 
+def test_a_line_that_is_erased_fits_into_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    steps(Console(terminal=True))
+    shown = capsys.readouterr().out.split(ERASE)
+    assert {len(text) for text in shown[1:-1]} == {19}
+    assert shown[-1] == "[1/2] train: 8 s\n"
+
+
 def test_a_line_between_keeps_the_step_below_it(capsys):
     console = Console(terminal=True)
     console.begin("[1/2] train")

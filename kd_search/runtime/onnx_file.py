@@ -5,15 +5,16 @@ package ``onnx`` is no requirement of the runtime. The format is that of protoco
 sequence of fields, each with a number and either an integer, 4 or 8 bytes, or a length and bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Union
 
 #: Domains of the operators of the ONNX standard.
 _STANDARD = ("", "ai.onnx")
 # Numbers of fields, from onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 8, 14, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_NODE_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
+_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_VALUE_NAME, _TENSOR_NAME = 1, 8
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
@@ -59,6 +60,73 @@ def read_header(content: bytes) -> OnnxHeader:
     if not has_graph or not opset:
         raise OnnxError("is not an ONNX file, or is truncated")
     return OnnxHeader(opset, metadata)
+
+
+def with_outputs(content: bytes, outputs: Sequence[str]) -> bytes:
+    """An ONNX file reduced to what some of its outputs need.
+
+    onnxruntime computes every node of a graph, whichever outputs it is asked for.
+
+    Args:
+        content: that :func:`read_header` has accepted.
+        outputs: names; others are left out, with the nodes and weights that they alone need.
+
+    Raises:
+        OnnxError: the file does not have these outputs.
+    """
+    try:
+        parts = [
+            _field(number, _reduced(_message(value), outputs) if number == _MODEL_GRAPH else value)
+            for number, value in _fields(memoryview(content))
+        ]
+    except (IndexError, UnicodeDecodeError, RecursionError, TypeError):
+        raise OnnxError("is not an ONNX file, or is truncated") from None
+    return b"".join(parts)
+
+
+def _reduced(graph: memoryview, outputs: Sequence[str]) -> bytes:
+    fields = list(_fields(graph))
+    found = [_texts(_message(v), _VALUE_NAME)[0] for n, v in fields if n == _GRAPH_OUTPUT]
+    if missing := [name for name in outputs if name not in found]:
+        raise OnnxError(f"has no output {missing[0]}")
+    needed, kept = set(outputs), set()
+    # Nodes are in the order of their execution.
+    for place in reversed(range(len(fields))):
+        number, value = fields[place]
+        if number == _GRAPH_NODE:
+            node = _message(value)
+            if needed.intersection(_texts(node, _NODE_OUTPUT)):
+                kept.add(place)
+                needed.update(_names_read(node))
+    parts = []
+    for place, (number, value) in enumerate(fields):
+        names = {_GRAPH_OUTPUT: _VALUE_NAME, _GRAPH_INITIALIZER: _TENSOR_NAME}
+        if number == _GRAPH_NODE:
+            keep = place in kept
+        elif number in names:
+            among = outputs if number == _GRAPH_OUTPUT else needed
+            keep = _texts(_message(value), names[number])[0] in among
+        else:
+            keep = True
+        if keep:
+            parts.append(_field(number, value))
+    return b"".join(parts)
+
+
+def _names_read(node: memoryview) -> list[str]:
+    """Names of the values that a node reads, in its branches too."""
+    names = _texts(node, _NODE_INPUT)
+    for number, value in _fields(node):
+        if number == _NODE_ATTRIBUTE:
+            for kind, branch in _fields(_message(value)):
+                if kind in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+                    inner = (v for n, v in _fields(_message(branch)) if n == _GRAPH_NODE)
+                    names += [name for v in inner for name in _names_read(_message(v))]
+    return names
+
+
+def _texts(message: memoryview, wanted: int) -> list[str]:
+    return [_text(value) for number, value in _fields(message) if number == wanted]
 
 
 def _check_graph(graph: memoryview) -> None:
@@ -126,6 +194,22 @@ def _fields(message: memoryview) -> Iterator[tuple[int, Union[int, memoryview]]]
             raise IndexError
         yield key >> 3, message[position : position + length]
         position += length
+
+
+def _field(number: int, value: Union[int, bytes, memoryview]) -> bytes:
+    """A field of an integer, or of a length and bytes; no other kind occurs in a model or graph."""
+    if isinstance(value, int):
+        return _encoded(number << 3) + _encoded(value)
+    return _encoded(number << 3 | 2) + _encoded(len(value)) + bytes(value)
+
+
+def _encoded(value: int) -> bytes:
+    """A non-negative integer; the inverse of :func:`_varint`."""
+    content = bytearray()
+    while value >= 0x80:
+        content.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*content, value])
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from kd_search.runtime.manifest import (
     manifest_path,
     read_manifest,
 )
-from kd_search.runtime.onnx_file import OnnxError, read_header
+from kd_search.runtime.onnx_file import OnnxError, read_header, with_outputs
 from kd_search.runtime.pictures import Picture, crop_input, network_input, read_picture
 from kd_search.utils.pictures import ImageError
 from kd_search.utils.threads import usable_cores
@@ -53,10 +54,17 @@ class _Model:
     """Session and manifest of a file."""
 
     network = ""
+    #: Of the session that is made when the file is loaded.
+    _first_outputs: tuple[str, ...] = ()
 
-    def __init__(self, session: onnxruntime.InferenceSession, manifest: dict[str, Any]):
+    def __init__(self, content: bytes, manifest: dict[str, Any], path: PathLike, threads: int):
         """Use :meth:`load`."""
-        self._session = session
+        self._content = content
+        self._path = path
+        self._threads = threads
+        self._sessions: dict[tuple[str, ...], onnxruntime.InferenceSession] = {}
+        self._lock = threading.Lock()
+        self._session(self._first_outputs)
         #: All that is known of the network, see the documentation of the runtime.
         self.manifest = manifest
 
@@ -73,7 +81,14 @@ class _Model:
             ModelFileError: model or manifest is damaged, foreign, of a newer version, or refers to
                 custom operators or to other files; one line.
         """
-        return cls(*_load(path, cls.network, threads))
+        return cls(*_load(path, cls.network), path, threads or usable_cores())
+
+    def _session(self, outputs: tuple[str, ...]) -> onnxruntime.InferenceSession:
+        """Session of the part of the graph that these outputs need; made at its first use."""
+        with self._lock:
+            if outputs not in self._sessions:
+                self._sessions[outputs] = _start(self._content, outputs, self._path, self._threads)
+            return self._sessions[outputs]
 
 
 class PersonSearcher(_Model):
@@ -83,6 +98,7 @@ class PersonSearcher(_Model):
     """
 
     network = "person_search"
+    _first_outputs = ("boxes", "scores", "embeddings", "valid")
 
     def detect(self, picture: Picture) -> People:
         """Detect people and embed them.
@@ -102,9 +118,7 @@ class PersonSearcher(_Model):
         """As :meth:`detect`, for pixels that :func:`read_picture` has read."""
         image, size = network_input(rgb, self.manifest)
         none = np.zeros((0, 4), np.float32)
-        boxes, scores, embeddings, valid = self._run(
-            ["boxes", "scores", "embeddings", "valid"], image, size, none
-        )
+        boxes, scores, embeddings, valid = self._run(self._first_outputs, image, size, none)
         height, width = rgb.shape[:2]
         boxes = boxes[valid] * _scales(size, (height, width))
         limit = np.array([width, height, width, height], np.float32)
@@ -134,7 +148,7 @@ class PersonSearcher(_Model):
         scaled = np.clip(given / _scales(size, (height, width), np.float64), 0, limit)
         if not ((scaled[:, 2] > scaled[:, 0]) & (scaled[:, 3] > scaled[:, 1])).all():
             raise ValueError(f"a box has no area in the picture of {width} x {height} pixels")
-        return self._run(["query_embeddings"], image, size, scaled.astype(np.float32))[0]
+        return self._run(("query_embeddings",), image, size, scaled.astype(np.float32))[0]
 
     def detect_many(
         self,
@@ -176,19 +190,21 @@ class PersonSearcher(_Model):
                 yield answer
 
     def _run(
-        self, outputs: list[str], image: np.ndarray, size: tuple[int, int], boxes: np.ndarray
+        self,
+        outputs: tuple[str, ...],
+        image: np.ndarray,
+        size: tuple[int, int],
+        boxes: np.ndarray,
     ) -> list[np.ndarray]:
-        options = onnxruntime.RunOptions()
-        # Without what the outputs do not need: embedding given boxes needs no detection.
-        options.only_execute_path_to_fetches = True
         inputs = {"image": image, "size": np.array(size, np.int64), "query_boxes": boxes}
-        return self._session.run(outputs, inputs, options)
+        return self._session(outputs).run(outputs, inputs)
 
 
 class ReIDEmbedder(_Model):
     """Embeds crops of people: a re-ID network in onnxruntime."""
 
     network = "reid"
+    _first_outputs = ("embeddings",)
 
     def embed(self, pictures: Iterable[Picture], boxes: Optional[Sequence[Any]] = None) -> Any:
         """Embed pictures that show one person each, or a box of each.
@@ -221,7 +237,7 @@ class ReIDEmbedder(_Model):
         return np.concatenate([*rows, self._run(crops)] if crops else rows)
 
     def _run(self, crops: list[np.ndarray]) -> np.ndarray:
-        return self._session.run(["embeddings"], {"crops": np.stack(crops)})[0]
+        return self._session(self._first_outputs).run(None, {"crops": np.stack(crops)})[0]
 
 
 def _scales(size: tuple[int, int], original: tuple[int, int], dtype: Any = np.float32) -> Any:
@@ -230,9 +246,8 @@ def _scales(size: tuple[int, int], original: tuple[int, int], dtype: Any = np.fl
     return np.array([x, y, x, y], dtype)
 
 
-def _load(
-    path: PathLike, network: str, threads: Optional[int]
-) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
+def _load(path: PathLike, network: str) -> tuple[bytes, dict[str, Any]]:
+    """Checked content and manifest of a file."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"model {path} does not exist: write it with kd-search export")
     manifest = read_manifest(manifest_path(path))
@@ -250,17 +265,26 @@ def _load(
         raise ModelFileError(f"{path}: {error}") from None
     if header.metadata.get(METADATA_KEY, "") != inner_manifest(manifest):
         raise ModelFileError(f"{path}: its own copy of the manifest differs from the one beside it")
+    return content, manifest
+
+
+def _start(
+    content: bytes, outputs: Sequence[str], path: PathLike, threads: int
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
+    options.intra_op_num_threads = threads
     # The graph has few branches that could run at the same time.
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            with_outputs(content, outputs), options, providers=["CPUExecutionProvider"]
+        )
+    except OnnxError as error:
+        raise ModelFileError(f"{path}: {error}") from None
     except Exception as error:  # onnxruntime has many types of its own
         reason = (str(error).strip().splitlines() or ["unknown reason"])[0]
         raise ModelFileError(f"{path}: onnxruntime cannot load it ({reason})") from None
-    return session, manifest
 
 
 def _why_different(path: PathLike, content: bytes, manifest: dict[str, Any]) -> str:

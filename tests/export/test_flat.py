@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import assign_boxes_to_levels
 from detectron2.structures import Boxes
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from kd_search.export.flat import FlatPersonSearch, level_of, suppressed
+from kd_search.export.flat import FlatPersonSearch, decoded, finite, level_of, suppressed
 from kd_search.export.tracing import exportable
 
 QUERIES = torch.tensor([[0.0, 0, 64, 33], [10.2, 5.1, 30.7, 31.9], [3, 3, 4, 4]])
@@ -93,6 +94,28 @@ def test_rows_that_hold_nothing_suppress_nobody():
     nothing = -float("inf")
     _, scores = suppressed(boxes, torch.tensor([nothing, 0.8, 0.9, 0.7]), 0.5)
     assert scores.tolist() == [nothing, nothing, pytest.approx(0.9), pytest.approx(0.7)]
+
+
+def test_boxes_are_moved_as_by_detectron2():
+    transform = Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0))
+    generator = torch.Generator().manual_seed(0)
+    low, size = torch.rand((2, 200, 2), generator=generator) * 100
+    boxes = torch.cat([low, low + size], dim=1)
+    # Some of them beyond the limit of the growth.
+    deltas = torch.randn((200, 4), generator=generator) * 20
+    theirs = transform.apply_deltas(deltas, boxes)
+    assert (deltas[:, 2:] / 5 > transform.scale_clamp).any()
+    torch.testing.assert_close(decoded(transform, deltas, boxes), theirs, rtol=1e-6, atol=1e-4)
+
+
+def test_what_is_not_finite_is_found():
+    wrong = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    boxes, scores = torch.full((16, 4), -3e38), torch.full((16,), -0.0)
+    for index, value in enumerate(wrong):
+        scores[index] = value
+        for column in range(4):
+            boxes[3 + 4 * index + column, column] = value
+    assert finite(boxes, scores).tolist() == [False] * 15 + [True]
 
 
 @pytest.mark.parametrize(

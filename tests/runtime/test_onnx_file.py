@@ -2,10 +2,12 @@
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from trained import exported_network
 
-from kd_search.runtime.onnx_file import OnnxError, read_header
+from kd_search.runtime.onnx_file import OnnxError, read_header, with_outputs
 
 
 def model(nodes=None, initializers=(), functions=(), opsets=None):
@@ -109,3 +111,63 @@ def test_random_bytes_raise_nothing_else():
             read_header(bytes(changed))
         except OnnxError as error:
             assert "\n" not in str(error)
+
+
+def branched():
+    """Outputs ``sum`` = x + a and ``choice`` = relu(x) or b by a condition, of an input x."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("sum", "choice")]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("t", "e")]
+    # Branches read values of the outer graph, which are no inputs of their node.
+    branches = [
+        helper.make_graph([helper.make_node("Identity", [name], [end.name])], end.name, [], [end])
+        for name, end in zip(("positive", "b"), ends)
+    ]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["positive"]),
+        helper.make_node("Add", ["x", "a"], ["sum"]),
+        helper.make_node(
+            "If", ["yes"], ["choice"], then_branch=branches[0], else_branch=branches[1]
+        ),
+    ]
+    values = {"a": np.ones(2, np.float32), "b": np.full(2, 7, np.float32), "yes": np.array(True)}
+    tensors = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "g", [x], outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize(
+    ("output", "operators", "weights"),
+    [("sum", ["Add"], {"a"}), ("choice", ["Relu", "If"], {"b", "yes"})],
+)
+def test_a_graph_is_reduced_to_what_an_output_needs(output, operators, weights):
+    reduced = onnx.load_from_string(with_outputs(branched().SerializeToString(), [output]))
+    onnx.checker.check_model(reduced, full_check=True)
+    assert [node.op_type for node in reduced.graph.node] == operators
+    assert {tensor.name for tensor in reduced.graph.initializer} == weights
+    x = np.array([-1, 2], np.float32)
+    (found,) = onnx.reference.ReferenceEvaluator(reduced).run(None, {"x": x})
+    wanted = {"sum": x + 1, "choice": np.maximum(x, 0)}
+    np.testing.assert_array_equal(found, wanted[output])
+
+
+def test_all_outputs_leave_a_model_as_it_is():
+    content = branched().SerializeToString()
+    assert with_outputs(content, ["sum", "choice"]) == content
+
+
+def test_an_output_that_is_not_there_is_named():
+    with pytest.raises(OnnxError, match="output boxes"):
+        with_outputs(branched().SerializeToString(), ["sum", "boxes"])
+
+
+def test_embedding_given_boxes_needs_no_detection():
+    content = exported_network().read_bytes()
+    nodes = {}
+    for output in ("query_embeddings", "boxes"):
+        graph = onnx.load_from_string(with_outputs(content, [output])).graph
+        nodes[output] = [node.op_type for node in graph.node]
+    whole = [node.op_type for node in onnx.load_from_string(content).graph.node]
+    assert "NonMaxSuppression" in nodes["boxes"]
+    assert "NonMaxSuppression" not in nodes["query_embeddings"]
+    assert nodes["query_embeddings"].count("RoiAlign") == whole.count("RoiAlign") // 3

@@ -1,4 +1,6 @@
-"""A gallery ranks a generated test set as the evaluator does: equal mAP and top-k."""
+"""A gallery ranks test sets as the evaluator does: equal mAP and top-k."""
+
+import os
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from kd_search.evaluation.matching import iou_of_pairs, search_iou_threshold
 from kd_search.evaluation.search.evaluate import evaluate_detection_set
 from kd_search.evaluation.search.predictions import DetectionSet
 from kd_search.evaluation.search.protocol import Protocol
-from kd_search.gallery import Gallery, GalleryWriter
+from kd_search.gallery import Gallery, GalleryWriter, Manifest
 from kd_search.gallery.capture import Capture, CaptureRules
 from kd_search.gallery.indexing import Indexer, Settings
+from kd_search.runtime import PersonSearcher
 from kd_search.utils.pictures import decode_image
 from tests.gallery.fake_searcher import FakeSearcher
-from tests.gallery.gallery_inputs import DIM, manifest
+from tests.gallery.gallery_inputs import DIM, MODEL
 
 
 def unit(rows):
@@ -68,38 +71,36 @@ def average_precision(right: list[bool], num_gt: int) -> float:
     return sum((i + 1) / (rank + 1) for i, rank in enumerate(found)) / num_gt
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_map_and_top_k_equal_the_evaluators(records, tmp_path, seed):
-    rng = np.random.default_rng(seed)
-    found = {record["file_name"]: detections_of(record, rng) for record in records}
-    queries = [(record, query) for record in records for query in record.get("queries", ())]
-    assert len(queries) >= 3
-    wanted = unit(
-        np.stack(
-            [
-                np.random.default_rng([1, query["person_id"]]).normal(size=DIM)
-                + rng.normal(scale=0.5, size=DIM)
-                for _, query in queries
-            ]
-        )
-    )
+def compare(records, searcher, found, queries, wanted, folder):
+    """Rank by a gallery and by the evaluator, and assert that mAP and top-k are equal.
+
+    Args:
+        records: of the test set.
+        searcher: gives the detections to the gallery.
+        found: {file_name: (boxes, scores, embeddings)} of all records.
+        queries: (record, query) of each.
+        wanted: (Q, D) their embeddings.
+        folder: of a new gallery.
+    """
     detection_set = DetectionSet(
         image_ids=[record["image_id"] for record in records],
-        offsets=np.cumsum([0, *(len(boxes) for boxes, _, _ in found.values())]),
-        boxes=np.concatenate([boxes for boxes, _, _ in found.values()]),
-        scores=np.concatenate([scores for _, scores, _ in found.values()]),
-        embeddings=np.concatenate([embeddings for _, _, embeddings in found.values()]),
+        offsets=np.cumsum([0, *(len(found[r["file_name"]][0]) for r in records)]),
+        boxes=np.concatenate([found[r["file_name"]][0] for r in records]),
+        scores=np.concatenate([found[r["file_name"]][1] for r in records]),
+        embeddings=np.concatenate([found[r["file_name"]][2] for r in records]),
         query_ids=np.array([query["query_id"] for _, query in queries]),
         query_embeddings=wanted,
     )
-    evaluation = evaluate_detection_set(detection_set, records, Protocol())
-    expected = evaluation.results["person_search"]
-
-    with GalleryWriter(tmp_path / "g", manifest()) as writer:
-        indexer = Indexer(writer, Replay(found), Capture(CaptureRules()), Settings())
+    expected = evaluate_detection_set(detection_set, records, Protocol()).results["person_search"]
+    new = Manifest(MODEL, "student.onnx", wanted.shape[1])
+    with GalleryWriter(folder, new) as writer:
+        indexer = Indexer(writer, searcher, Capture(CaptureRules()), Settings())
         report = indexer.run([record["file_name"] for record in records])
     assert report.problems == []
-    gallery = Gallery(tmp_path / "g")
+    gallery = Gallery(folder)
+    # The evaluator has the same threshold.
+    least = searcher.manifest["search_score_threshold"]
+    assert len(gallery) == np.count_nonzero(detection_set.scores >= least)
     precisions, first = [], []
     for (record, query), embedding in zip(queries, wanted):
         truth = {
@@ -131,3 +132,52 @@ def test_map_and_top_k_equal_the_evaluators(records, tmp_path, seed):
     assert 100 * np.mean(precisions) == pytest.approx(expected["mAP"], abs=1e-6)
     for k in (1, 5, 10):
         assert 100 * np.mean(np.array(first) < k) == pytest.approx(expected[f"top{k}"], abs=1e-6)
+    print(f"{len(records)} pictures, {len(gallery)} people, {len(precisions)} queries: ", end="")
+    print(", ".join(f"{name} {expected[name]:.4f}" for name in ("mAP", "top1", "top5", "top10")))
+
+
+def compare_made_detections(records, seed, folder):
+    rng = np.random.default_rng(seed)
+    found = {record["file_name"]: detections_of(record, rng) for record in records}
+    queries = [(record, query) for record in records for query in record.get("queries", ())]
+    assert len(queries) >= 3
+    wanted = [
+        np.random.default_rng([1, query["person_id"]]).normal(size=DIM)
+        + rng.normal(scale=0.5, size=DIM)
+        for _, query in queries
+    ]
+    compare(records, Replay(found), found, queries, unit(np.stack(wanted)), folder)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_map_and_top_k_equal_the_evaluators(records, tmp_path, seed):
+    compare_made_detections(records, seed, tmp_path / "g")
+
+
+@pytest.fixture
+def real_records(real_data, monkeypatch):
+    """The test set of one camera of PRW."""
+    monkeypatch.setenv("KD_SEARCH_PRW_C6", str(real_data("prw_c6s1")))
+    return DatasetCatalog.get("prw_c6_test")
+
+
+def test_map_and_top_k_on_real_frames(real_records, tmp_path):
+    chosen = [record for record in real_records if record.get("queries")][:12]
+    compare_made_detections(chosen, 0, tmp_path / "g")
+
+
+def test_map_and_top_k_of_a_network_on_all_real_frames(real_records, tmp_path):
+    """Minutes: only with an exported network of those frames."""
+    model = os.environ.get("KD_SEARCH_TEST_MODEL")
+    if not model:
+        pytest.skip("set KD_SEARCH_TEST_MODEL to the exported network of a training on prw_c6")
+    searcher = PersonSearcher.load(model, 1)
+    found, queries, wanted = {}, [], []
+    for record in real_records:
+        with open(record["file_name"], "rb") as file:
+            pixels = decode_image(record["file_name"], file.read(), "RGB")
+        found[record["file_name"]] = searcher.detect(pixels)
+        for query in record.get("queries", ()):
+            queries.append((record, query))
+            wanted.append(searcher.embed(pixels, [query["bbox"]])[0])
+    compare(real_records, searcher, found, queries, np.stack(wanted), tmp_path / "g")

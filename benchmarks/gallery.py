@@ -109,7 +109,7 @@ def searches(harness, gallery, count):
         harness.say("FAISS is not installed: it is not compared (pip install faiss-cpu)")
     else:
         index = faiss.IndexFlatIP(DIM)
-        for part in gallery._matrix.parts:
+        for part in gallery.matrix.parts:
             index.add(part)
 
         def reference():

@@ -16,6 +16,15 @@ RUN_HELP = "output folder of a training, RUN, RUN/inference or RUN/inference/SET
 GALLERY_HELP = "folder, or postgresql://USER@HOST/DATABASE"
 
 
+def add_approximate_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--approximate`` to a command that writes to a gallery."""
+    parser.add_argument(
+        "--approximate",
+        action="store_true",
+        help="build an index for kd-search search --approximate, and print its recall",
+    )
+
+
 def command_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser of ``kd-search NAME`` whose description is the docstring of its module."""
     return argparse.ArgumentParser(

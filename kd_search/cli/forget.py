@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _forget(args: argparse.Namespace) -> None:
+    from kd_search.cli._gallery import restore_index
+    from kd_search.gallery.approximate import has_index
     from kd_search.gallery.opening import gallery_name, open_writer
     from kd_search.gallery.removal import chosen_files, find_person
     from kd_search.utils.files import printable
@@ -66,6 +68,7 @@ def _forget(args: argparse.Namespace) -> None:
         raise ValueError(
             "name what to forget: --picture, --person, --from, --to, --camera, --folder"
         )
+    had_index = has_index(args.gallery)
     with open_writer(args.gallery) as writer:
         writer.compact(if_worth_it=True)  # what an earlier call that was interrupted has removed
         contents = {_content(writer, name) for name in args.picture}
@@ -93,7 +96,9 @@ def _forget(args: argparse.Namespace) -> None:
             return
         files, rows = writer.forget(contents, people)
         writer.compact()
+        left = writer.rows
     print(f"removed {files} files and {rows} people, for good; they are not indexed again")
+    restore_index(args.gallery, had_index, left)
 
 
 def _content(writer: GalleryWriter, name: str) -> str:

@@ -54,6 +54,11 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--top-k", type=int, default=20, metavar="K", help="default: 20")
     parser.add_argument(
+        "--approximate",
+        action="store_true",
+        help="use the index of kd-search index --approximate, faster for a very large gallery",
+    )
+    parser.add_argument(
         "--per",
         choices=("person", "picture", "camera"),
         default="picture",
@@ -131,7 +136,7 @@ def _search(args: argparse.Namespace) -> None:
     from kd_search.utils.files import file_sha256, printable
 
     searcher = load_searcher(args.model, gallery=args.gallery) if args.model else None
-    gallery = open_gallery(args.gallery)
+    gallery = open_gallery(args.gallery, approximate=args.approximate)
     wanted, rows = find_people(searcher, args.query, args.box)
     own = list(args.person)
     for image in args.query:

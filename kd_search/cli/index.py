@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kd_search.cli._arguments import GALLERY_HELP, command_parser
+from kd_search.cli._arguments import GALLERY_HELP, add_approximate_argument, command_parser
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -72,6 +72,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="between the frames of a video that are looked at (default: 0.5)",
     )
+    add_approximate_argument(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
     return parser
 
@@ -92,8 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _index(args: argparse.Namespace) -> int:
-    from kd_search.cli._gallery import Progress, load_searcher
+    from kd_search.cli._gallery import Progress, build_index, load_searcher, restore_index
     from kd_search.gallery import Manifest
+    from kd_search.gallery.approximate import has_index
     from kd_search.gallery.capture import Capture, CaptureRules
     from kd_search.gallery.footage import check_sources
     from kd_search.gallery.indexing import Indexer, Settings
@@ -108,6 +110,7 @@ def _index(args: argparse.Namespace) -> int:
     if args.retention is not None and not args.retention >= 0:
         raise ValueError(f"--retention must be 0 or more, not {args.retention}")
     check_sources(args.sources)
+    had_index = has_index(args.gallery)
     old, name = find_manifest(args.gallery), gallery_name(args.gallery)
     given = {
         "path_pattern": args.path_pattern,
@@ -147,6 +150,9 @@ def _index(args: argparse.Namespace) -> int:
         progress.end()
         rows = writer.rows
     _print(report, name, rows)
+    if rows and args.approximate:
+        build_index(args.gallery)
+    restore_index(args.gallery, had_index, rows)
     return 0
 
 

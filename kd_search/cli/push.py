@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kd_search.cli._arguments import command_parser
+from kd_search.cli._arguments import add_approximate_argument, command_parser
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -30,6 +30,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--to", metavar="URL", required=True, help="postgresql://USER@HOST/DATABASE"
     )
+    add_approximate_argument(parser)
     return parser
 
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _push(args: argparse.Namespace) -> None:
-    from kd_search.cli._gallery import Progress
+    from kd_search.cli._gallery import Progress, build_index
     from kd_search.gallery import Gallery
     from kd_search.gallery.opening import is_database
 
@@ -74,3 +75,5 @@ def _push(args: argparse.Namespace) -> None:
         if number:
             print(f"{number} {text}")
     print(f"{writer.folder}: {rows} people to search")
+    if rows and args.approximate:
+        build_index(args.to)

@@ -12,7 +12,7 @@ except ImportError:
 
 #: Rows that are looked at beyond those wanted, and how much less similar the last must be: products
 #: in float32 depend on the order of their sums.
-_MORE, _ROUNDING = 16, 2e-6
+MORE, _ROUNDING = 16, 2e-6
 #: From that number of neighbours on, FAISS's heap is slower than a whole product.
 _HEAP = 512
 
@@ -56,14 +56,19 @@ class Matrix:
         k = min(k, total)
         if not k:
             return np.zeros(0, np.int64), np.zeros(0)
-        want = min(k + _MORE, total)
+        want = min(k + MORE, total)
         while True:
             best = self._candidates(query, want, rows, use_faiss and faiss is not None)
-            exact = self.take(best).astype(np.float64) @ query.astype(np.float64)
-            order = np.lexsort((best, -exact))
-            if want == total or exact[order[k - 1]] - exact[order[-1]] > _ROUNDING:
-                return best[order[:k]], exact[order[:k]]
+            best, exact = self.ranked(query, best, want)
+            if want == total or exact[k - 1] - exact[-1] > _ROUNDING:
+                return best[:k], exact[:k]
             want = min(4 * want, total)  # rows that are left out may be equal to the last
+
+    def ranked(self, query: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` most similar of some rows, as :meth:`top` returns them."""
+        exact = self.take(rows).astype(np.float64) @ query.astype(np.float64)
+        order = np.lexsort((rows, -exact))[:k]
+        return rows[order], exact[order]
 
     def _candidates(
         self, query: np.ndarray, want: int, rows: Optional[np.ndarray], use_faiss: bool

@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Callable, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
@@ -23,21 +23,26 @@ _TRIES = 5
 class Gallery:
     """A gallery for searching. Several processes may read while one writes."""
 
-    def __init__(self, folder: PathLike, *, use_faiss: bool = True):
+    def __init__(self, folder: PathLike, *, use_faiss: bool = True, approximate: bool = False):
         """
         Args:
             folder: of the gallery.
             use_faiss: if it is installed.
+            approximate: use the approximate index for searches without a filter; those with one
+                are exact.
 
         Raises:
-            GalleryError: it is none, or it is damaged; names the file.
+            GalleryError: it is none, or it is damaged, or has no approximate index; names the file.
         """
         self.folder = Path(folder)
-        self._use_faiss = use_faiss
+        self._use_faiss, self._approximate = use_faiss, approximate
+        self._index: Optional[Any] = None
         self._readers: dict[int, SegmentReader] = {}
         self._database: Optional[Database] = None
         #: Generation, and version and checksum of its database.
         self._state: tuple[int, ...] = ()
+        #: Embeddings of all rows.
+        self.matrix = Matrix([])
         self.manifest: Manifest = read_manifest(folder)
         self.refresh()
 
@@ -55,7 +60,7 @@ class Gallery:
         raise AssertionError("unreachable")
 
     def __len__(self) -> int:
-        return self._matrix.num_live
+        return self.matrix.num_live
 
     @property
     def files(self) -> Sequence[FileRow]:
@@ -111,16 +116,30 @@ class Gallery:
         without: Collection[str],
     ) -> list[Hit]:
         pairs = self._pairs(where) if where else None
-        chosen = self._chosen(pairs, without)
+        hidden = np.array([self._row_of(hit_id) for hit_id in without], np.int64)
+        chosen = None if pairs is None else self._chosen(pairs, hidden)
         total = len(self) if chosen is None else len(chosen)
-        count = top_k
+        count = top_k + len(hidden)
         while True:
-            rows, similarity = self._matrix.top(wanted, count, chosen, use_faiss=self._use_faiss)
+            rows, similarity = self._top(wanted, count, chosen)
+            if len(hidden):
+                seen = ~np.isin(rows, hidden)
+                rows, similarity = rows[seen], similarity[seen]
             kept = self._first_of_each(rows, per, pairs)
             if len(kept) >= top_k or count >= total:
                 break
             count *= 8
         return self._hits(rows[kept[:top_k]], similarity[kept[:top_k]], pairs)
+
+    def use_index(self, index: Any) -> None:
+        """Search approximately, by an index of :mod:`kd_search.gallery.approximate`."""
+        self._index = index
+
+    def some_ids(self, count: int) -> list[str]:
+        """Ids of some people, from all over the gallery."""
+        rows = self._pair_row[:: max(len(self._pair_row) // count, 1)][:count]
+        content = self._catalogue.content[self._pair_file[self._shown(rows, None)]]
+        return [f"{c}.{p}" for c, p in zip(content, self._people["person"][rows])]
 
     def wanted(self, query: Union[np.ndarray, Sequence[np.ndarray]]) -> np.ndarray:
         """(D,) float32 of unit length: the mean of (Q, D) embeddings, or (D,)."""
@@ -132,7 +151,7 @@ class Gallery:
         Raises:
             GalleryError: it is not in the gallery (any more).
         """
-        return self._matrix.take(np.array([self._row_of(hit_id)]))[0]
+        return self.matrix.take(np.array([self._row_of(hit_id)]))[0]
 
     def hit(self, hit_id: str, similarity: float = 1.0) -> Hit:
         """A hit by its id."""
@@ -161,7 +180,7 @@ class Gallery:
         if files.checksum[index] != row_checksum(file):
             return None
         rows = self._rows_of(index)
-        return self._matrix.take(rows), self._people[rows]
+        return self.matrix.take(rows), self._people[rows]
 
     def tables(self) -> Tables:
         """All rows of the database, read anew."""
@@ -192,6 +211,10 @@ class Gallery:
             raise
         self._readers, self._catalogue = readers, catalogue
         self._arrange(manifest)
+        if self._approximate:
+            from .approximate import read_index
+
+            self._index = read_index(folder, self.matrix)
         if self._database is not None and self._database is not database:
             self._database.close()
         self._database = database
@@ -251,7 +274,7 @@ class Gallery:
             order = np.argsort(pair_row, kind="stable")
             pair_file, pair_row = pair_file[order], pair_row[order]
         self._pair_row, self._pair_file = pair_row, pair_file
-        self._matrix = Matrix(parts, None if live.all() else live)
+        self.matrix = Matrix(parts, None if live.all() else live)
         self._pair_camera = files.camera[pair_file]
         self._pair_first = files.time[pair_file] + self._people["first"][pair_row]
         self._pair_last = files.time[pair_file] + self._people["last"][pair_row]
@@ -289,18 +312,22 @@ class Gallery:
             pairs = pairs[fits(values[pairs])]
         return pairs
 
-    def _chosen(
-        self, pairs: Optional[np.ndarray], without: Collection[str]
-    ) -> Optional[np.ndarray]:
-        """Rows that may be found, ascending; ``None`` for all."""
-        if pairs is None and not without:
-            return None
-        rows = self._pair_row if pairs is None else self._pair_row[pairs]
+    def _chosen(self, pairs: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+        """Rows that may be found, ascending."""
+        rows = self._pair_row[pairs]
         if len(rows) and not (rows[1:] > rows[:-1]).all():
             rows = np.unique(rows)
-        if without:
-            rows = rows[~np.isin(rows, [self._row_of(hit_id) for hit_id in without])]
-        return rows
+        return rows[~np.isin(rows, hidden)] if len(hidden) else rows
+
+    def _top(
+        self, wanted: np.ndarray, count: int, chosen: Optional[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found = None
+        if chosen is None and self._index is not None:
+            found = self._index.top(wanted, count, self.matrix)
+        if found is None:
+            found = self.matrix.top(wanted, count, chosen, use_faiss=self._use_faiss)
+        return found
 
     def _shown(self, rows: np.ndarray, pairs: Optional[np.ndarray]) -> np.ndarray:
         """Of each row the first pair that the filter lets through."""
@@ -356,4 +383,4 @@ class Gallery:
         """Rows of a file that can be found."""
         start = self._first_row[index]
         rows = np.arange(start, start + self._catalogue.count[index])
-        return rows if self._matrix.live is None else rows[self._matrix.live[rows]]
+        return rows if self.matrix.live is None else rows[self.matrix.live[rows]]

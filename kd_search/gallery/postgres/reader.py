@@ -70,7 +70,10 @@ class PostgresGallery:
         self.manifest: Manifest = self._read_manifest()
         self.refresh()
         if approximate and not has_approximate_index(self._connection):
-            raise GalleryError(f"{self.folder}: has no approximate index: push --approximate")
+            raise GalleryError(
+                f"{self.folder}: has no approximate index: kd-search index or push with "
+                "--approximate builds it"
+            )
 
     def refresh(self) -> bool:
         """Read what was written since; returns whether something was."""
@@ -142,6 +145,15 @@ class PostgresGallery:
                 return self._search(cursor, wanted, top_k, per, conditions, values)
 
         return self._retried(ask)
+
+    def some_ids(self, count: int) -> list[str]:
+        """Ids of some people, from all over the gallery."""
+        rows = self._connection.rows(
+            "SELECT content, min(person) FROM people GROUP BY content "
+            "ORDER BY hashint8(content), content LIMIT %s",
+            (count,),
+        )
+        return [f"{content}.{person}" for content, person in rows]
 
     def wanted(self, query: Union[np.ndarray, Sequence[np.ndarray]]) -> np.ndarray:
         """(D,) float32 of unit length: the mean of (Q, D) embeddings, or (D,)."""

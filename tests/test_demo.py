@@ -334,7 +334,9 @@ def test_the_results_file_has_what_was_measured_and_where(straight, tmp_path):
 def test_results_of_another_config_or_an_unfinished_project_are_refused(project, tmp_path, capsys):
     words = ["results", "--from-project", str(project), "--output", str(tmp_path / "x.json")]
     path = project / "configs" / "student.yaml"
-    path.write_text(path.read_text().replace("OUTPUT_DIR", "SOLVER: {WEIGHT_DECAY: 0.5}\nOUTPUT_DIR"))
+    path.write_text(
+        path.read_text().replace("OUTPUT_DIR", "SOLVER: {WEIGHT_DECAY: 0.5}\nOUTPUT_DIR")
+    )
     assert main(words) == 2
     assert "student is changed" in capsys.readouterr().err
     (project / "metrics.json").unlink()

@@ -31,7 +31,12 @@ _SHORTEST = 20
 
 def get_parser() -> argparse.ArgumentParser:
     parser = command_parser("serve", __doc__)
-    parser.add_argument("--gallery", metavar="FOLDER", required=True, help="of kd-search index")
+    parser.add_argument(
+        "--gallery",
+        metavar="FOLDER",
+        required=True,
+        help="of kd-search index, or postgresql:// URL",
+    )
     parser.add_argument(
         "--model", metavar="FILE", required=True, help="with which it was indexed (ONNX)"
     )

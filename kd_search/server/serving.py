@@ -9,7 +9,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kd_search import __version__
-from kd_search.gallery import Gallery
+from kd_search.gallery.opening import gallery_name, open_gallery
 from kd_search.visualization.style import colour_variables
 
 from .api import create_api
@@ -28,7 +28,7 @@ _CONNECTIONS = 400
 
 
 def create_app(
-    folder: str,
+    gallery: str,
     searcher: Any,
     access: Access,
     limits: Optional[Limits] = None,
@@ -37,7 +37,7 @@ def create_app(
     """The whole application.
 
     Args:
-        folder: of the gallery.
+        gallery: folder, or URL of a database.
         searcher: :class:`kd_search.runtime.PersonSearcher` of the network that indexed it.
         access, limits: see :class:`Guard`.
         max_pixels: of pictures; ``None`` for the network's limit.
@@ -46,11 +46,11 @@ def create_app(
         GalleryError: the gallery cannot be read, or belongs to another network.
     """
     manifest, limits = searcher.manifest, limits or Limits()
-    gallery = Gallery(folder)
-    gallery.manifest.check_model(folder, manifest["file_sha256"], manifest["file"])
+    opened = open_gallery(gallery)
+    opened.manifest.check_model(gallery_name(gallery), manifest["file_sha256"], manifest["file"])
     pixels = max_pixels or manifest["max_pixels"]
     status = {
-        "gallery": Path(folder).resolve().name,
+        "gallery": Path(gallery_name(gallery)).resolve().name,
         "model": manifest["file"],
         "model_sha256": manifest["file_sha256"],
         "calibrated": bool(manifest["calibration"]),
@@ -58,7 +58,7 @@ def create_app(
         "max_pixels": pixels,
         "version": __version__,
     }
-    library = Library(gallery, manifest["calibration"], pixels)
+    library = Library(opened, manifest["calibration"], pixels)
     return Guard(create_api(library, Uploads(searcher, pixels), status), files(), access, limits)
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.gallery.postgres_server import server  # noqa: F401
+
 
 @pytest.fixture
 def client(tmp_path):

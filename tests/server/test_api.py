@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,26 @@ def test_status_and_timeline(client):
     # By day: people of the 1st, 2nd, 3rd, 4th, and of the 5th and 6th, the last one included.
     assert timeline["counts"] == {"door": [2, 1, 0, 0, 2], "gate": [0, 0, 2, 0, 1]}
     assert (timeline["start"], timeline["end"]) == (status["start"], status["end"])
+
+
+def test_a_gallery_in_a_database_gives_the_same_answers(client, server):
+    from kd_search.gallery.opening import gallery_name
+    from kd_search.gallery.postgres import PostgresWriter, push
+    from kd_search.server.guard import Access
+    from kd_search.server.serving import create_app
+
+    url = server.new_schema()
+    source = Gallery(client.folder / "people")
+    with PostgresWriter(url, source.manifest) as target:
+        push(source, target)
+    here = client.get("/api/status").json
+    found = client.search(client.wanted(2), top_k=3)
+    client.app = create_app(url, client.searcher, Access())
+    there = client.get("/api/status").json
+    assert there == {**here, "gallery": Path(gallery_name(url)).name}
+    again = client.search(client.wanted(2), top_k=3)
+    assert at(again) == at(found)
+    assert client.get(f"/api/people/{ids(again)[0]}/picture").status == 200
 
 
 def test_people_of_a_picture_and_the_search_for_one(client):

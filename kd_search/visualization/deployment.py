@@ -43,10 +43,7 @@ class Deployment:
         if note := found.get("note"):
             text += f": {note}"
         points = [p for p in found["points"] if p["threshold"] is not None]
-        known = [
-            f"{p['threshold']:.2f} for 1 false match in {round(1 / p['false_match_rate']):,}"
-            for p in points
-        ]
+        known = [f"{p['threshold']:.2f} for false matches of {_rate(p)}" for p in points]
         return [*lines, f"{text}. Thresholds: {', '.join(known) or 'none'}."]
 
 
@@ -66,45 +63,55 @@ def deployment_section(deployment: Deployment) -> str:
 
 
 def _thresholds(found: Mapping[str, Any]) -> list[str]:
-    rows = []
+    rows, reasons = [], []
     for point in found["points"]:
-        rate = f"1 in {round(1 / point['false_match_rate']):,}"
+        rate = _rate(point)
         if point["threshold"] is None:
-            rows.append((rate, "none", point["reason"], ""))
+            rows.append((rate, "none", ""))
+            reasons.append(f"No threshold for {rate}: {point['reason']}.")
             continue
         threshold = f"{point['threshold']:.3f}{_ends(point['threshold_interval'], 1, 3)}"
         kept = (
             f"{100 * point['true_match_rate']:.1f} %{_ends(point['true_match_interval'], 100, 1)}"
         )
-        rows.append((rate, threshold, kept, _on_others(found.get("halves", ()), point)))
-    heads = ("False matches", "similarity", "true matches kept", "on the other half, in 10,000")
+        rows.append((rate, threshold, kept))
     known = {key: value for key, value in found.items() if key in Calibration.__annotations__}
     known["points"] = [OperatingPoint(**point) for point in found["points"]]
     plot = draw_roc({found["dataset"]: Calibration(**known)}, found["dataset"])
     alt = f"Share of true matches over the share of false matches in {found['dataset']}"
+    checked = [
+        (number, f"{1e4 * one['false_match_rate']:g}", f"{one['threshold']:.3f}", _realised(one))
+        for number, half in enumerate(found.get("halves", ()), start=1)
+        for one in half
+    ]
+    heads = ("Half", "allowed", "similarity", "on the others")
+    halves = page.table(heads, checked, "Thresholds of half of the people") if checked else ""
     return [
-        page.table(heads, rows, "Thresholds of similarity"),
+        page.table(("False matches", "similarity", "true matches kept"), rows, "Thresholds"),
+        page.item_list(reasons) if reasons else "",
         page.paragraph(
-            "Rates are shares of the comparisons of different people; in brackets 95 % intervals "
-            "over people. Last column: thresholds of a random half of the people, and how often "
-            "different people of the other half reach them, with its 95 % interval.",
+            "False matches are shares of the comparisons of different people; in brackets 95 % "
+            "intervals over people.",
             "note",
         ),
-        f"<figure>{page.drawing(plot, alt)}</figure>\n",
+        f'<div class="pair"><figure>{page.drawing(plot, alt)}</figure>\n<div>{halves}',
+        page.paragraph(
+            "Thresholds of a random half of the people, and false matches of the others at them, "
+            "in 10,000 comparisons.",
+            "note",
+        )
+        if checked
+        else "",
+        "</div></div>\n",
     ]
 
 
-def _on_others(halves: Any, point: Mapping[str, Any]) -> str:
-    same = [
-        found
-        for half in halves
-        for found in half
-        if found["false_match_rate"] == point["false_match_rate"]
-    ]
-    return "; ".join(
-        f"{1e4 * found['realised']:.0f}{_ends(found['realised_interval'], 1e4, 0)}"
-        for found in same
-    )
+def _rate(point: Mapping[str, Any]) -> str:
+    return f"1 in {round(1 / point['false_match_rate']):,}"
+
+
+def _realised(half: Mapping[str, Any]) -> str:
+    return f"{1e4 * half['realised']:.0f}{_ends(half['realised_interval'], 1e4, 0)}"
 
 
 def _ends(ends: Any, factor: float, digits: int) -> str:

@@ -90,9 +90,12 @@ def test_the_report_has_files_thresholds_and_a_plot(evaluated):
     point = document["points"][0]
     low, high = point["threshold_interval"]
     assert rows["1 in 100"][0] == f"{point['threshold']:.3f} ({low:.3f} to {high:.3f})"
-    assert rows["1 in 100"][2].count("(") == 3 and rows["1 in 10,000"][0] == "none"
+    assert rows["1 in 10,000"] == ["none", ""]
+    half = document["halves"][1][0]
+    assert rows["2"][:2] == ["100", f"{half['threshold']:.3f}"] and "(" in rows["2"][2]
     text = " ".join(found.texts)
     assert "a part has no trace" in text and document["note"] in text
+    assert "300,000 are needed" in text
     assert "img" in [tag for tag, _ in found.tags]
 
 

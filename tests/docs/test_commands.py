@@ -1,9 +1,10 @@
 """Every command of the documentation that is marked as runnable runs, on a tiny data set.
 
-The line ``<!-- runnable -->`` marks the block after it, fenced or indented. The commands of a page
-run in the order of the page and in one folder, in which the generated set is what users have:
-``train.json``, ``test.json``, ``query_info.txt``, ``photos/`` and ``street.jpg``. Options that make
-a command small are added to it; otherwise it runs as it is written.
+The line ``<!-- runnable -->`` marks the block after it, fenced or indented: commands of kd-search,
+or a fenced block of Python. What a page has runs in its order and in one folder, in which the
+generated set is what users have: ``train.json``, ``test.json``, ``query_info.txt``, ``photos/``,
+``street.jpg`` and ``scene.jpg``. Options that make a command small are added to it; otherwise it
+runs as it is written.
 """
 
 import json
@@ -14,19 +15,24 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from unittest import mock
 
 import nbformat
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from nbclient import NotebookClient
 from tiny import REPO
+from without_onnx import without_onnx
 
+from kd_search.cli import main
 from kd_search.synthetic import PRESETS, generate_dataset
 
 PAGES = ("README.md", "docs", "projects")
 NOTEBOOK = REPO / "docs/notebooks/search_a_folder.ipynb"
 _MARK = "<!-- runnable -->"
 _BLOCK = re.compile(
-    rf"^{re.escape(_MARK)}\n\n?(?:```\w*\n(?P<fenced>.*?)```|(?P<indented>(?: {{4}}[^\n]*\n|\n)+))",
+    rf"^{re.escape(_MARK)}\n\n?(?:```(?P<language>\w*)\n(?P<fenced>.*?)```|"
+    r"(?P<indented>(?: {4}[^\n]*\n|\n)+))",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -59,15 +65,19 @@ def commands(text: str) -> list[list[str]]:
     Raises:
         ValueError: a mark has no block after it, or a block has something else than commands.
     """
-    blocks = [block["fenced"] or block["indented"] for block in _BLOCK.finditer(text)]
+    blocks = list(_BLOCK.finditer(text))
     if len(blocks) != text.count(_MARK):
         raise ValueError("a runnable mark has no block after it")
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    found = [shlex.split(line, comments=True) for line in lines]
-    found = [words for words in found if words]
-    for words in found:
-        if words[0] != "kd-search":
-            raise ValueError(f"{shlex.join(words)}: only commands of kd-search can be runnable")
+    found: list[list[str]] = []
+    for block in blocks:
+        if block["language"] == "python":
+            found.append(["python", "-c", block["fenced"]])
+            continue
+        lines = (block["fenced"] or block["indented"]).replace("\\\n", " ").splitlines()
+        for words in filter(None, (shlex.split(line, comments=True) for line in lines)):
+            if words[0] != "kd-search":
+                raise ValueError(f"{shlex.join(words)}: only kd-search and Python are runnable")
+            found.append(words)
     return found
 
 
@@ -79,22 +89,42 @@ def folder_of(tmp_path_factory):
     def get(page):
         folder = tmp_path_factory.mktemp("page")
         write_own_data(folder)
-        for words in commands(pages()[page]):
-            run = [sys.executable, "-m", "kd_search", *words[1:], *ADDED.get(words[1], [])]
-            done = subprocess.run(
-                run, cwd=folder, env=environment(), capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
-            if "--output" in words:
-                output = folder / words[words.index("--output") + 1]
-                assert output.exists(), f"{shlex.join(words)} did not write {output.name}"
+        known, before = set(DatasetCatalog.list()), os.getcwd()
+        try:
+            with mock.patch.dict(os.environ, environment()):
+                os.chdir(folder)
+                for words in commands(pages()[page]):
+                    run(words, folder)
+        finally:
+            os.chdir(before)
+            for name in set(DatasetCatalog.list()) - known:
+                DatasetCatalog.remove(name)
+                MetadataCatalog.pop(name)
         return folder
 
     return get
 
 
+def run(words, folder):
+    """Run a command in this process, which spares its imports; the demo and Python in their own."""
+    words = [*words, *ADDED.get(words[1], [])]
+    if words[0] == "python" or words[1] == "demo":
+        # tests/test_demo.py exports the demo's student.
+        env = without_onnx(folder / "hidden") if words[1] == "demo" else None
+        module = [] if words[0] == "python" else ["-m", "kd_search"]
+        command = [sys.executable, *module, *words[1:]]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        status, said = done.returncode, f"{done.stdout}\n{done.stderr}"
+    else:
+        status, said = main(words[1:]), ""
+    assert status == 0, f"{shlex.join(words)}\n{said}"
+    if "--output" in words:
+        output = folder / words[words.index("--output") + 1]
+        assert output.exists(), f"{shlex.join(words)} did not write {output.name}"
+
+
 def environment():
-    return {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    return {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
 
 def write_own_data(folder):
@@ -105,7 +135,8 @@ def write_own_data(folder):
     for picture in (folder / "set").rglob("*.jpg"):
         shutil.move(picture, folder / "photos" / picture.name)
     shutil.rmtree(folder / "set")
-    shutil.copy(next((folder / "photos").iterdir()), folder / "street.jpg")
+    for name, picture in zip(("street.jpg", "scene.jpg"), sorted((folder / "photos").iterdir())):
+        shutil.copy(picture, folder / name)
 
 
 @pytest.mark.e2e
@@ -149,6 +180,11 @@ def test_readme_and_getting_started_have_runnable_commands():
 )
 def test_blocks_are_found(text, found):
     assert commands(text) == [["kd-search", *words] for words in found]
+
+
+def test_python_is_run_as_a_block():
+    code = "import x\n\nx.y()\n"
+    assert commands(f"{_MARK}\n```python\n{code}```\n") == [["python", "-c", code]]
 
 
 @pytest.mark.parametrize("text", [f"{_MARK}\ntext\n", f"{_MARK}\n    make demo\n"])

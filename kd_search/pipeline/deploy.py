@@ -20,8 +20,8 @@ from kd_search.utils.files import file_sha256
 
 #: Formats, and the ending of their files.
 ENDINGS = {"onnx": ".onnx", "torchscript": ".ts"}
-#: Of the export to ONNX and of its comparison; the extra of the package that has them.
-_PACKAGES, _EXTRA = ("onnx", "onnxruntime", "onnxscript"), "kd_search[export]"
+#: Of the export to ONNX and of its comparison: the extra "export" of this package.
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 #: Images of the test set that an export is checked with.
 _CHECK_IMAGES = 4
 #: Pairs of halves of the people that thresholds are checked on.
@@ -127,7 +127,8 @@ def calibrate_student(
 def _export_onnx(model: Any, cfg: CfgNode, weights: Path, path: Path) -> dict[str, Any]:
     if missing := missing_packages():
         raise ValueError(
-            f"{', '.join(missing)} not installed: pip install '{_EXTRA}', and run this again"
+            f"{', '.join(missing)} not installed: pip install {' '.join(_PACKAGES)} (the extra "
+            "[export]), and run this again"
         )
     records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     chosen = records[:: max(len(records) // _CHECK_IMAGES, 1)][:_CHECK_IMAGES]

@@ -1,6 +1,8 @@
 """Scripts and configs of the projects, and results of runs that replace trainings."""
 
+import contextlib
 import importlib.util
+import io
 import os
 import re
 import shlex
@@ -10,6 +12,7 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import derive_config
 from detectron2.config import CfgNode, get_cfg
@@ -90,13 +93,25 @@ def finish(run, metrics) -> None:
     write_json(run.folder / RESULT_FILE, {"metrics": metrics})
 
 
-def run_script(project: str, name: str, *options, **environment) -> str:
-    """Standard output of projects/``project``/``name``.py, in one thread; it must succeed."""
-    done = subprocess.run(
-        [sys.executable, str(REPO / "projects" / project / f"{name}.py"), *map(str, options)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def run_script(project: str, name: str, *options, as_process: bool = False, **environment) -> str:
+    """Standard output of projects/``project``/``name``.py, in one thread; it must succeed.
+
+    By default it runs in this process, which spares its imports; trainings of a study are processes
+    of their own anyway.
+    """
+    script, words = str(REPO / "projects" / project / f"{name}.py"), [*map(str, options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    if as_process:
+        command = [sys.executable, script, *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+    module, printed, before = load_script(project, name), io.StringIO(), os.getcwd()
+    patched = mock.patch.dict(os.environ, environment), mock.patch.object(sys, "argv", [script])
+    with patched[0], patched[1], contextlib.redirect_stdout(printed):
+        try:
+            status = module.main(words)
+        finally:
+            os.chdir(before)
+    assert status == 0, printed.getvalue()
+    return printed.getvalue()

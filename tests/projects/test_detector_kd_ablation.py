@@ -120,55 +120,56 @@ def test_one_stage_students_have_no_region_terms():
     assert terms == ["AnchorRegressionTerm", "AnchorClassTerm", "HintTerm"]
 
 
-@pytest.mark.e2e
-def test_two_rows_from_nothing_and_again(tmp_path):
-    data = tmp_path / "data"
-    generate_dataset(data, PRESETS["tiny"], seed=0, progress=False)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """``run(folder, *options)`` of the tiny set, a folder in which two rows were trained, and what
+    was printed."""
+    folder = tmp_path_factory.mktemp("study")
+    generate_dataset(folder / "data", PRESETS["tiny"], seed=0, progress=False)
+
+    def run(output, *options):
+        places = ["--output", output, "--results", output.with_suffix(".json")]
+        environment = {"KD_SEARCH_GENERATED": str(folder / "data")}
+        return run_script("DetectorKD", "ablate", *options, *places, **environment)
+
     opts = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2"]
-    options = ["--output", tmp_path / "out", "--rows", "base", "all", "--seeds", 1, "--on-train"]
+    options = ["--rows", "base", "all", "--seeds", 1, "--on-train"]
     options += ["--iterations", 3, "--teacher-iterations", 3, "--opts", *opts]
     options += ["--teacher-opts", *opts]
+    return run, folder / "out", run(folder / "out", *options), options
 
-    def run():
-        return run_script("DetectorKD", "ablate", *options, KD_SEARCH_GENERATED=str(data))
 
-    output = run()
+@pytest.mark.e2e
+def test_two_rows_from_nothing_and_again(trained):
+    run, out, output, options = trained
     assert "[1/1] teacher:" in output and "[2/2] all, seed 1:" in output
-    log = (tmp_path / "out" / "all" / "seed1" / "log.txt").read_text()
+    log = (out / "all" / "seed1" / "log.txt").read_text()
     for loss in ("region_soft", "anchor_soft", "region_bounded", "anchor_bounded", "hint"):
         assert f"loss_{loss}" in log
-    content = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    content = json.loads((out / "ablation.json").read_text())
     assert [entry["row"] for entry in content["table"]] == ["teacher", "base", "all"]
     assert content["runs"][0]["params"] == content["runs"][1]["params"]
     assert content["runs"][0]["train_metrics"].keys() == {"AP", "AP50", "AP75"}
     # One result less: that run alone is taken up again, from its last checkpoint.
-    results = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob(RESULT_FILE)}
+    results = {p: p.stat().st_mtime_ns for p in out.rglob(RESULT_FILE)}
     assert len(results) == 3
-    lost = tmp_path / "out" / "base" / "seed1" / RESULT_FILE
+    lost = out / "base" / "seed1" / RESULT_FILE
     lost.unlink()
-    output = run()
+    output = run(out, *options)
     assert "1 of 2 runs were done before" in output and "[2/2] base, seed 1:" in output
     assert {p for p, t in results.items() if p.stat().st_mtime_ns != t} == {lost}
-    again = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    again = json.loads((out / "ablation.json").read_text())
     assert again["table"] == content["table"]
 
 
 @pytest.mark.e2e
-def test_a_study_from_its_recorded_command_has_the_same_numbers(tmp_path):
-    data = tmp_path / "data"
-    generate_dataset(data, PRESETS["tiny"], seed=0, progress=False)
-    opts = ["SOLVER.IMS_PER_BATCH", "2"]
-    options = ["--rows", "base", "all", "--seeds", 1, "--iterations", 2, "--opts", *opts]
-    options += ["--teacher-iterations", 2, "--teacher-opts", *opts]
-    files = [tmp_path / f"{name}.json" for name in ("first", "second")]
-    places = [["--output", file.with_suffix(""), "--results", file] for file in files]
-    environment = {"KD_SEARCH_GENERATED": str(data)}
-    run_script("DetectorKD", "ablate", *options, *places[0], **environment)
-    first = json.loads(files[0].read_text())
+def test_a_study_from_its_recorded_command_has_the_same_numbers(trained, tmp_path):
+    run, out, _, _ = trained
+    first = json.loads(out.with_suffix(".json").read_text())
     python, script, *recorded = shlex.split(first["command"])
     assert (python, script) == ("python", "projects/DetectorKD/ablate.py")
-    run_script("DetectorKD", "ablate", *recorded, *places[1], **environment)
-    second = json.loads(files[1].read_text())
+    run(tmp_path / "second", *recorded)
+    second = json.loads((tmp_path / "second.json").read_text())
     assert second["command"] == first["command"]
     for before, after in zip(first["runs"], second["runs"]):
         for key in ("row", "seed", "metrics", "config_file", "opts"):

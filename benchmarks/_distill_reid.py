@@ -16,9 +16,10 @@ from _distill_rows import overhead_row, same_detection_losses
 from torch import nn
 
 from kd_search.distillation import Distiller, build_terms
-from kd_search.distillation.methods.dkd import CropSampler, ReIDTeacher, cut_crops
+from kd_search.distillation.methods.dkd import CropSampler, ReIDTeacher
 from kd_search.distillation.methods.dkd.crop_cache import CropCache
 from kd_search.distillation.methods.dkd.crops import is_mirrored
+from kd_search.modeling.crops import cut_crops
 from kd_search.outputs import Crops
 
 CONFIGS = REPO / "projects" / "DKD" / "configs" / "generated"

@@ -25,7 +25,8 @@ def _add_input(cfg: CfgNode) -> None:
     # decompression bombs. (kd_search)
     cfg.INPUT.MAX_IMAGE_PIXELS = 50_000_000
     # Give training batches the image before any transform as well, for companions that need it; the
-    # trainer sets it where one does. (kd_search)
+    # trainer sets it where one does. For TwoStepSearch, which cuts crops from it, test batches have
+    # it instead. (kd_search)
     cfg.INPUT.WITH_ORIGINAL_IMAGE = False
 
 

@@ -62,6 +62,24 @@ def merge_overrides(cfg: CfgNode, opts: Sequence[str], what: str = "override") -
             raise ValueError(f"{what} {key} {value}: {reason}") from error
 
 
+def read_network_config(node: CfgNode, key: str) -> CfgNode:
+    """The config of a further network.
+
+    Args:
+        node: with ``CONFIG_FILE``, and ``OPTS`` that are merged into it.
+        key: of the node, for errors.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`merge_config_file`, :func:`merge_overrides`.
+    """
+    from kd_search.config.registry import get_cfg
+
+    cfg = get_cfg()
+    merge_config_file(cfg, node.CONFIG_FILE, f"{key}.CONFIG_FILE")
+    merge_overrides(cfg, node.OPTS, f"{key}.OPTS")
+    return cfg
+
+
 class _WithShippedBases(CfgNode):
     """Reads files only: a config of this class cannot be merged with those of Detectron2."""
 

@@ -12,6 +12,7 @@ def add_model(cfg: CfgNode) -> None:
     """Add the keys of networks."""
     _add_model(cfg)
     _add_reid_network(cfg)
+    _add_two_step(cfg)
     _add_reid_backbones(cfg)
 
 
@@ -115,6 +116,19 @@ def _add_reid_network(cfg: CfgNode) -> None:
     cfg.MODEL.REID_NETWORK.TRAIN_VIEWS = 0
     # Embedding compared at test: "after" the neck's normalisation (BoT) or "before" it (VKD).
     cfg.MODEL.REID_NETWORK.TEST_EMBEDDING = "after"
+
+
+def _add_two_step(cfg: CfgNode) -> None:
+    CN = type(cfg)  # noqa: N806
+    # TwoStepSearch: a detector, which is the network of this config, and a re-ID network.
+    cfg.MODEL.TWO_STEP = CN()
+    cfg.MODEL.TWO_STEP.REID = CN()
+    # Config file of the re-ID network (ReIDNetwork), or name of a shipped one. (kd_search)
+    cfg.MODEL.TWO_STEP.REID.CONFIG_FILE = ""
+    # Its weights; empty: MODEL.WEIGHTS of its config file. (kd_search)
+    cfg.MODEL.TWO_STEP.REID.WEIGHTS = ""
+    # "KEY VALUE" overrides of its config. (kd_search)
+    cfg.MODEL.TWO_STEP.REID.OPTS = []
 
 
 def _add_reid_backbones(cfg: CfgNode) -> None:

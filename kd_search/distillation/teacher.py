@@ -7,8 +7,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from kd_search.checkpoint import load_trained
-from kd_search.config import get_cfg
-from kd_search.config.files import merge_config_file, merge_overrides
+from kd_search.config.files import read_network_config
 from kd_search.distillation.alignment import TeacherOutputAligner
 from kd_search.distillation.protocols import (
     Batch,
@@ -162,9 +161,7 @@ def read_teacher_config(cfg: CfgNode, node: CfgNode, key: str) -> CfgNode:
         FileNotFoundError: there is no such file, and no shipped config of that name.
         ValueError: the file or ``OPTS`` has an unknown key or a value of another type.
     """
-    teacher_cfg = get_cfg()
-    merge_config_file(teacher_cfg, node.CONFIG_FILE, f"{key}.CONFIG_FILE")
-    merge_overrides(teacher_cfg, node.OPTS, f"{key}.OPTS")
+    teacher_cfg = read_network_config(node, key)
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     if teacher_cfg.MODEL.META_ARCHITECTURE == "Distiller":
         # A distilled network is a teacher without its own teacher.

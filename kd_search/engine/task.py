@@ -11,7 +11,7 @@ from kd_search.data.catalog import is_person_search, require_registered
 from kd_search.data.detection.loader import train_set_kind
 from kd_search.data.detection.register import known_classes
 from kd_search.data.reid import is_reid
-from kd_search.modeling.meta_arch import PersonSearchRCNN, ReIDNetwork
+from kd_search.modeling.meta_arch import PersonSearchRCNN, ReIDNetwork, TwoStepSearch
 
 
 def network_name(cfg: CfgNode) -> str:
@@ -56,7 +56,8 @@ def _num_classes(cfg: CfgNode) -> Optional[tuple[str, int]]:
 
 def is_search_task(cfg: CfgNode, dataset_name: str) -> bool:
     """Whether a set is evaluated as person search, and not as detection only."""
-    return not is_reid(dataset_name) and is_person_search(dataset_name) and has_id_branch(cfg)
+    searches = has_id_branch(cfg) or _is_network(cfg, TwoStepSearch)
+    return not is_reid(dataset_name) and is_person_search(dataset_name) and searches
 
 
 def train_task(names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from kd_search.modeling.meta_arch import (
     DistillableRetinaNet,
     PersonSearchRCNN,
     ReIDNetwork,
+    TwoStepSearch,
 )
 from kd_search.modeling.roi_heads.distillable import (
     DistillableBoxPredictor,
@@ -50,6 +51,7 @@ __all__ = [
     "PersonSearchRes5ROIHeads",
     "ReIDBranch",
     "ReIDNetwork",
+    "TwoStepSearch",
     "as_distillable",
     "build_distillable",
     "build_bam_resnet_backbone",

@@ -9,7 +9,8 @@ from tests.projects.project_files import TREE, merged, name_of, runnable
 
 RUNNABLE = runnable("DKD")
 STUDENTS = [p for p in RUNNABLE if merged(p).MODEL.META_ARCHITECTURE == "Distiller"]
-TEACHERS = [p for p in RUNNABLE if p not in STUDENTS]
+TWO_STEP = [p for p in RUNNABLE if merged(p).MODEL.META_ARCHITECTURE == "TwoStepSearch"]
+TEACHERS = [p for p in RUNNABLE if p not in (*STUDENTS, *TWO_STEP)]
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,17 @@ def test_teachers_are_trained_with_moved_boxes(path):
     cfg = merged(path)
     assert cfg.MODEL.META_ARCHITECTURE == "ReIDNetwork" and cfg.REID_DATA.SIA.IMAGE_LEVEL
     assert all(name.endswith("_crops") for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+
+
+@pytest.mark.parametrize("path", TWO_STEP, ids=name_of)
+def test_two_steps_are_a_detector_and_the_network_of_a_config(path):
+    cfg = merged(path)
+    reid = merged(TREE / cfg.MODEL.TWO_STEP.REID.CONFIG_FILE)
+    assert cfg.MODEL.TWO_STEP.REID.WEIGHTS == f"{reid.OUTPUT_DIR}/model_final.pth"
+    assert reid.DATASETS.TEST == tuple(f"{name}_crops" for name in cfg.DATASETS.TEST)
+    heads = (cfg.MODEL.PROPOSAL_GENERATOR.NAME, cfg.MODEL.ROI_HEADS.NAME)
+    assert heads == ("RPN", "StandardROIHeads") and cfg.INPUT.WITH_ORIGINAL_IMAGE
+    assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST <= cfg.TEST.PERSON_SEARCH.SCORE_THRESH
 
 
 @pytest.mark.parametrize("path", STUDENTS, ids=name_of)

@@ -95,7 +95,9 @@ class PersonSearchDatasetMapper:
             "with_instances": with_instances,
             # For the rows of the table with annotated boxes; in one pass with detection.
             "with_annotated_boxes": cfg.TEST.PERSON_SEARCH.EMBED_GT_BOXES and not with_gt_boxes,
-            "with_original": is_train and cfg.INPUT.WITH_ORIGINAL_IMAGE,
+            # At test for a network that embeds crops of it; a teacher of crops only trains.
+            "with_original": cfg.INPUT.WITH_ORIGINAL_IMAGE
+            and is_train != (cfg.MODEL.META_ARCHITECTURE == "TwoStepSearch"),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:

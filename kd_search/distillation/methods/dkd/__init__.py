@@ -1,7 +1,7 @@
 """Diverse knowledge distillation (Zhang et al., AAAI 2021)."""
 
 from kd_search.distillation.methods.dkd import config
-from kd_search.distillation.methods.dkd.crops import CropSampler, cut_crops
+from kd_search.distillation.methods.dkd.crops import CropSampler
 from kd_search.distillation.methods.dkd.reid_teacher import ReIDTeacher
 from kd_search.distillation.methods.dkd.terms import (
     IdentityProbabilityTerm,
@@ -16,5 +16,4 @@ __all__ = [
     "ReIDTeacher",
     "TripletRelationTerm",
     "config",
-    "cut_crops",
 ]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from kd_search.data import get_person_search_dicts
 from kd_search.data.io.image import read_image
 from kd_search.data.person_search.mapper import absolute_boxes
-from kd_search.distillation.methods.dkd.crops import cut_crops
+from kd_search.modeling.crops import cut_crops
 from kd_search.utils.files import atomic_write, file_sha256, write_json
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from torch import nn
 
 from kd_search.distillation.companions import COMPANION_REGISTRY, Companion
 from kd_search.distillation.methods.dkd.crop_cache import CropCache, cached_features
-from kd_search.distillation.methods.dkd.crops import CropSampler, cut_crops, is_mirrored
+from kd_search.distillation.methods.dkd.crops import CropSampler, is_mirrored
 from kd_search.distillation.protocols import Batch, CropTeacher, check_protocol
 from kd_search.distillation.teacher import load_teacher, read_teacher_config
 from kd_search.modeling import build_distillable
+from kd_search.modeling.crops import cut_crops
 from kd_search.outputs import CROP_PARTS, CropOutputs, Crops, ModelOutputs, ModelSpec
 from kd_search.utils.files import file_sha256
 

@@ -9,8 +9,9 @@ from PIL import Image
 from torchvision.ops import roi_align
 
 from kd_search.data import PersonSearchDatasetMapper
-from kd_search.distillation.methods.dkd import CropSampler, cut_crops
+from kd_search.distillation.methods.dkd import CropSampler
 from kd_search.distillation.methods.dkd.crops import is_mirrored
+from kd_search.modeling.crops import cut_crops
 
 #: A person's box in the original image, and a bright marker in it: a tenth from its left, seven
 #: tenths down.

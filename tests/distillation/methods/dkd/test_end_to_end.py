@@ -11,8 +11,8 @@ from kd_search.checkpoint import PersonSearchCheckpointer
 from kd_search.cli import gradients
 from kd_search.data import PersonSearchDatasetMapper, get_person_search_dicts
 from kd_search.data.person_search.mapper import absolute_boxes
-from kd_search.distillation.methods.dkd import cut_crops
 from kd_search.engine import PersonSearchTrainer, build_config
+from kd_search.modeling.crops import cut_crops
 from kd_search.synthetic import PRESETS, generate_dataset
 
 pytestmark = pytest.mark.e2e

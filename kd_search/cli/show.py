@@ -4,7 +4,7 @@
     kd-search show Teacher=output/teacher Student=output/student --output results.html --queries 8
 
 The queries are chosen by a rule, from the worst to the best average precision of the last model
-named, or given by --query-ids.
+named; with --good from those whose searches work; or given by --query-ids.
 
 Exit status: 0 drawn, 2 the input cannot be used.
 """
@@ -36,6 +36,9 @@ def get_parser() -> argparse.ArgumentParser:
     chosen.add_argument("--queries", type=int, default=6, metavar="N", help="rows (default: 6)")
     chosen.add_argument("--query-ids", type=int, nargs="+", metavar="ID", help="these queries")
     parser.add_argument(
+        "--good", action="store_true", help="queries of the best quarter with two right matches"
+    )
+    parser.add_argument(
         "--top-k", type=int, default=5, metavar="K", help="results per row, at most 10 (default: 5)"
     )
     add_import_argument(parser)
@@ -51,6 +54,8 @@ def _draw(args: argparse.Namespace) -> None:
     suffix = os.path.splitext(args.output)[1].lower()
     if suffix not in _PICTURES + _PAGES:
         raise ValueError(f"{args.output}: the name must end in {', '.join(_PAGES + _PICTURES)}")
+    if args.good and args.query_ids:
+        raise ValueError("--good chooses queries: leave --query-ids out")
     if args.queries < 1 or args.top_k < 1:
         raise ValueError("--queries and --top-k must be 1 or more")
     from kd_search.cli._runs import evaluations
@@ -58,6 +63,8 @@ def _draw(args: argparse.Namespace) -> None:
     from kd_search.evaluation.search.compare_runs import load_results
     from kd_search.visualization import (
         CHOICE,
+        GOOD_CHOICE,
+        choose_good_queries,
         choose_queries,
         draw_search_results,
         write_picture,
@@ -77,14 +84,20 @@ def _draw(args: argparse.Namespace) -> None:
     dicts, _ = get_person_search_dicts(name)
     # The last model is the one that the others are compared with.
     chooser = list(documents)[-1]
-    query_ids = args.query_ids or choose_queries(documents[chooser]["queries"], args.queries)
+    query_ids, note = args.query_ids, "These queries were given."
+    if args.good:
+        found = documents[chooser]["queries"]
+        query_ids, note = choose_good_queries(found, args.queries, args.top_k), GOOD_CHOICE
+        if not query_ids:
+            raise ValueError(f"{chooser}: no query has two right matches among {args.top_k}")
+    elif not query_ids:
+        query_ids, note = choose_queries(documents[chooser]["queries"], args.queries), CHOICE
     if suffix in _PICTURES:
         (document,) = documents.values()
         write_picture(
             args.output, draw_search_results(document["queries"], dicts, query_ids, args.top_k)
         )
     else:
-        note = "These queries were given." if args.query_ids else CHOICE
         if len(documents) > 1 and not args.query_ids:
             note += f" The average precision is that of {chooser!r}."
         title = f"Person search on {name}"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from kd_search.cli import search, show
 from kd_search.data import register_person_search_coco
+from kd_search.visualization import GOOD_CHOICE
 from tests.tiny import REPO, tiny_cfg
 
 
@@ -266,6 +267,21 @@ def test_visualize_compares_models_on_the_same_queries(evaluation, tmp_path):
     assert "The average precision is that of 'Model B'." in page.text
 
 
+def test_visualize_takes_queries_whose_searches_work(evaluation, tmp_path, capsys):
+    _, (folder, _) = evaluation
+    file = folder / "person_search_results.json"
+    document = json.loads(file.read_text())
+    right = document["queries"][0]["matches"][0]
+    document["queries"][2]["matches"] = [{**right, "correct": False}, right, right]
+    file.write_text(json.dumps(document))
+    argv = [str(folder), "--output", str(tmp_path / "out.html"), "--good"]
+    assert show.main(argv) == 0
+    assert "1 queries (2)" in capsys.readouterr().out
+    assert GOOD_CHOICE in (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert show.main([*argv, "--top-k", "2"]) == 2
+    assert "no query has two right matches among 2" in capsys.readouterr().err
+
+
 def test_visualize_takes_given_queries(evaluation, tmp_path, capsys):
     _, (folder, _) = evaluation
     argv = [str(folder), "--output", str(tmp_path / "out.html"), "--query-ids", "1"]
@@ -284,6 +300,7 @@ def test_visualize_takes_given_queries(evaluation, tmp_path, capsys):
         (["{0}", "--output", "out.html", "--dataset", "no_set"], "'no_set'"),
         (["{0}", "--output", "out.html", "--query-ids", "77"], "query 77 is in none of"),
         (["{0}", "--output", "out.html", "--top-k", "0"], "must be 1 or more"),
+        (["{0}", "--output", "out.html", "--good", "--query-ids", "1"], "--good"),
     ],
 )
 def test_visualize_refuses_bad_input_with_one_line(evaluation, capsys, argv, message):

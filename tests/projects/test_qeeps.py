@@ -26,20 +26,22 @@ from qeeps.backbone import PairGates
 from qeeps.heads import QuerySimilarity
 from qeeps.pairs import PairSource
 from qeeps.search import Found, evaluate_found
-from tiny import REPO, picture, tiny_cfg, training_input
+from tiny import NUM_IDS, REPO, picture, tiny_cfg, training_input
 from tiny_training_set import PEOPLE, forget, register_people, write_pictures
 from torch.nn import functional as F
 
+from kd_search.checkpoint import PersonSearchCheckpointer
 from kd_search.config import ConfigError, registry
 from kd_search.data import build_person_search_test_loader, register_person_search_coco
 from kd_search.data.person_search.register import locate_split
+from kd_search.distillation.methods.id_table import IDTableFile
 from kd_search.evaluation import PersonSearchEvaluator
 from kd_search.evaluation.flat_arrays import Detections, GroundTruth, Queries
 from kd_search.evaluation.search.galleries import Gallery, GalleryProtocol
 from kd_search.evaluation.search.protocol import Protocol
 from kd_search.evaluation.search.ranking import rank_gallery
 from kd_search.evaluation.search.test_set import Annotations
-from tests.projects.project_files import run_script
+from tests.projects.project_files import merged, name_of, run_script, runnable
 
 REGISTRIES = (
     registry._registered,
@@ -194,6 +196,69 @@ def test_a_split_outside_of_res4_is_refused_by_its_key():
 def test_an_unknown_choice_is_refused_by_its_key(key, value):
     with pytest.raises(ConfigError, match=f"{key} '{value}'"):
         build(*GUIDED, f"MODEL.QUERY_GUIDED.{key}", value)
+
+
+def test_weights_of_a_classifier_fill_both_sides_of_the_split(tmp_path):
+    usual = {}
+    for name, value in build().state_dict().items():
+        if name.startswith(("backbone.", "roi_heads.res5.")):
+            usual[name.replace("backbone.", "").replace("roi_heads.", "")] = value
+    torch.save({"model": usual, "matching_heuristics": True}, tmp_path / "classifier.pth")
+    guided = build(*GUIDED, seed=1)
+    PersonSearchCheckpointer(guided).load(str(tmp_path / "classifier.pth"))
+    ours = guided.state_dict()
+    for here, there in (
+        ("backbone.res4.0.conv1.weight", "res4.0.conv1.weight"),
+        ("roi_heads.res5.res4.1.conv2.weight", "res4.1.conv2.weight"),
+        ("roi_heads.res5.res5.0.conv1.weight", "res5.0.conv1.weight"),
+    ):
+        assert torch.equal(ours[here], usual[there]), here
+
+
+@pytest.mark.parametrize("path", runnable("QEEPS"), ids=name_of)
+def test_every_config_is_a_split_network_and_pairs_have_it_as_their_start(path):
+    cfg = merged(path)
+    assert cfg.MODEL.BACKBONE.NAME == "build_split_resnet_backbone"
+    guided = cfg.MODEL.META_ARCHITECTURE == "QueryGuidedRCNN"
+    assert guided == path.name.startswith("qeeps_")
+    if guided:
+        plain = merged(path.with_name(path.name.replace("qeeps_", "split_")))
+        assert cfg.MODEL.WEIGHTS == f"{plain.OUTPUT_DIR}/model_final.pth"
+    cfg.MODEL.DEVICE, cfg.MODEL.OIM.NUM_IDS = "cpu", 3
+    network = build_model(cfg)
+    assert hasattr(network, "search") == guided
+
+
+def test_both_kinds_are_students_of_a_table_and_of_a_detector(tmp_path):
+    table = IDTableFile(
+        rows=F.normalize(torch.randn(NUM_IDS, 8)),
+        counts=torch.ones(NUM_IDS, dtype=torch.int64),
+        unlabelled=torch.zeros(0, 8),
+        person_ids=list(range(NUM_IDS)),
+        source="mean",
+        dataset="",
+        teacher_sha256="0" * 64,
+        teacher_config="",
+    )
+    table.save(tmp_path / "table.pth")
+    teacher = tiny_cfg("c4", *SPLIT)
+    (tmp_path / "teacher.yaml").write_text(teacher.dump())
+    torch.manual_seed(2)
+    torch.save({"model": build_model(teacher).state_dict()}, tmp_path / "teacher.pth")
+    for arch in ("PersonSearchRCNN", "QueryGuidedRCNN"):
+        student = build(
+            *SPLIT,
+            *("MODEL.META_ARCHITECTURE", "Distiller", "DISTILLATION.STUDENT_META_ARCH", arch),
+            *("MODEL.OIM.ENABLED", False, "DISTILLATION.ID_TABLE.QUEUE_SIZE", 5),
+            *("DISTILLATION.ID_TABLE.PATH", str(tmp_path / "table.pth")),
+            *("DISTILLATION.TERMS", ["IDTableTerm", "RegionClassTerm", "AnchorClassTerm"]),
+            *("DISTILLATION.TEACHER.CONFIG_FILE", str(tmp_path / "teacher.yaml")),
+            *("DISTILLATION.TEACHER.WEIGHTS", str(tmp_path / "teacher.pth")),
+        )
+        losses = student([pair_input(), pair_input((2, 1), 2, seed=1)])
+        assert {"loss_id_table", "loss_region_soft", "loss_anchor_soft"} < losses.keys(), losses
+        assert ("loss_query_rpn" in losses) == (arch == "QueryGuidedRCNN")
+        sum(losses.values()).backward()
 
 
 # ----------------------------------------------------------------------------------------- gates
@@ -702,7 +767,7 @@ def test_two_processes_train_on_pairs_search_and_resume_to_the_bit(test_set, tmp
             "TEST.PERSON_SEARCH.TABLE": False,
         }
     )
-    config = REPO / "projects/QEEPS/configs/generated/qeeps_r18_c4.yaml"
+    config = REPO / "projects/QEEPS/configs/generated/qeeps_r18w50_c4.yaml"
     states = []
     for name, options in (("whole", []), ("resumed", ["--resume"])):
         output = tmp_path / name

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,17 @@ REPO = Path(__file__).resolve().parent.parent
 NUM_THREADS = os.environ.get("KD_SEARCH_TEST_THREADS", "1")
 # For the processes that tests start: with the default, those of two workers share two cores badly.
 os.environ.setdefault("OMP_NUM_THREADS", NUM_THREADS)
+
+
+def pytest_configure(config):
+    """Make a folder for what the processes of this run share; a run in a run has its own."""
+    if not hasattr(config, "workerinput"):
+        os.environ["KD_SEARCH_TESTS_SHARED"] = tempfile.mkdtemp(prefix="kd_search-tests-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["KD_SEARCH_TESTS_SHARED"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config, items):

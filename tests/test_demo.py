@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from tiny import REPO
+from without_onnx import without_onnx
 
 from kd_search.cli import main
 from kd_search.experiments import read_study, unpack_queries
@@ -30,15 +31,11 @@ MODELS = ("teacher", "student", "student_distilled")
 TIMED = ("latency_ms", "latency_quartiles_ms")
 
 
-def start(folder, without_onnx: bool = False) -> subprocess.Popen:
+def start(folder, hide_onnx: bool = False) -> subprocess.Popen:
     command = [sys.executable, "-u", str(REPO / "tools/demo.py"), "--preset", "tiny"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if without_onnx:
-        hidden = folder.parent / "hidden"
-        hidden.mkdir(exist_ok=True)
-        (hidden / "sitecustomize.py").write_text("import sys\nsys.modules['onnx'] = None\n")
-        paths = [str(hidden), environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    if hide_onnx:
+        environment = without_onnx(folder.parent / "hidden", environment)
     return subprocess.Popen(
         [*command, "--output", folder.name],
         cwd=folder.parent,
@@ -51,8 +48,8 @@ def start(folder, without_onnx: bool = False) -> subprocess.Popen:
     )
 
 
-def run(folder, without_onnx: bool = False) -> str:
-    process = start(folder, without_onnx)
+def run(folder, hide_onnx: bool = False) -> str:
+    process = start(folder, hide_onnx)
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-3000:]
     return output
@@ -60,7 +57,7 @@ def run(folder, without_onnx: bool = False) -> str:
 
 def interrupt(folder, line: str, sent: int, after: float) -> int:
     """Send a signal some seconds after a line was printed; the exit status."""
-    process = start(folder, without_onnx=True)
+    process = start(folder, hide_onnx=True)
     for printed in process.stdout:
         if line in printed:
             time.sleep(after)
@@ -175,7 +172,7 @@ def test_interrupted_runs_resume_and_end_with_the_same_numbers(straight, tmp_pat
     folder = tmp_path / "interrupted"
     assert interrupt(folder, "[3/13]", signal.SIGINT, 1.0) == 130
     assert interrupt(folder, "[5/13]", signal.SIGKILL, 1.0) == -signal.SIGKILL
-    output = run(folder, without_onnx=True)
+    output = run(folder, hide_onnx=True)
     assert numbers(folder) == numbers(straight[0])
     # Without the packages of the export the rest is done, and the next call makes the file.
     assert "no student_distilled.onnx: onnx not installed" in output and "[export]" in output
@@ -241,6 +238,21 @@ def test_the_export_is_made_anew_with_the_packages_and_stays_without(project, ca
     assert plan(capsys, project)[export] == "done"
     monkeypatch.undo()
     assert "formats was torchscript, is onnx" in plan(capsys, project)[export]
+
+
+def test_a_project_of_an_older_version_gets_what_is_new_alone(project, capsys):
+    for name in ("export.json", "calibration.json", "steps/task_calibrate.json"):
+        (project / name).unlink()
+    path = project / "steps" / "task_export.json"
+    record = read_json(path, sealed=True)
+    write_json(path, {**record, "settings": {}}, sealed=True)
+    states = plan(capsys, project)
+    new = {name for name, state in states.items() if state != "done"}
+    assert new == {
+        "export the distilled student and check the export",
+        "find the similarities to trust",
+        "write metrics.json and report.html",
+    }
 
 
 def test_a_missing_export_is_made_again(project, capsys):
@@ -334,9 +346,8 @@ def test_the_results_file_has_what_was_measured_and_where(straight, tmp_path):
 def test_results_of_another_config_or_an_unfinished_project_are_refused(project, tmp_path, capsys):
     words = ["results", "--from-project", str(project), "--output", str(tmp_path / "x.json")]
     path = project / "configs" / "student.yaml"
-    path.write_text(
-        path.read_text().replace("OUTPUT_DIR", "SOLVER: {WEIGHT_DECAY: 0.5}\nOUTPUT_DIR")
-    )
+    other = "SOLVER: {WEIGHT_DECAY: 0.5}\nOUTPUT_DIR"
+    path.write_text(path.read_text().replace("OUTPUT_DIR", other))
     assert main(words) == 2
     assert "student is changed" in capsys.readouterr().err
     (project / "metrics.json").unlink()

@@ -1,7 +1,12 @@
-"""Tiny networks that were trained long enough to find figures and to tell them apart a little."""
+"""Tiny networks that were trained long enough to find figures and to tell them apart a little.
 
-import atexit
-import tempfile
+The processes of a test run share them: the first one that needs a network trains it.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -46,7 +51,18 @@ def trained_network(kind: str) -> tuple[CfgNode, nn.Module]:
         *("TEST.DETECTIONS_PER_IMAGE", 30, "MODEL.PIXEL_STD", [57.0, 57.0, 57.0]),
         *_ANCHORS[kind],
     )
-    model = build_model(cfg).train()
+    model = build_model(cfg)
+    path = shared_folder() / f"{kind}.pth"
+    with locked(path):
+        if path.exists():
+            model.load_state_dict(torch.load(path, weights_only=True))
+        else:
+            _train(kind, model.train())
+            torch.save(model.state_dict(), path)
+    return cfg, model.eval()
+
+
+def _train(kind: str, model: nn.Module) -> None:
     # Otherwise anchors where the RPN sees nothing have the highest scores, and all the same.
     torch.nn.init.constant_(model.proposal_generator.rpn_head.objectness_logits.bias, -3.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -58,7 +74,6 @@ def trained_network(kind: str) -> tuple[CfgNode, nn.Module]:
             optimizer.zero_grad()
             sum(losses.values()).backward()
             optimizer.step()
-    return cfg, model.eval()
 
 
 def _training_input(rng: np.random.Generator) -> dict:
@@ -73,10 +88,23 @@ def _training_input(rng: np.random.Generator) -> dict:
 
 @cache
 def exported_network(kind: str = "fpn") -> Path:
-    """ONNX file of :func:`trained_network`, in a folder that goes with the process."""
+    """ONNX file of :func:`trained_network`; do not change it."""
     cfg, model = trained_network(kind)
-    folder = tempfile.TemporaryDirectory(prefix="kd_search-exported-")
-    atexit.register(folder.cleanup)
-    path = Path(folder.name, f"{kind}.onnx")
-    export_model(model, path, cfg=cfg)
+    path = shared_folder() / f"{kind}.onnx"
+    with locked(path):
+        if not path.exists():
+            export_model(model, path, cfg=cfg)
     return path
+
+
+def shared_folder() -> Path:
+    """Folder of the test run, which its processes share."""
+    return Path(os.environ["KD_SEARCH_TESTS_SHARED"])
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time makes a file."""
+    with open(f"{path}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -31,6 +31,7 @@ def results_of(folder):
 
 CALIBRATION = {
     **{"dataset": "held_out", "num_detections": 503, "num_people": 78},
+    "note": "those of the test set",
     "points": [
         {
             **{"false_match_rate": 0.01, "threshold": 0.716, "true_match_rate": 0.338},
@@ -61,7 +62,7 @@ def test_a_release_can_be_checked_read_and_run(tmp_path, capsys):
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     for text in ("# Small student", "CC BY 4.0", "| 41.2 | 37.5 to 44.0 |", "0.681 to 0.755"):
         assert text in card
-    assert "300,000 are needed" in card
+    assert "300,000 are needed" in card and "78 people, those of the test set." in card
     box = ["10", "10", "40", "80"]
     done = subprocess.run(
         [sys.executable, str(folder / "example.py"), str(picture), *box, str(picture)],

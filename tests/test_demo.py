@@ -96,7 +96,7 @@ def test_metrics_file_has_the_documented_keys(straight):
     assert set(metrics["seconds"]) >= {"calibrate", "report"}
     for task in range(1, 14):
         assert f"[{task}/13]" in output
-    assert "all trainings: 67 % done, about" in output
+    assert "left, 67 % of all trainings, 6 of 6" in output
 
 
 def test_logs_go_to_files_and_not_to_the_console(straight):

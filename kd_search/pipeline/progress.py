@@ -52,7 +52,7 @@ class WholeProgress:
             for other, count in self._left.items()
         )
         done = 100 * (1 - sum(self._left.values()) / self._total)
-        return f"all trainings: {done:.0f} % done, about {in_words(rest)} left"
+        return f"about {in_words(rest)} left, {done:.0f} % of all trainings"
 
 
 class _Hook(HookBase):
@@ -68,7 +68,7 @@ class _Hook(HookBase):
             return
         seconds = (time.monotonic() - self._start) / (finished - self.trainer.start_iter)
         text = self._progress.update(self._name, whole - finished, seconds)
-        self._progress.console.progress(f"{finished} of {whole}; {text}", finished / whole)
+        self._progress.console.progress(f"{text}, {finished} of {whole}", finished / whole)
 
 
 def in_words(seconds: float) -> str:

@@ -20,10 +20,10 @@ def test_the_rest_is_counted_with_the_speed_of_each_kind():
     progress = WholeProgress(tasks)
     # 80 of 200 iterations are done; students are taken to be as fast until one has run.
     text = progress.update("teacher", 20, seconds=6.0)
-    assert text == "all trainings: 40 % done, about 12 min left"
+    assert text == "about 12 min left, 40 % of all trainings"
     progress.done("teacher")
     text = progress.update("student", 25, seconds=1.0)
-    assert text == "all trainings: 62 % done, about 75 s left"
+    assert text == "about 75 s left, 62 % of all trainings"
     # The second student is as fast as the first.
     progress.done("student")
     assert "about 50 s left" in progress.update("student.seed2", 50, seconds=1.0)
@@ -33,7 +33,7 @@ def test_trainings_that_do_not_run_count_as_done():
     progress = WholeProgress([training("a", "a", 10), training("b", "b", 30)])
     progress.done("b")
     progress.done("no training")
-    assert progress.update("a", 5, seconds=2.0) == "all trainings: 88 % done, about 10 s left"
+    assert progress.update("a", 5, seconds=2.0) == "about 10 s left, 88 % of all trainings"
 
 
 @pytest.mark.parametrize(

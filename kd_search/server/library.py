@@ -193,7 +193,10 @@ class Library:
                     # Somebody may have been forgotten, and numbers of people stay.
                     self._pictures.clear()
                     self._changed = True
-            yield self._gallery
+            try:
+                yield self._gallery
+            except GalleryError as error:
+                raise GalleryUnreadableError(str(error)) from error
 
     @staticmethod
     def _hit(gallery: Gallery, hit_id: str) -> Optional[Hit]:

@@ -19,7 +19,7 @@ from tests.server.process import running
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium (apt install chromium)")
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +199,8 @@ def test_the_keyboard_alone(open_page, folder):
     tab_to("#from-handle")
     handle = page.locator("#from-handle")
     before = handle.get_attribute("aria-valuetext")
-    for _ in range(3):
-        page.keyboard.press("PageUp")  # a quarter of the time, more than a day
+    for _ in range(2):
+        page.keyboard.press("PageUp")  # a sixth of the time, most of the first day
     expect(cards).to_have_count(4)
     assert handle.get_attribute("aria-valuetext") != before
     page.keyboard.press("Home")

@@ -153,7 +153,8 @@ function remove(entry) {
   wanted = wanted.filter((other) => other !== entry);
   if (entry === current) {
     current = null;
-    for (const box of $("stage").querySelectorAll(".box")) box.setAttribute("aria-pressed", "false");
+    for (const box of $("stage").querySelectorAll("button.box")) box.setAttribute("aria-pressed", "false");
+    $("stage").querySelector(".drawn")?.remove();
   }
   if (!wanted.length) [marks, results] = [[], []];
   changed();
@@ -259,10 +260,9 @@ function mark(id, right) {
   const before = act.marks().get(id);
   if (before === right) {
     // The same button again takes the mark back.
-    const last = marks.findLastIndex((given) => given.id === id);
-    const counted = last < applied;
+    const counted = marks.slice(0, applied).filter((given) => given.id === id).length;
     marks = marks.filter((given) => given.id !== id);
-    applied = Math.min(applied, marks.length);
+    applied -= counted;
     say("The mark was taken back.");
     if (counted) run();
   } else {

@@ -42,7 +42,8 @@ export function showStage(image, sent, choose) {
   area.append(...buttons);
 
   function pick(button, index, box) {
-    for (const other of area.querySelectorAll(".box")) other.setAttribute("aria-pressed", other === button);
+    for (const other of buttons) other.setAttribute("aria-pressed", other === button);
+    if (index !== null) area.querySelector(".drawn")?.remove();
     choose(index, box);
   }
 
@@ -70,7 +71,7 @@ export function showStage(image, sent, choose) {
       if (!drawn && away < SMALLEST) return;
       if (!drawn) {
         area.querySelector(".drawn")?.remove();
-        drawn = make("div", { class: "box drawn", "aria-pressed": "true" });
+        drawn = make("div", { class: "box drawn" });
         area.append(drawn);
       }
       box = [Math.min(first[0], last[0]), Math.min(first[1], last[1]), Math.max(first[0], last[0]), Math.max(first[1], last[1])];

@@ -21,7 +21,10 @@ export class Viewer {
     $("viewer-wrong").addEventListener("click", () => this.mark(false));
     $("viewer-search").addEventListener("click", () => this.search());
     this.dialog.addEventListener("keydown", (event) => this.onKey(event));
-    this.dialog.addEventListener("close", () => this.loading?.abort());
+    this.dialog.addEventListener("close", () => {
+      this.loading?.abort();
+      document.body.append($("status"));
+    });
     this.dialog.addEventListener("click", (event) => {
       if (event.target === this.dialog) this.dialog.close();
     });
@@ -45,7 +48,11 @@ export class Viewer {
     this.loading?.abort();
     this.loading = new AbortController();
     const { signal } = this.loading;
-    if (!this.dialog.open) this.dialog.showModal();
+    if (!this.dialog.open) {
+      this.dialog.showModal();
+      // Everything outside of an open dialog is hidden from screen readers.
+      this.dialog.append($("status"));
+    }
     try {
       const scene = await during(person(id));
       if (signal.aborted) return;

@@ -11,6 +11,7 @@ from typing import Any, Optional
 import numpy as np
 
 from kd_search.gallery import Filter, Gallery, GalleryError, Hit
+from kd_search.gallery.database import StaleError
 from kd_search.gallery.marks import Marks
 from kd_search.gallery.ranking import ranked
 from kd_search.gallery.scenes import read_scene
@@ -200,10 +201,14 @@ class Library:
 
     @staticmethod
     def _hit(gallery: Gallery, hit_id: str) -> Optional[Hit]:
-        try:
-            return gallery.hit(hit_id)
-        except GalleryError:
-            return None
+        for _ in range(2):
+            try:
+                return gallery.hit(hit_id)
+            except StaleError:  # its file was changed since the gallery was read
+                gallery.refresh()
+            except GalleryError:
+                return None
+        return None
 
     def _known(self, gallery: Gallery, hit_id: str) -> Hit:
         hit = self._hit(gallery, hit_id)

@@ -7,6 +7,7 @@ import pytest
 
 from kd_search.gallery import Filter, Gallery, GalleryError, GalleryWriter
 from kd_search.gallery import exact as exact_module
+from kd_search.gallery import order as order_module
 from kd_search.gallery import segments as segments_module
 from kd_search.gallery.exact import Matrix
 from tests.gallery.gallery_inputs import (
@@ -129,6 +130,32 @@ def test_filters(either, name):
     where, keep = FILTERS[name]
     for query in QUERIES:
         check(either.search(query, 6, where), expected(query, 6, keep))
+
+
+@pytest.mark.parametrize("share", [0.05, 2.0])
+def test_the_order_by_camera_and_time_finds_what_a_look_at_all_finds(tmp_path, monkeypatch, share):
+    monkeypatch.setattr(order_module, "_FEW", share)
+    rng = np.random.default_rng(3)
+    tracklets = people(2)
+    new = []
+    with GalleryWriter(tmp_path / "g", manifest()) as writer:
+        for number in range(100):
+            tracklets["first"], tracklets["last"] = rng.uniform(0, 5), rng.uniform(5, 40)
+            camera, time = f"cam{number % 3}", float(rng.integers(1000, 1300))
+            changes = {"people": tracklets.copy(), "seconds": 60.0, "camera": camera, "time": time}
+            if number % 9 == 0:
+                changes["time"] = None
+            if number % 10 == 0:
+                changes["camera"] = None
+            new.append(new_file(number, 2, **changes))
+        writer.add(new)
+    used = Gallery(tmp_path / "g")
+    for cameras in (["cam0"], ["cam2", "cam1"]):
+        for start, end in ((1100.0, 1103.0), (1290.0, None), (None, 1010.0), (1200.0, 1100.0)):
+            where = Filter(cameras=cameras, start=start, end=end)
+            fresh = Gallery(tmp_path / "g")  # its first search looks at all
+            assert used.search(QUERIES[0], 300, where) == fresh.search(QUERIES[0], 300, where)
+    assert used._order is not None and fresh._order is None
 
 
 def test_several_pictures_of_one_person_are_searched_by_their_mean(either):

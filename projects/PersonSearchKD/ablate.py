@@ -5,144 +5,27 @@
     python projects/PersonSearchKD/ablate.py --set r18w50 \\
         --candidates projects/PersonSearchKD/candidates.yaml
 
-A MobileNetV2 with a 256-channel pyramid teaches, in each set, a student: MobileNetV2 with a
-64-channel pyramid, half-width ResNet-18 without ImageNet weights, or the same network again.
+On PRW-c6, a MobileNetV2 with a 256-channel pyramid teaches, in each set, a student: MobileNetV2
+with a 64-channel pyramid, half-width ResNet-18 without ImageNet weights, or the same network again.
 
 Rows: the student alone; with the teacher's ID table; with its detector (Chen et al., NIPS 2017);
 with both; with PKD and DDPS, two later methods (projects/Rivals). The teacher is trained first and
-its table computed; the sets share the folder --output, and in it the teacher.
+its table computed; the sets of PRW-c6 share the folder --output, and in it the teacher.
 """
 
-import argparse
 import os
 import sys
-from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
-import torch
+from person_search_study import REPO, add_rivals_path, make_study, parse_args
 
-from kd_search.distillation.methods.id_table import IDTableFile
-from kd_search.experiments import (
-    TEACHER,
-    Networks,
-    Row,
-    Study,
-    StudyParser,
-    TableLayout,
-    build_run_config,
-    choose_rows,
-    run_study,
-    student_arch,
-    student_runs,
-    teacher_run,
-)
-from kd_search.pipeline.id_table import build_table
-from kd_search.pipeline.methods import ID_TABLE_TERM, method_keys
-from kd_search.utils.files import file_sha256
-
-REPO = Path(__file__).resolve().parent.parent.parent
-RIVALS = REPO / "projects" / "Rivals"
-if str(RIVALS) not in sys.path:
-    sys.path.append(str(RIVALS))
-import rivals  # noqa: E402, F401  registers keys, terms and companions
-
-CONFIGS = "projects/PersonSearchKD/configs/prw_c6_mini"
-_TEACHER_CONFIG = f"{CONFIGS}/teacher_mobilenetv2_fpn.yaml"
-SETS = {
-    "mobilenetv2": Networks(f"{CONFIGS}/student_mobilenetv2_fpn.yaml", _TEACHER_CONFIG),
-    "r18w50": Networks(f"{CONFIGS}/student_r18w50_fpn.yaml", _TEACHER_CONFIG),
-    "same_size": Networks(_TEACHER_CONFIG, _TEACHER_CONFIG),
-}
-METRICS = ("mAP", "top1", "det_AP", "det_recall")
-NONE = "none"
-_TABLE = (ID_TABLE_TERM,)
-# All terms of Chen et al., with the paper's settings.
-_DETECTOR = (
-    "RegionClassTerm",
-    "AnchorClassTerm",
-    "RegionRegressionTerm",
-    "AnchorRegressionTerm",
-    "HintTerm",
-)
-_DDPS = ("DisaggregatedFeatureTerm", "DecoupledLogitTerm", "CorrelationTerm")
-ROWS = (
-    Row(NONE, main=True),
-    Row("table", terms=_TABLE, main=True),
-    Row("detector", terms=_DETECTOR),
-    Row("table+detector", terms=(*_TABLE, *_DETECTOR), main=True),
-    Row("PKD", terms=("PearsonTerm",)),
-    Row("DDPS", terms=_DDPS),
-    # Its weights are those of maps of 256 channels and pictures of 900 pixels, with larger sums.
-    Row(
-        "DDPS x20",
-        {
-            "DISTILLATION.DDPS.PEOPLE_WEIGHT": 1e-3,
-            "DISTILLATION.DDPS.BACKGROUND_WEIGHT": 5e-4,
-            "DISTILLATION.DDPS.ATTENTION_WEIGHT": 1e-3,
-            "DISTILLATION.DDPS.CONTEXT_WEIGHT": 1e-5,
-        },
-        terms=_DDPS,
-    ),
-)
-
-
-def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = StudyParser(__doc__, SETS, [row.name for row in ROWS], "output/person_search_kd")
-    parser.set_defaults(output=Path("output/person_search_kd/ablation"))
-    parser.add_argument("--teacher-seed", type=int, default=1)
-    return parser.parse_args(argv)
-
-
-def make_study(args: argparse.Namespace) -> Study:
-    """A teacher, its table, and a run for each row and seed.
-
-    Raises:
-        ValueError, FileNotFoundError: unknown rows, or a wrong config.
-    """
-    rows = choose_rows(ROWS, args.rows)
-    cfg = build_run_config(args.student_config, args.opts, args.output)
-    teacher, arch = teacher_run(args, args.teacher_seed), student_arch(cfg)
-    table = teacher.folder / "id_table.pth"
-
-    def opts_of(row: Row, seed: int) -> list[Any]:
-        if not row.terms:
-            return ["MODEL.META_ARCHITECTURE", arch]
-        return [
-            *("MODEL.META_ARCHITECTURE", "Distiller"),
-            *("DISTILLATION.STUDENT_META_ARCH", arch),
-            *method_keys(row.terms, str(table), args.teacher_config, str(teacher.weights)),
-            *("DISTILLATION.TEACHER.OPTS", list(args.teacher_opts)),
-            *row.opts(),
-        ]
-
-    def write_table() -> None:
-        """The table of the trained teacher, unless it is there."""
-        digest = file_sha256(teacher.weights)
-        if table.is_file() and IDTableFile.load(table).teacher_sha256 == digest:
-            return
-        torch.set_num_threads(1)  # as the runs
-        build_table(teacher.config, str(teacher.weights)).save(table)
-
-    runs = student_runs(args, cfg, rows, opts_of, folder_of=lambda row: f"{args.set}/{row.name}")
-    for run in runs.values():
-        run.imports = ("rivals",)
-    return Study(
-        args,
-        cfg,
-        rows,
-        runs,
-        TableLayout(METRICS, base=NONE, stem=f"ablation_{args.set}"),
-        teachers={TEACHER: teacher},
-        before_students=write_table,
-    )
+from kd_search.experiments import run_study
 
 
 def main(argv: Optional[list[str]] = None) -> int:
-    args = parse_args(argv)
+    args = parse_args(argv, __doc__)
     os.chdir(REPO)
-    # Where the runs, which are processes of their own, find the package.
-    paths = (str(RIVALS), os.environ.get("PYTHONPATH", ""))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    add_rivals_path()
     return run_study(make_study, args)
 
 

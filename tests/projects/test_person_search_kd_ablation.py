@@ -12,7 +12,7 @@ from kd_search.synthetic import PRESETS, generate_dataset
 from kd_search.utils.files import file_sha256
 from tests.projects.project_files import finish, load_script
 
-ablate = load_script("PersonSearchKD", "ablate")
+ablate = load_script("PersonSearchKD", "person_search_study")
 CONFIGS = "projects/PersonSearchKD/configs/prw_c6_mini"
 IDS = ["MODEL.OIM.NUM_IDS", "7"]
 DETECTOR = {
@@ -60,8 +60,9 @@ def test_rows_differ_in_what_teaches_them_alone(tmp_path):
 
 
 def test_sets_share_the_teacher_and_have_files_of_their_own(tmp_path):
-    studies = {name: study_of(tmp_path, "--set", name) for name in ablate.SETS}
-    assert list(studies) == ["mobilenetv2", "r18w50", "same_size"]
+    names = ["mobilenetv2", "r18w50", "same_size"]
+    assert [*names, "generated"] == list(ablate.SETS)
+    studies = {name: study_of(tmp_path, "--set", name) for name in names}
     assert len({s.teachers["teacher"].folder for s in studies.values()}) == 1
     assert len({s.results_file for s in studies.values()}) == 3
     folders = [run.folder for s in studies.values() for run in s.runs.values()]

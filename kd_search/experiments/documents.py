@@ -19,8 +19,13 @@ key of an override.
 
     <!-- value: FILE ROW METRIC -->41.5 ± 0.7<!-- /value -->
 
-A number in a sentence; a fourth word "mean", "std", "gain", "over_seeds", "over_queries" or
-"seed=1" chooses another one. Names with blanks are put into quotation marks.
+A number in a sentence; a fourth word "mean", "std", "gain", "closed", "over_seeds", "over_queries"
+or "seed=1" chooses another one. Names with blanks are put into quotation marks.
+
+    <!-- results: FILE choices -->
+    <!-- /results -->
+
+The settings that were compared on people split off the training set, and which were chosen.
 
     <!-- results: none -->
     <!-- /results -->
@@ -42,8 +47,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kd_search.experiments.results_file import StudyFile, read_study
-from kd_search.experiments.study_facts import facts
+from kd_search.experiments.study_facts import choices, facts
 from kd_search.experiments.table import (
+    closed_gap,
     draw,
     draw_curve,
     markdown,
@@ -164,12 +170,17 @@ class DocumentMaker:
         name, kind, *rest = [*words, ""] if len(words) == 1 else words
         kind, _, target = kind.partition("=")
         options = _options(
-            rest, {"table": {"metrics", "rows"}}.get(kind, {"metric", "rows", "row", "x"})
+            rest,
+            {"table": {"metrics", "rows"}, "choices": set()}.get(
+                kind, {"metric", "rows", "row", "x"}
+            ),
         )
+        if kind == "choices":
+            return choices(self._study(name), name)
         if kind == "table":
             return self._table(name, options, document)
         if kind not in ("figure", "curve") or not target.endswith(".svg"):
-            raise ValueError(f"{kind!r} is not table, figure=FILE.svg or curve=FILE.svg")
+            raise ValueError(f"{kind!r} is not table, choices, figure=FILE.svg or curve=FILE.svg")
         path = self.root / target
         draw_it = self._figure if kind == "figure" else self._curve
         with tempfile.TemporaryDirectory() as folder:
@@ -247,6 +258,10 @@ class DocumentMaker:
             return f"{seeds[what[5:]]:.1f}"
         if what in ("mean", "std") and numbers[what] is not None:
             return f"{numbers[what]:.1f}"
+        if what == "closed":
+            share = closed_gap(table, study.table_layout().base, row, metric)
+            if share is not None:
+                return f"{share:.0f} %"
         if what == "gain" and gain:
             return markdown_cell(gain, sign=True)
         if what in ("over_seeds", "over_queries") and gain.get(what):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd_search.experiments.results_file import RunRecord, StudyFile
+from kd_search.experiments.table import markdown_table
 
 
 def facts(study: StudyFile, table: Sequence[Mapping[str, Any]], source: str) -> str:
@@ -28,6 +29,34 @@ def facts(study: StudyFile, table: Sequence[Mapping[str, Any]], source: str) -> 
     parts += [_settings(study), *_environment(study, runs)]
     parts += [study.note] if study.note else []
     return f"    {study.command}\n\n{'. '.join(part for part in parts if part)}. From {source}.\n"
+
+
+def choices(study: StudyFile, name: str) -> str:
+    """The settings that a study compared on people split off its training set, as a table.
+
+    Raises:
+        ValueError: none were compared; the message starts with ``name``.
+    """
+    protocol = study.protocol
+    if protocol is None or not protocol.candidates:
+        raise ValueError(f"{name}: no settings were compared (--candidates)")
+    seeds = list(dict.fromkeys(seed for c in protocol.candidates for seed in c.scores))
+    lines = [
+        [
+            candidate.row,
+            ", ".join(f"{key} {value}" for key, value in candidate.overrides.items()),
+            *(f"{candidate.scores[seed]:.1f}" for seed in seeds),
+            "yes" if candidate.chosen else "",
+        ]
+        for candidate in protocol.candidates
+    ]
+    head = ["row", "setting", *(f"{protocol.metric}, seed {seed}" for seed in seeds), "chosen"]
+    facts = protocol.validation
+    of = f"{facts['people']} people with {facts['images']} images and {facts['queries']} queries"
+    return (
+        f"{markdown_table(head, lines)}\nOn {of} split off `{facts['of']}`, by networks trained on "
+        "the rest.\n"
+    )
 
 
 def _tested_on(study: StudyFile) -> str:

@@ -179,6 +179,35 @@ def markdown(table: Sequence[Mapping[str, Any]], layout: TableLayout, title: str
     return f"{title}\n\n{text}" if title else text
 
 
+def closed_gap(
+    table: Sequence[Mapping[str, Any]], base: str, row: str, metric: str
+) -> Optional[float]:
+    """How much of the distance between base and teacher a row closes, in percent.
+
+    100 mean(row - base) / (teacher - mean(base)), over the seeds that row and base share; above
+    100 where the row is better than the teacher.
+
+    Args:
+        table: of :func:`summarise`, with one teacher.
+        base, row, metric: of the table.
+
+    Returns:
+        ``None`` where there is no such distance: not one teacher, no common seed, or a teacher that
+        is not better than the base.
+    """
+    found = {entry["row"]: entry["metrics"].get(metric) for entry in table}
+    # Teachers are the rows without seeds.
+    teachers = [numbers for numbers in found.values() if numbers and not numbers["seeds"]]
+    ours, theirs = ((found.get(name) or {}).get("seeds", {}) for name in (row, base))
+    seeds = ours.keys() & theirs.keys()
+    if len(teachers) != 1 or not seeds:
+        return None
+    alone = statistics.fmean(theirs[seed] for seed in seeds)
+    distance = teachers[0]["mean"] - alone
+    taught = statistics.fmean(ours[seed] for seed in seeds)
+    return 100 * (taught - alone) / distance if distance > 0 else None
+
+
 def markdown_interval(ends: Optional[Sequence[float]]) -> str:
     """An interval as text; a dash for none."""
     if not ends:

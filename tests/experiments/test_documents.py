@@ -287,3 +287,48 @@ def test_documents_of_other_folders_find_files_and_pictures(checkout):
     text = (folder / "README.md").read_text()
     assert "(../../docs/images/rows.svg)" in text and "(../../results/study.json)" in text
     assert Path(checkout / "docs/images/rows.svg").is_file()
+
+
+def test_share_of_the_gap_to_the_teacher_by_hand(checkout):
+    # 5 and 3 points more than 42 and 44, which are 17 below the teacher on average.
+    row = f'{FILE} "with a teacher" mAP closed'
+    (checkout / "README.md").write_text(f"It closes <!-- value: {row} --><!-- /value -->.\n")
+    assert results(checkout) == 0
+    assert "-->24 %<!--" in (checkout / "README.md").read_text()
+    # Of its own seeds only, where the base has more.
+    write_study(checkout / FILE, study(runs=[*study()["runs"][:3], run("none", 3, 10.0)]))
+    assert results(checkout) == 0
+    assert "-->28 %<!--" in (checkout / "README.md").read_text()
+
+
+@pytest.mark.parametrize("teachers", [{}, {"teacher": {"metrics": {"mAP": 30.0}, "seed": 1}}])
+def test_without_a_better_teacher_there_is_no_gap(checkout, teachers, capsys):
+    write_study(checkout / FILE, study(teachers=teachers))
+    row = f'{FILE} "with a teacher" mAP closed'
+    (checkout / "README.md").write_text(f"<!-- value: {row} --><!-- /value -->\n")
+    assert results(checkout) == 2
+    assert FILE in capsys.readouterr().err
+
+
+def test_settings_that_were_compared(checkout, capsys):
+    candidates = [
+        {"row": row, "overrides": {"SOLVER.BASE_LR": rate}, "scores": {"1": score}, "chosen": best}
+        for row, rate, score, best in (
+            ("none", 0.1, 40.04, False),
+            ("none", 0.2, 41.0, True),
+            ("with a teacher", 0.1, 45.0, True),
+            ("with a teacher", 0.2, 44.0, False),
+        )
+    ]
+    validation = {"of": "somewhere_train", "people": 5, "images": 8, "queries": 9}
+    protocol = {"recorded": "2026", "tuned": True, "metric": "mAP", "validation": validation}
+    write_study(checkout / FILE, study(protocol={**protocol, "candidates": candidates}))
+    (checkout / "README.md").write_text(f"<!-- results: {FILE} choices -->\n<!-- /results -->\n")
+    assert results(checkout) == 0
+    text = (checkout / "README.md").read_text()
+    assert "| none | SOLVER.BASE_LR 0.1 | 40.0 |  |\n" in text
+    assert "| with a teacher | SOLVER.BASE_LR 0.1 | 45.0 | yes |\n" in text
+    assert "5 people with 8 images and 9 queries split off `somewhere_train`" in text
+    write_study(checkout / FILE, study())
+    assert results(checkout) == 2
+    assert "--candidates" in capsys.readouterr().err

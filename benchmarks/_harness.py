@@ -21,6 +21,14 @@ class Timing:
 
     ours: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
+    #: Processor time of the same runs, of all threads; other load of the machine hardly changes it.
+    ours_processor: list[float] = field(default_factory=list)
+    reference_processor: list[float] = field(default_factory=list)
+
+    @property
+    def processor_overhead(self) -> float:
+        """Processor time of ours over that of the reference, medians."""
+        return median(self.ours_processor) / median(self.reference_processor)
 
     @property
     def ours_s(self) -> float:
@@ -71,11 +79,13 @@ class Harness:
         """
         timing = Timing()
         for turn in range(warmup + (repeats or self.repeats)):
-            seconds_ours = self._time(ours, setup)
-            seconds_reference = self._time(reference, setup)
+            seconds_ours, processor_ours = self._time(ours, setup)
+            seconds_reference, processor_reference = self._time(reference, setup)
             if turn >= warmup:
                 timing.ours.append(seconds_ours)
                 timing.reference.append(seconds_reference)
+                timing.ours_processor.append(processor_ours)
+                timing.reference_processor.append(processor_reference)
         return timing
 
     def time(
@@ -88,7 +98,7 @@ class Harness:
     ) -> list[float]:
         """Seconds of each counted run of one function; see :meth:`compare`."""
         runs = warmup + (repeats or self.repeats)
-        return [self._time(function, setup) for _ in range(runs)][warmup:]
+        return [self._time(function, setup)[0] for _ in range(runs)][warmup:]
 
     def row(
         self,
@@ -175,17 +185,19 @@ class Harness:
                 f"         ours {row['ours_s']:.6f} s, reference {row['reference_s']:.6f} s, "
                 f"{row['ratio_is']} {row['ratio']:.3f} (limit {sign} {row['limit']}), "
                 f"equal: {row['equal']}"
+                + (f", of processor time {row['processor']:.3f}" if "processor" in row else "")
             )
 
-    def _time(self, function: Callable, setup: Optional[Callable]) -> float:
+    def _time(self, function: Callable, setup: Optional[Callable]) -> tuple[float, float]:
+        """Seconds and seconds of processor time of one run."""
         arguments = () if setup is None else (setup(),)
         gc.collect()
         was_enabled = gc.isenabled()
         gc.disable()
         try:
-            start = time.perf_counter()
+            start, processor = time.perf_counter(), time.process_time()
             function(*arguments)
-            return time.perf_counter() - start
+            return time.perf_counter() - start, time.process_time() - processor
         finally:
             if was_enabled:
                 gc.enable()

@@ -70,6 +70,7 @@ def of_one_size(harness, size, student, teacher, path):
         equal=same,
         limit=OF_EAGER[min(size)],
         ratio_is="overhead",
+        processor=timing.processor_overhead,
         **people,
     )
     timing = harness.compare(exported, lambda: eager(teacher))

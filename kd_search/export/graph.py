@@ -102,7 +102,7 @@ def to_onnx(graph: Graph, opset: int = OPSET, half_weights: bool = False) -> byt
 
     Args:
         graph: to export.
-        opset: of ONNX, 16 or more.
+        opset: of ONNX, 18 or more.
         half_weights: store weights in half precision, at half the size; they are computed with in
             single precision.
 
@@ -128,7 +128,9 @@ def to_onnx(graph: Graph, opset: int = OPSET, half_weights: bool = False) -> byt
     proto = program.model_proto
     found = {entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")}
     if found != {opset}:
-        raise ValueError(f"torch {torch.__version__} cannot export to ONNX opset {opset}")
+        raise ValueError(
+            f"torch {torch.__version__} cannot export to ONNX opset {opset}: use {OPSET}"
+        )
     _strip(proto)
     if half_weights:
         store_halves(proto)
@@ -137,12 +139,16 @@ def to_onnx(graph: Graph, opset: int = OPSET, half_weights: bool = False) -> byt
 
 
 def check_opset(opset: int) -> None:
-    """Raise a ValueError for an opset of ONNX whose files would give other results."""
+    """Raise a ValueError for an opset of ONNX that gives other results or cannot be made."""
     if opset < _LEAST_OPSET:
         raise ValueError(
             f"--opset {opset}: RoiAlign of ONNX before opset {_LEAST_OPSET} has no half-pixel "
             "coordinates; the file would run and give other embeddings. Use "
             f"{OPSET}"
+        )
+    if opset < OPSET:
+        raise ValueError(
+            f"--opset {opset}: the exporter of torch makes opset {OPSET} and later. Use {OPSET}"
         )
 
 

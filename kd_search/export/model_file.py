@@ -36,6 +36,7 @@ from kd_search.export.graph import (
     reid_graph,
     to_onnx,
 )
+from kd_search.export.quantized import accuracy, agreement, check_calibration_pictures, quantised
 from kd_search.export.torchscript import describe_search, package_versions
 from kd_search.export.tracing import inference_model
 from kd_search.modeling import ReIDNetwork
@@ -61,6 +62,7 @@ def export_model(
     format: str = "onnx",
     opset: int = OPSET,
     half_weights: bool = False,
+    int8: Optional[Sequence[str]] = None,
     check_pictures: Sequence[str] = (),
     source_sha256: str = "",
 ) -> dict[str, Any]:
@@ -80,6 +82,9 @@ def export_model(
         opset: of ONNX.
         half_weights: store the weights of an ONNX file in half precision. The gate then bounds how
             much their rounding changes the results.
+        int8: calibration pictures; the convolutions of an ONNX file then compute with 8-bit
+            integers. The network before it was quantised passes the comparison, and both are
+            evaluated on the first test set of ``cfg``; the manifest has the results.
         check_pictures: further picture files to compare on, such as some of a test set.
         source_sha256: SHA-256 of the checkpoint file, for the manifest.
 
@@ -93,9 +98,14 @@ def export_model(
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is none of {', '.join(FORMATS)}")
     check_opset(opset)
+    if int8 is not None and (half_weights or format != "onnx"):
+        raise ValueError("int8 is for the format onnx, without half_weights")
     network: Any = getattr(getattr(model, "module", model), "student", model)
     is_reid = isinstance(network, ReIDNetwork)
+    dataset = "" if int8 is None else check_calibration_pictures(int8, cfg)
     if is_reid:
+        if int8 is not None:
+            raise ValueError("int8 is for person search networks")
         graph = reid_graph(network, cfg.REID_DATA.SIZE)
         manifest = _manifest(graph, cfg, source_sha256) | _reid_keys(network, cfg)
     else:
@@ -135,6 +145,18 @@ def export_model(
             nms_threshold=manifest.get("nms_threshold", 0.0),
             tolerance=HALF_TOLERANCE if half_weights else TOLERANCE,
         )
+        if int8 is not None:
+            before = accuracy(trial, cfg, dataset)
+            content = quantised(content, manifest, int8)
+            manifest["weights_type"] = "int8"
+            write_files(trial, with_metadata(content, manifest), manifest)
+            manifest["int8"] = {
+                "calibration_pictures": len(int8),
+                "agreement": agreement(expected, run_runtime(trial, pictures)),
+                "dataset": dataset,
+                "float32": before,
+                "int8": accuracy(trial, cfg, dataset),
+            }
     if format == "onnx":
         content = with_metadata(content, manifest)
     else:

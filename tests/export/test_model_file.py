@@ -153,6 +153,13 @@ def test_old_opsets_are_refused_with_the_reason(opset):
     check_opset(18)
 
 
+@pytest.mark.parametrize("opset", [16, 17])
+def test_opsets_that_cannot_be_made_are_refused_with_those_that_can(tmp_path, opset):
+    with pytest.raises(ValueError, match=rf"--opset {opset}: .* 18 and later"):
+        export_model(torch.nn.Identity(), tmp_path / "x.onnx", cfg=None, opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'tflite' is none of onnx, pt2"):
         export_model(torch.nn.Identity(), tmp_path / "x", cfg=None, format="tflite")
@@ -239,3 +246,15 @@ def test_reid_networks_embed_batches_of_crops(tmp_path, form):
         assert len(found) == len(boxes) and embedder.embed([]).shape == (0, 128)
         with pytest.raises(ValueError, match="1 pictures have 2 boxes"):
             embedder.embed([picture.file], [None, None])
+
+
+def test_reid_networks_with_half_weights(tmp_path):
+    torch.manual_seed(0)
+    cfg = reid_cfg("REID_DATA.SIZE", [64, 32])
+    model = build_model(cfg).eval()
+    made = export_model(model, tmp_path / "half.onnx", cfg=cfg, half_weights=True)
+    assert (made["network"], made["weights_type"]) == ("reid", "float16")
+    assert 1e-7 < made["parity"]["max_difference"]["query_embeddings"] <= HALF_TOLERANCE.embeddings
+    # Without the classifier of the training identities, which is not in the file.
+    weights = sum(p.numel() for p in model.parameters()) - model.classifier.weight.numel()
+    assert made["file_bytes"] < 4 * weights * 0.65

@@ -1,12 +1,16 @@
 """Checks of an ONNX file before it is loaded, against files of the package onnx."""
 
+import re
+
 import numpy as np
 import onnx
 import onnx.reference
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tiny import REPO
 from trained import exported_network
 
+from kd_search.runtime import manifest_path, read_manifest
 from kd_search.runtime.onnx_file import OnnxError, read_header, with_outputs
 
 
@@ -159,6 +163,35 @@ def test_all_outputs_leave_a_model_as_it_is():
 def test_an_output_that_is_not_there_is_named():
     with pytest.raises(OnnxError, match="output boxes"):
         with_outputs(branched().SerializeToString(), ["sum", "boxes"])
+
+
+def test_the_documented_configuration_of_triton():
+    """Names, types and shapes of inputs and outputs are those of an exported file."""
+    text = (REPO / "docs/runtime.md").read_text()
+    (block,) = re.findall(r'    name: "student"\n.*?\n    output \[.*?\n    \]', text, re.S)
+    manifest = read_manifest(manifest_path(exported_network()))
+    dims = {"30": str(manifest["max_detections"]), "256": str(manifest["embedding_dim"])}
+    graph = onnx.load(exported_network()).graph
+    types = {"UINT8": "UINT8", "INT64": "INT64", "FP32": "FLOAT", "BOOL": "BOOL"}
+    inputs, outputs = block.split("output [")
+    for part, values in ((inputs, graph.input), (outputs, graph.output)):
+        entry = r'\{ name: "(\w+)" data_type: TYPE_(\w+) dims: \[([^\]]*)\] \}'
+        documented = {
+            name: (types[kind], [dims.get(d.strip(), d.strip()) for d in sizes.split(",")])
+            for name, kind, sizes in re.findall(entry, part)
+        }
+        found = {
+            value.name: (
+                TensorProto.DataType.Name(value.type.tensor_type.elem_type),
+                [
+                    "-1" if d.dim_param else str(d.dim_value)
+                    for d in value.type.tensor_type.shape.dim
+                ],
+            )
+            for value in values
+        }
+        assert documented == found
+    assert "max_batch_size: 0" in block and 'backend: "onnxruntime"' in block
 
 
 def test_embedding_given_boxes_needs_no_detection():

@@ -167,7 +167,7 @@ def export_model(
 def _manifest(graph: Graph, cfg: CfgNode, source_sha256: str) -> dict[str, Any]:
     """What is known of any network before it is compared."""
     known = MetadataCatalog.get(name) if (name := _first_set(cfg)) else None
-    config = cfg.dump()
+    config = shared_config(cfg).dump()
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -185,6 +185,22 @@ def _manifest(graph: Graph, cfg: CfgNode, source_sha256: str) -> dict[str, Any]:
         # Set by the calibration of similarities.
         "calibration": None,
     }
+
+
+def shared_config(cfg: CfgNode) -> CfgNode:
+    """A config for others: of absolute paths, which are of this machine, the last part alone."""
+
+    def shared(value: Any) -> Any:
+        if isinstance(value, dict):
+            return type(value)({key: shared(inner) for key, inner in value.items()})
+        if isinstance(value, (list, tuple)):
+            changed = type(value)(shared(inner) for inner in value)
+            # The same object where nothing changes: YAML refers to one that occurs twice.
+            return value if changed == value else changed
+        return os.path.basename(value) if isinstance(value, str) and os.path.isabs(value) else value
+
+    found: CfgNode = shared(cfg)
+    return found
 
 
 def _search_keys(network: Any, graph: Graph, cfg: CfgNode) -> dict[str, Any]:

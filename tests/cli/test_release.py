@@ -9,8 +9,9 @@ import pytest
 from trained import SIZE, exported_network
 
 from kd_search import cli
+from kd_search.cli.release import model_card
 from kd_search.export.gate_pictures import encoded, made_scene
-from kd_search.runtime.manifest import manifest_path, update_manifest
+from kd_search.runtime.manifest import manifest_path, read_manifest, update_manifest
 from kd_search.utils.files import write_json
 
 
@@ -63,6 +64,8 @@ def test_a_release_can_be_checked_read_and_run(tmp_path, capsys):
     for text in ("# Small student", "CC BY 4.0", "| 41.2 | 37.5 to 44.0 |", "0.681 to 0.755"):
         assert text in card
     assert "300,000 are needed" in card and "78 people, those of the test set." in card
+    # The example needs the package without torch, not only what its runtime requires.
+    assert "pip install --no-deps kd_search-" in card and "onnxruntime numpy Pillow" in card
     box = ["10", "10", "40", "80"]
     done = subprocess.run(
         [sys.executable, str(folder / "example.py"), str(picture), *box, str(picture)],
@@ -81,6 +84,16 @@ def test_a_release_can_be_checked_read_and_run(tmp_path, capsys):
     assert cli.main(["release", str(model), "--output", str(tmp_path / "other")]) == 2
     assert str(model) in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_the_card_of_an_int8_file_has_what_it_lost():
+    manifest = read_manifest(manifest_path(exported_network()))
+    int8 = {"dataset": "own_test", "float32": {"mAP": 41.25, "top1": 60.0}}
+    int8 |= {"int8": {"mAP": 39.75, "top1": 61.0}}
+    card = model_card("x", {**manifest, "weights_type": "int8", "int8": int8}, None, None)
+    assert "| weights | int8 |" in card
+    assert "own_test" in card and card.index("39.8") < card.index("41.2")
+    assert "8-bit" not in model_card("x", manifest, None, None)
 
 
 @pytest.mark.parametrize("name", ["nowhere.onnx"])

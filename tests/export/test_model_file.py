@@ -106,6 +106,19 @@ def test_training_sets_and_source_are_recorded(quick, tmp_path):
     assert PersonSearcher.load(tmp_path / "a.onnx").manifest["source_sha256"] == "abc"
 
 
+def test_the_manifest_has_no_paths_of_this_machine():
+    cfg = trained_network("fpn")[0].clone()
+    cfg.OUTPUT_DIR = "/home/me/student"
+    cfg.DATASETS.PERSON_SEARCH_COCO = [["my_set", "/home/me/my_set.json", "/home/me/frames"]]
+    shared = model_file.shared_config(cfg)
+    assert "/home/me" not in shared.dump() and cfg.OUTPUT_DIR == "/home/me/student"
+    assert shared.OUTPUT_DIR == "student"
+    assert shared.DATASETS.PERSON_SEARCH_COCO == [["my_set", "my_set.json", "frames"]]
+    shared.OUTPUT_DIR = cfg.OUTPUT_DIR
+    shared.DATASETS.PERSON_SEARCH_COCO = cfg.DATASETS.PERSON_SEARCH_COCO
+    assert shared.dump() == cfg.dump()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"input_format": "RGB"}, {"min_size": 97}, {"max_size": 150}],

@@ -113,16 +113,16 @@ class FlatPersonSearch(nn.Module):
         """(P, 4) proposals and (P,) whether they exist, best first."""
         model: Any = self.model
         rpn = model.proposal_generator
-        outputs = rpn.rpn_head([features[name] for name in rpn.in_features])
+        logits, changes = rpn.rpn_head([features[name] for name in rpn.in_features])
         scores, anchors, deltas = best_anchors(
-            *outputs, rpn.anchor_generator, rpn.pre_nms_topk[False]
+            logits, changes, rpn.anchor_generator, rpn.pre_nms_topk[False]
         )
         boxes = decoded(rpn.box2box_transform, deltas, anchors)
         exist = finite(boxes, scores)
         boxes = clipped(boxes, limit)
         exist = exist & (extent(boxes) > rpn.min_box_size)
         scores = torch.where(exist, scores, _NOTHING)
-        boxes, scores = suppressed(boxes, scores, rpn.nms_thresh, groups=len(outputs[0]))
+        boxes, scores = suppressed(boxes, scores, rpn.nms_thresh, groups=len(logits))
         boxes, scores = best(boxes, scores, rpn.post_nms_topk[False])
         return boxes, scores > _NOTHING
 

@@ -69,6 +69,10 @@ class Uploads:
         with self._network:
             pixels = self._decode(content)
             boxes, scores, embeddings = self._searcher.detect(pixels)
+        # Those whom a gallery would hold; in a difficult picture rather somebody than nobody.
+        keep = scores >= self._searcher.manifest["search_score_threshold"]
+        if keep.any():
+            boxes, scores, embeddings = boxes[keep], scores[keep], embeddings[keep]
         height, width = pixels.shape[:2]
         digest = hashlib.sha256(content).hexdigest()
         upload = Upload(content, digest, width, height, boxes, scores, embeddings)

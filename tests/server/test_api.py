@@ -65,6 +65,12 @@ def test_people_of_a_picture_and_the_search_for_one(client):
     assert ids(box) == ids(found)
 
 
+def test_people_with_a_low_score_are_left_out_unless_there_is_nobody_else(client):
+    assert len(client.send(1, 2, 3, 4, 5)["people"]) == 4  # the fifth has 0.3, the limit is 0.5
+    client.searcher.manifest["search_score_threshold"] = 0.95
+    assert len(client.send(1, 2)["people"]) == 2
+
+
 def test_several_pictures_are_one_person(client):
     found = client.search(client.wanted(2), client.wanted(3))
     embeddings = [embedding_of(colour_of(person)) for person in (2, 3)]

@@ -207,6 +207,7 @@ def test_the_keyboard_alone(open_page, folder):
     expect(cards).to_have_count(5)
     page.keyboard.press("End")
     assert handle.get_attribute("aria-valuenow") == "120"
+    expect(cards).to_have_count(1)
     page.keyboard.press("Home")
     expect(cards).to_have_count(5)
 

@@ -233,7 +233,7 @@ function show(answer) {
   const same = old.length <= results.length && old.every((id, i) => id === results[i].id) && list.children.length === old.length;
   const fresh = results.slice(same ? old.length : 0).map((result, i) => card(result, (same ? old.length : 0) + i + 1, act));
   if (same) list.append(...fresh);
-  else list.replaceChildren(...fresh);
+  else keepFocus(list, () => list.replaceChildren(...fresh));
   timeline.mark(results);
   const number = count(results.length, "scene", "scenes");
   $("found-title").textContent = results.length ? number : "Nobody like this";
@@ -244,6 +244,17 @@ function show(answer) {
   update();
   // On a narrow screen they would be out of sight.
   if (first && matchMedia("(max-width: 900px)").matches) $("filters").scrollIntoView();
+}
+
+/** Change a list of cards; the button of a card that had the focus has it afterwards, too. */
+function keepFocus(list, change) {
+  const button = list.contains(document.activeElement) && document.activeElement;
+  const card = button && button.closest("li");
+  const place = card && [...card.querySelectorAll("button")].indexOf(button);
+  change();
+  if (!card) return;
+  const again = [...list.children].find(({ dataset }) => dataset.id === card.dataset.id);
+  (again?.querySelectorAll("button")[place] ?? $("found")).focus({ preventScroll: true });
 }
 
 function note() {

@@ -24,6 +24,22 @@ export function place(element, box, width, height) {
   return element;
 }
 
+/**
+ * The box that a click means. Boxes of people overlap, and a small one may lie on the middle of
+ * another: of those under the pointer it is the one to whose middle the pointer is nearest.
+ */
+export function boxAt(event, boxes) {
+  const { clientX: x, clientY: y } = event;
+  if (!event.detail) return event.currentTarget; // from the keyboard
+  const away = (box) => {
+    const { left, top, width, height } = box.getBoundingClientRect();
+    const [dx, dy] = [(x - left) / width - 0.5, (y - top) / height - 0.5];
+    return Math.max(Math.abs(dx), Math.abs(dy)) > 0.5 ? Infinity : Math.hypot(dx, dy);
+  };
+  const [nearest] = [...boxes].sort((a, b) => away(a) - away(b));
+  return away(nearest) === Infinity ? event.currentTarget : nearest;
+}
+
 let hiding = 0;
 
 /** Say what happens, on the screen and to screen readers; a problem stays until something else. */

@@ -1,6 +1,6 @@
 // The picture that was sent, with the people in it, of whom one is chosen.
 
-import { $, make, place } from "./dom.js";
+import { $, boxAt, make, place as put } from "./dom.js";
 
 /** Pixels on the screen from which a drag is a box and not a click. */
 const SMALLEST = 12;
@@ -31,9 +31,13 @@ export function showStage(image, sent, choose) {
       class: "box",
       "aria-pressed": "false",
       "aria-label": `Person ${index + 1} of ${sent.people.length}, found with a score of ${Math.round(100 * score)} %`,
-      onclick: () => pick(button, index, box),
+      onclick: (event) => {
+        const meant = boxAt(event, buttons);
+        const place = buttons.indexOf(meant);
+        pick(meant, place, sent.people[place].box);
+      },
     });
-    return place(button, box, sent.width, sent.height);
+    return put(button, box, sent.width, sent.height);
   });
   // Small boxes lie over large ones, so that each can be pressed.
   const size = ({ box }) => (box[2] - box[0]) * (box[3] - box[1]);
@@ -75,7 +79,7 @@ export function showStage(image, sent, choose) {
         area.append(drawn);
       }
       box = [Math.min(first[0], last[0]), Math.min(first[1], last[1]), Math.max(first[0], last[0]), Math.max(first[1], last[1])];
-      place(drawn, box, sent.width, sent.height);
+      put(drawn, box, sent.width, sent.height);
     };
     const end = () => {
       document.removeEventListener("pointermove", move);

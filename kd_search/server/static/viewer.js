@@ -2,7 +2,7 @@
 
 import { person } from "./api.js";
 import { load } from "./cards.js";
-import { $, during, make, place, say, whereAndWhen } from "./dom.js";
+import { $, boxAt, during, make, place, say, whereAndWhen } from "./dom.js";
 
 export class Viewer {
   /** act: results(), marks(), mark(id, right), search(found), label(result). */
@@ -86,7 +86,7 @@ export class Viewer {
         class: "box",
         "data-id": id,
         "aria-label": `Person ${index + 1} of ${scene.people.length}${found}`,
-        onclick: () => this.choose(id),
+        onclick: (event) => this.choose(boxAt(event, area.querySelectorAll(".box")).dataset.id),
       });
       area.append(place(button, box, scene.width, scene.height));
     }

@@ -286,19 +286,21 @@ function mark(id, right) {
 function undo() {
   const last = marks.pop();
   if (!last) return;
+  const pressed = document.activeElement === $("undo");
   say(`Undone: the mark as ${last.right ? "right" : "wrong"}.`);
   if (applied > marks.length) {
     applied = marks.length;
     run();
   }
   update();
-  if ($("undo").hidden) $("found").focus({ preventScroll: true });
+  if (pressed && $("undo").hidden) $("found").focus({ preventScroll: true });
 }
 
 function refine() {
   applied = marks.length;
   topK = FIRST;
   run();
+  $("found").focus({ preventScroll: true }); // the button goes away
 }
 
 function update() {

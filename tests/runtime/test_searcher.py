@@ -88,6 +88,20 @@ def test_given_boxes_are_embedded_as_in_the_training_stack(searcher, files):
     )
 
 
+def test_detection_and_given_boxes_have_sessions_of_their_own(copied, files):
+    """onnxruntime computes all that a session holds, whichever outputs it is asked for."""
+    searcher = PersonSearcher.load(copied, threads=1)
+    file = files["odd.png"].file
+    searcher.detect(file)
+    outputs = [{o.name for o in session.get_outputs()} for session in searcher._sessions.values()]
+    assert outputs == [{"boxes", "scores", "embeddings", "valid"}]
+    searcher.embed(file, [[0, 0, 30, 60]])
+    searcher.embed(file, [[0, 0, 30, 60]])
+    assert len(searcher._sessions) == 2
+    (last,) = list(searcher._sessions.values())[1].get_outputs()
+    assert last.name == "query_embeddings"
+
+
 @pytest.mark.parametrize("box", [[-9, -9, -1, -1], [5, 5, 5, 9], [500, 0, 600, 9], [9, 9, 4, 4]])
 def test_a_box_without_area_is_refused(searcher, files, box):
     with pytest.raises(ValueError, match="area"):

@@ -226,7 +226,12 @@ class GalleryWriter:
             change.add.do_not_index.append(Forgotten(sha256, None, None, None, None, now))
             change.remove += self._by_content.get(sha256, {}).values()
         dead = set(self.tables.dead)
-        before = self.rows
+        gone = {
+            DeadRow(file.segment, row)
+            for file in change.remove
+            for row in range(file.start, file.start + file.count)
+        }
+        rows = len(gone - dead)
         for file, person in people:
             if file.sha256 in contents or file.place is None:
                 continue
@@ -240,7 +245,7 @@ class GalleryWriter:
                     change.add.do_not_index.append(Forgotten(file.sha256, x0, y0, x1, y1, now))
         change.add.pending |= bool(change)
         self._commit(change)
-        return len(change.remove), before - self.rows
+        return len(change.remove), rows + len(change.add.dead)
 
     def compact(self, *, if_worth_it: bool = False) -> int:
         """Rewrite the gallery without the removed rows, and switch to the new files at once.

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from kd_search.cli import main
 from kd_search.gallery import Gallery
+from kd_search.gallery.capture import parse_time
 from tests.gallery.fake_searcher import FakeSearcher, save
 
 CALIBRATION = {
@@ -238,6 +240,27 @@ def test_forgetting(indexed, capsys):
     assert len(Gallery("people")) == 2
     assert main([*forget, "--from", "2026-11-02", "--to", "2026-11-03", "--camera", "gate"]) == 0
     assert names(search("--per", "person")) == ["20261102"]
+
+
+def test_retention_and_the_time_of_exif(indexed, capsys, monkeypatch):
+    now = parse_time("2026-11-05")
+    monkeypatch.setattr("kd_search.gallery.indexing.wall_clock", lambda unix: now)
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2026:11:03 09:30:00"
+    for number, name in enumerate(("yard/named.jpg", "yard/20261104_100000.jpg")):
+        path = save(indexed / "f" / name, (7 + number,))
+        Image.open(path).save(path, exif=exif)
+    command = ["index", "f", "--model", "student.onnx", "--gallery", "people"]
+    assert main(command) == 0
+    found = {r["path"][-10:]: r for r in search("--from", "2026-11-03")["results"]}
+    assert found["/named.jpg"]["time_text"] == "2026-11-03 09:30:00"
+    assert found["100000.jpg"]["time_text"] == "2026-11-04 10:00:00"  # the path counts first
+    assert main([*command, "--retention", "2.5"]) == 0
+    assert "2 files removed and 2 left out by the retention" in capsys.readouterr().out
+    assert main(command) == 0  # kept
+    assert "2 files left out by the retention" in capsys.readouterr().out
+    assert main([*command, "--retention", "0"]) == 0
+    assert "2 new with" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -63,9 +63,7 @@ def find_person(writer: GalleryWriter, hit_id: str) -> tuple[FileRow, int]:
     raise GalleryError(f"{hit_id!r}: no person in {writer.folder} has that id (any more)")
 
 
-def are_forgotten(
-    people: np.ndarray, boxes: Sequence[tuple[float, float, float, float]]
-) -> np.ndarray:
+def are_forgotten(people: np.ndarray, boxes: Sequence[Sequence[Any]]) -> np.ndarray:
     """(N,) bool: whose box overlaps that of a forgotten person by half.
 
     Args:
@@ -73,4 +71,5 @@ def are_forgotten(
         boxes: of the forgotten people of the same content.
     """
     forgotten = np.array(boxes, np.float64).reshape(-1, 4)
-    return (overlap(people["box"].astype(np.float64), forgotten) >= _SAME).any(1)
+    same = overlap(people["box"].astype(np.float64), forgotten) >= _SAME
+    return np.asarray(same.any(1))

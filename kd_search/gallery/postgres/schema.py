@@ -129,7 +129,7 @@ def file_values(row: FileRow) -> tuple:
 
 def file_row(values: Sequence[Any]) -> FileRow:
     """The row of :data:`FILE_COLUMNS`; its place says how many people it has, not where."""
-    row = {
+    row: dict[str, Any] = {
         name: shown(value) if name in _BYTES else value for name, value in zip(FILE_COLUMNS, values)
     }
     return FileRow(**row, segment=0, start=0)
@@ -137,7 +137,8 @@ def file_row(values: Sequence[Any]) -> FileRow:
 
 def person_values(file: FileRow, record: np.void) -> tuple:
     """Values of :data:`PERSON_COLUMNS` of a record of :data:`PEOPLE`."""
-    box, score, frame, second, first, last, frames, person = record.tolist()
+    values: Any = record.tolist()
+    box, score, frame, second, first, last, frames, person = values
     times = (None, None) if file.time is None else (file.time + first, file.time + last)
     of_file = file.id, file.content, stored(file.camera), *times
     return (*of_file, *box, score, frame, second, first, last, frames, person)
@@ -145,7 +146,8 @@ def person_values(file: FileRow, record: np.void) -> tuple:
 
 def person_record(values: Sequence[Any]) -> np.void:
     """A record of :data:`PEOPLE` from :data:`RECORD_COLUMNS`."""
-    return np.array((values[:4], *values[4:]), PEOPLE)[()]
+    record: Any = np.array((values[:4], *values[4:]), PEOPLE)[()]
+    return record
 
 
 def read_manifest(connection: Connection) -> Optional[Manifest]:

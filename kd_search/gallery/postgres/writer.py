@@ -136,7 +136,7 @@ class PostgresWriter:
         rows = self._connection.rows(
             "SELECT x0, y0, x1, y1 FROM do_not_index WHERE sha256 = %s", (sha256,)
         )
-        return None if any(box[0] is None for box in rows) else rows  # type: ignore[return-value]
+        return None if any(box[0] is None for box in rows) else rows
 
     def people(self, file: FileRow) -> np.ndarray:
         """(N,) of :data:`~kd_search.gallery.segments.PEOPLE`, the people of a file with rows."""

@@ -16,8 +16,7 @@ from kd_search.experiments.results_file import (
     share_environments,
     write_study,
 )
-from kd_search.experiments.run_facts import config_digest
-from kd_search.experiments.run_folder import build_run_config, settings_of
+from kd_search.experiments.run_folder import build_run_config
 from kd_search.experiments.runs import Run, RunFailed, run_all
 from kd_search.experiments.study_options import recorded_command
 from kd_search.experiments.table import TEACHER, TableLayout, draw, markdown, summarise, write_text
@@ -263,18 +262,20 @@ class Study:
     def check_records(self) -> None:
         """Check, when the teachers are trained, that those of the recorded runs were the same.
 
+        Their metrics are compared, with all digits: the SHA-256 of a config changes with every new
+        key.
+
         Raises:
-            ValueError: a run of ``--results`` had other weights, or another config.
+            ValueError: a teacher of ``--results`` has other metrics.
         """
-        for (row, seed), record in self._records[1].items():
-            run = self.runs[row, seed]
-            if run.result() is not None or "config_sha256" not in record:
-                continue
-            if config_digest(settings_of(run.config)) != record["config_sha256"]:
+        teachers, runs = self._records
+        for name, record in teachers.items() if runs else ():
+            result = self.teachers[name].result()
+            if result is not None and result["metrics"] != record["metrics"]:
                 raise ValueError(
-                    f"{self.args.results}: the run {row!r}, seed {seed}, was made with another "
-                    "teacher or config (config_sha256) than this study has: name another file "
-                    "with --results"
+                    f"{self.args.results}: the runs there are of another teacher than the one "
+                    f"that was trained here ({name!r} has other metrics): name another file with "
+                    "--results"
                 )
 
     def content(self) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from kd_search.experiments import (
     TableLayout,
     read_study,
     run_study,
-    write_study,
 )
 from tests.experiments.fake_runs import fake, starts
 
@@ -151,12 +150,8 @@ def test_recorded_runs_of_other_settings_are_run_again(tmp_path):
 def test_recorded_runs_with_another_teacher_are_refused(tmp_path, capsys):
     results = tmp_path / "kept.json"
     assert run(lambda args: recorded(tmp_path / "first", results, base="3")) == 0
-    content = json.loads(results.read_text())
-    del content["sha256"]
-    content["runs"][0]["config_sha256"] = "0" * 64
-    write_study(results, content)
-    made = recorded(tmp_path / "second", results, base="7", all="5")
+    made = recorded(tmp_path / "second", results, teacher="8", base="7", all="5")
     assert run(lambda args: made) == 2
     error = capsys.readouterr().err
-    assert str(results) in error and "config_sha256" in error and "'base'" in error
+    assert str(results) in error and "'the teacher'" in error and "--results" in error
     assert starts(made.runs["all", 1]) == 0

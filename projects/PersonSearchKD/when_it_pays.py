@@ -50,7 +50,8 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument("--set", choices=sorted(student_study.SETS), default="generated")
     parser.add_argument("--output", type=Path, help="default: output/person_search_kd/when_SET")
     parser.add_argument("--results", type=Path, help="folder; default: below --output")
-    args, args.rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    args.rest = rest
     args.given = list(sys.argv[1:] if argv is None else argv)
     axis, *values = args.over
     if axis not in AXES or not values:

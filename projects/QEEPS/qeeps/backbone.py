@@ -1,6 +1,6 @@
 """ResNet that ends inside res4, with gates on its channels by a pair of pictures (QSSE)."""
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from detectron2.config import CfgNode
@@ -86,7 +86,7 @@ class QueryGuidedResNet(ResNet):
             query_with_itself: the gates of the query's features do not depend on the gallery.
         """
         super().__init__(stem, stages, out_features=[FEATURE], freeze_at=freeze_at)
-        self.gates = None if gates is None else nn.ModuleList(gates)
+        self.gates: Any = None if gates is None else nn.ModuleList(gates)
         self.on_residual = on_residual
         self.query_with_itself = query_with_itself
 

@@ -140,7 +140,7 @@ class QueryGuidedROIHeads(SplitRes5ROIHeads):
         ):
             if value not in known:
                 raise ConfigError(f"{node}.{key} {value!r} is none of {known}")
-        self.similarity = similarity
+        self.similarity: Any = similarity
         self.similarity_loss_weight = similarity_loss_weight
         self.similarity_regions = similarity_regions
         self.unlabelled_are_negative = unlabelled_are_negative

@@ -39,7 +39,7 @@ class QueryObjectness(nn.Module):
         self.objectness_logits = nn.Conv2d(channels, num_anchors, kernel_size=1)
         for layer in (self.conv, self.objectness_logits):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]
 
     def forward(self, feature: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         """(N, A, H, W) logits from a map (N, C, H, W) and the query's region (N, C, h, w)."""
@@ -55,7 +55,8 @@ class QueryRegions(NamedTuple):
     #: (N, C, h, w) pooled features of the box on the output of the backbone.
     pooled: torch.Tensor
     #: (N,) identity of each, a row of the ID table.
-    person_ids: Optional[torch.Tensor] = None
+    #: Not at inference.
+    person_ids: Any = None
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()

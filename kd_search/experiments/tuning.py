@@ -117,9 +117,9 @@ def choose_settings(
         tried = {}
     new = {row: options for row, options in candidates.items() if row not in tried}
     # A teacher has no candidates: that it was tested says nothing about them.
-    evaluated = {row for (row, _), run in study.runs.items() if (run.folder / RESULT_FILE).is_file()}
-    evaluated |= {row for row, _ in recorded_runs(args.results)[1]}
-    if evaluated & new.keys():
+    seen = {row for (row, _), run in study.runs.items() if (run.folder / RESULT_FILE).is_file()}
+    seen |= {row for row, _ in recorded_runs(args.results)[1]}
+    if seen & new.keys():
         raise ValueError(
             f"{study.results_file}: the test set was evaluated before these candidates were "
             "compared: name another folder with --output, and another file with --results"

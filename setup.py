@@ -33,6 +33,7 @@ class BuildWithConfigs(build_py):
     """Copy ``configs/`` and ``projects/*/configs/`` into ``kd_search/model_zoo/`` of the build.
 
     They keep their places relative to each other, since ``_BASE_`` names other files by these.
+    Those of a project with a ``train_net.py`` need its package, which is not in the wheel.
     """
 
     def run(self) -> None:
@@ -43,7 +44,9 @@ class BuildWithConfigs(build_py):
         folders = ("configs", "projects")
         for folder in folders:  # those of an earlier build
             shutil.rmtree(target / folder, ignore_errors=True)
-        sources = [HERE / "configs", *(HERE / "projects").glob("*/configs")]
+        projects = (HERE / "projects").glob("*/configs")
+        own = [path for path in projects if not path.with_name("train_net.py").exists()]
+        sources = [HERE / "configs", *own]
         for path in sorted(path for source in sources for path in source.rglob("*.yaml")):
             copy = target / path.relative_to(HERE)
             copy.parent.mkdir(parents=True, exist_ok=True)

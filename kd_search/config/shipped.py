@@ -23,9 +23,12 @@ def shipped_configs() -> dict[str, str]:
     A file has the name of its path in ``configs/``, such as ``prw/r50_fpn.yaml``; one of a project
     has that of the project before it, such as ``VKD/mars/teacher_r50.yaml``. All are listed by
     their path in the repository as well, which the configs of this package use for teachers.
+    Projects with a ``train_net.py`` are left out: their configs need the package beside it.
     """
     root, files = shipped_root(), {}
-    for folder in [root / "configs", *sorted(root.glob("projects/*/configs"))]:
+    projects = sorted(root.glob("projects/*/configs"))
+    own = [folder for folder in projects if not folder.with_name("train_net.py").exists()]
+    for folder in [root / "configs", *own]:
         project = Path() if folder.parent == root else Path(folder.parent.name)
         for path in sorted(folder.rglob("*.yaml")):
             files[(project / path.relative_to(folder)).as_posix()] = str(path)

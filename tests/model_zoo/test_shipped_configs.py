@@ -31,6 +31,8 @@ def test_names_are_paths_below_the_folders_of_configs():
     names = model_zoo.get_config_names()
     assert {STUDENT, "prw/r50_fpn.yaml"} < set(names)
     assert not any("Base-" in name or name.startswith("configs/") for name in names)
+    # They need a package of their own.
+    assert not any(name.startswith(("Rivals/", "QEEPS/")) for name in names)
 
 
 def test_every_shipped_config_can_be_merged_from_any_folder(tmp_path, monkeypatch):

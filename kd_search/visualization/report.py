@@ -138,6 +138,11 @@ def gap_statement(teacher: TrainedModel, plain: TrainedModel, distilled: Trained
     gap = compare_models(plain, teacher).result.difference
     interval = f"{gap.mean:+.2f} mAP, 95 % interval {gap.low:+.2f} to {gap.high:+.2f}"
     share = share_of_gap(teacher, plain, distilled)
+    if share is None and gap.mean <= 0:
+        return (
+            f"There is no gap that {distilled.name} could close: {teacher.name} is not better than "
+            f"{plain.name} ({interval}). Train the teacher longer, or take a better one."
+        )
     if share is None:
         return (
             f"The share of the gap between {plain.name} and {teacher.name} that {distilled.name} "

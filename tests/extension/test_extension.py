@@ -31,7 +31,7 @@ def project(tmp_path_factory):
         "from detectron2.modeling import build_model\n"
         "from kd_search.config import get_cfg\n"
         "cfg = get_cfg(); cfg.merge_from_file('configs/reid_teacher.yaml')\n"
-        "cfg.MODEL.REID_NETWORK.NUM_IDS = 4\n"
+        "cfg.MODEL.REID_NETWORK.NUM_IDS = 4; torch.manual_seed(0)\n"
         "torch.save({'model': build_model(cfg).state_dict()}, 'reid.pth')\n"
     )
     run(root, "-c", make)

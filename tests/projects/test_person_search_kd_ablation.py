@@ -11,8 +11,10 @@ from kd_search.experiments.tuning import read_candidates
 from kd_search.synthetic import PRESETS, generate_dataset
 from kd_search.utils.files import file_sha256
 from tests.projects.project_files import finish, load_script
+from tests.projects.registrations import only_here
 
 ablate = load_script("PersonSearchKD", "person_search_study")
+registered = only_here("rivals")
 CONFIGS = "projects/PersonSearchKD/configs/prw_c6_mini"
 IDS = ["MODEL.OIM.NUM_IDS", "7"]
 DETECTOR = {

@@ -13,10 +13,6 @@ import pytest
 import qeeps
 import torch
 from detectron2.modeling import (
-    BACKBONE_REGISTRY,
-    META_ARCH_REGISTRY,
-    PROPOSAL_GENERATOR_REGISTRY,
-    ROI_HEADS_REGISTRY,
     build_model,
 )
 from detectron2.utils.events import EventStorage
@@ -31,7 +27,7 @@ from tiny_training_set import PEOPLE, forget, register_people, write_pictures
 from torch.nn import functional as F
 
 from kd_search.checkpoint import PersonSearchCheckpointer
-from kd_search.config import ConfigError, registry
+from kd_search.config import ConfigError
 from kd_search.data import build_person_search_test_loader, register_person_search_coco
 from kd_search.data.person_search.register import locate_split
 from kd_search.distillation.methods.id_table import IDTableFile
@@ -42,29 +38,9 @@ from kd_search.evaluation.search.protocol import Protocol
 from kd_search.evaluation.search.ranking import rank_gallery
 from kd_search.evaluation.search.test_set import Annotations
 from tests.projects.project_files import merged, name_of, run_script, runnable
+from tests.projects.registrations import only_here
 
-REGISTRIES = (
-    registry._registered,
-    BACKBONE_REGISTRY._obj_map,
-    META_ARCH_REGISTRY._obj_map,
-    PROPOSAL_GENERATOR_REGISTRY._obj_map,
-    ROI_HEADS_REGISTRY._obj_map,
-)
-#: What the import above registered. Other tests of the process must not see it.
-REGISTERED = [
-    {name: store.pop(name) for name in list(store) if store[name].__module__.startswith("qeeps.")}
-    for store in REGISTRIES
-]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def registered():
-    for store, names in zip(REGISTRIES, REGISTERED):
-        store.update(names)
-    yield
-    for store, names in zip(REGISTRIES, REGISTERED):
-        for name in names:
-            del store[name]
+registered = only_here("qeeps")
 
 
 @pytest.fixture(autouse=True)
@@ -780,6 +756,7 @@ def test_two_processes_train_on_pairs_search_and_resume_to_the_bit(test_set, tmp
         run_script(
             *("QEEPS", "train_net", "--config-file", config, "--num-gpus", 2, *options),
             *(*overrides, "OUTPUT_DIR", output),
+            as_process=True,
         )
         states.append(torch.load(output / "model_final.pth", weights_only=True))
         # Each rank searches with its own batch-norm statistics, as in Detectron2: no equal results.

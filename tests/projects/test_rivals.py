@@ -16,33 +16,14 @@ from tiny_distiller import distiller_of, losses_of, save_teacher
 from tiny_retinanet import object_input, tiny_retinanet_cfg
 from torch import nn
 
-from kd_search.config import ConfigError, registry
-from kd_search.distillation import COMPANION_REGISTRY, DISTILLATION_TERM_REGISTRY
+from kd_search.config import ConfigError
+from kd_search.distillation import DISTILLATION_TERM_REGISTRY
 from kd_search.synthetic import PRESETS, generate_dataset
 from tests.projects.project_files import load_script, run_script
+from tests.projects.registrations import only_here
 
 ablate = load_script("Rivals", "ablate")
-STORES = (
-    registry._registered,
-    DISTILLATION_TERM_REGISTRY._obj_map,
-    COMPANION_REGISTRY._obj_map,
-)
-#: What the import above registered. Other tests of the process must not see it.
-REGISTERED = [
-    {name: store.pop(name) for name in list(store) if store[name].__module__.startswith("rivals.")}
-    for store in STORES
-]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def registered():
-    for store, names in zip(STORES, REGISTERED):
-        store.update(names)
-    yield
-    for store, names in zip(STORES, REGISTERED):
-        for name in names:
-            del store[name]
-
+registered = only_here("rivals")
 
 DDPS = ["DisaggregatedFeatureTerm", "DecoupledLogitTerm", "CorrelationTerm"]
 TERMS = [*DDPS, "PearsonTerm", "CrossHeadTerm"]

@@ -10,8 +10,10 @@ from kd_search.experiments import read_study
 from kd_search.experiments.documents import DocumentMaker
 from kd_search.synthetic import PRESETS, generate_dataset
 from tests.projects.project_files import finish, load_script
+from tests.projects.registrations import only_here
 
 when = load_script("PersonSearchKD", "when_it_pays")
+registered = only_here("rivals")
 make_study = when.student_study.make_study
 
 

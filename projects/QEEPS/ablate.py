@@ -44,7 +44,7 @@ SETS = {
     )
     for name in ("generated", "prw_c6")
 }
-METRICS = ("mAP", "top1", "top5")
+METRICS = ("mAP", "top1")
 OIM, QEEPS = "PersonSearchRCNN", "QueryGuidedRCNN"
 _TABLE = (ID_TABLE_TERM,)
 ROWS = (

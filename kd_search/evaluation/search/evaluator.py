@@ -120,6 +120,11 @@ class PersonSearchEvaluator(DatasetEvaluator):
             "table": table,
         }
 
+    @property
+    def protocol(self) -> Protocol:
+        """What the headline numbers depend on besides the model."""
+        return self._protocol
+
     def reset(self) -> None:
         self._images = []
 

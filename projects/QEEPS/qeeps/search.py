@@ -88,7 +88,7 @@ def query_guided_search(
             f"TEST.PERSON_SEARCH.SIMILARITY {node.SIMILARITY!r} is for plain networks: a "
             "query-guided one ranks by MODEL.QUERY_GUIDED.SIMILARITY.RANK_BY"
         )
-    protocol = PersonSearchEvaluator(cfg, dataset_name)._protocol
+    protocol = PersonSearchEvaluator(cfg, dataset_name).protocol
     dicts = get_person_search_dicts(dataset_name)[0]
     annotations = flatten_annotations(dicts)
     if not len(annotations.query_ids):

@@ -132,7 +132,9 @@ class StudyFile(Schema):
         names, seen = {row.name for row in self.rows}, set()
         recorded = dict.fromkeys(names, self.protocol.recorded) if self.protocol else {}
         for candidate in self.protocol.candidates if self.protocol else ():
-            recorded[candidate.row] = candidate.recorded or recorded.get(candidate.row, "")
+            # The last of a row's candidates, in whatever order they stand.
+            times = recorded.get(candidate.row, ""), candidate.recorded or ""
+            recorded[candidate.row] = max(times)
         for number, run in enumerate(self.runs):
             if run.row not in names or run.seed is None:
                 raise ValueError(f"runs[{number}] has the row {run.row!r} and seed {run.seed}")

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import multiprocessing
 import os
 import re
 import shlex
@@ -19,7 +20,7 @@ from detectron2.config import CfgNode, get_cfg
 from tiny import REPO
 
 from kd_search import add_kd_search_config
-from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, settings_of
+from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, runs, settings_of, train_run
 from kd_search.utils.files import write_json
 
 
@@ -96,8 +97,8 @@ def finish(run, metrics) -> None:
 def run_script(project: str, name: str, *options, as_process: bool = False, **environment) -> str:
     """Standard output of projects/``project``/``name``.py, in one thread; it must succeed.
 
-    By default it runs in this process, which spares its imports; trainings of a study are processes
-    of their own anyway.
+    By default it runs in this process, and its trainings are forked from one that has imported
+    what they need, which spares the imports of all of them.
     """
     script, words = str(REPO / "projects" / project / f"{name}.py"), [*map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
@@ -107,11 +108,42 @@ def run_script(project: str, name: str, *options, as_process: bool = False, **en
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
     module, printed, before = load_script(project, name), io.StringIO(), os.getcwd()
-    patched = mock.patch.dict(os.environ, environment), mock.patch.object(sys, "argv", [script])
-    with patched[0], patched[1], contextlib.redirect_stdout(printed):
+    patched = (
+        mock.patch.dict(os.environ, environment),
+        mock.patch.object(sys, "argv", [script]),
+        mock.patch.object(runs, "subprocess", mock.Mock(Popen=_ForkedTraining)),
+    )
+    with patched[0], patched[1], patched[2], contextlib.redirect_stdout(printed):
         try:
             status = module.main(words)
         finally:
             os.chdir(before)
     assert status == 0, printed.getvalue()
     return printed.getvalue()
+
+
+class _ForkedTraining:
+    """What :class:`subprocess.Popen` is for a command of train_run, without its imports."""
+
+    _context = multiprocessing.get_context("forkserver")
+    _context.set_forkserver_preload(["kd_search.experiments.train_run"])
+
+    def __init__(self, command, stdout, env, **_):
+        words = command[command.index(train_run.__name__) + 1 :]
+        values = words, stdout.name, os.getcwd(), dict(env)
+        self._process = self._context.Process(target=_train, args=values)
+        self._process.start()
+
+    def poll(self):
+        return self._process.exitcode
+
+    returncode = property(poll)
+
+
+def _train(words, log, folder, environment):
+    os.chdir(folder)
+    os.environ.update(environment)
+    with open(log, "ab", buffering=0) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.exit(train_run.main(words))

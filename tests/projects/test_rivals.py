@@ -385,8 +385,7 @@ def test_rows_from_nothing(tmp_path):
     options += ["--iterations", 2, "--teacher-iterations", 2]
     options += ["--opts", "SOLVER.IMS_PER_BATCH", 2, "--teacher-opts", "SOLVER.IMS_PER_BATCH", 2]
     options += ["--results", tmp_path / "results.json"]
-    # As a process: trainings find the package beside the script.
-    run_script("Rivals", "ablate", *options, as_process=True, KD_SEARCH_GENERATED=str(data))
+    run_script("Rivals", "ablate", *options, KD_SEARCH_GENERATED=str(data))
     content = json.loads((tmp_path / "results.json").read_text())
     assert [run["row"] for run in content["runs"]] == ["none", "CrossKD", "DDPS"]
     assert content["protocol"]["recorded"] <= content["runs"][0]["started"]

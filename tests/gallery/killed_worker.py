@@ -1,10 +1,11 @@
-"""A process that indexes, or forgets and compacts, until it is killed.
+"""A process that writes to a gallery until it is killed.
 
     python killed_worker.py index FOLDER GALLERY LOG
     python killed_worker.py forget FOLDER GALLERY LOG
-    python killed_worker.py push URL GALLERY LOG
+    python killed_worker.py push FOLDER_OF_A_GALLERY URL LOG
 
-LOG gets a line for each file once its state is acknowledged; of push, the number of files.
+LOG gets a line "ready" before the gallery is opened, and a line for each file once its state is
+acknowledged; of push, the number of files.
 """
 
 import os
@@ -13,51 +14,57 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from kd_search.gallery import Gallery, GalleryError, GalleryWriter, indexing
+from kd_search.gallery import Gallery, GalleryError, indexing
 from kd_search.gallery.capture import Capture, CaptureRules
+from kd_search.gallery.opening import open_writer
 from tests.gallery.fake_searcher import FakeSearcher
 from tests.gallery.gallery_inputs import manifest
 
 
-def main(what: str, folder: str, gallery: str, log: str) -> None:
-    if what == "push":
-        push_to(folder, gallery, log)
-        return
+def main(what: str, source: str, gallery: str, log: str) -> None:
+    with open(log, "a", buffering=1) as lines:
+        if what == "push":  # imports take time
+            from kd_search.gallery.postgres import copying
+
+            copying._FILES = 10
+        lines.write("ready\n")
+        with patiently_open(gallery) as writer:
+            if what == "push":
+                copying.push(Gallery(source), writer, lambda done, *_: lines.write(f"{done}\n"))
+            elif what == "forget":
+                forget(writer, lines)
+            else:
+                index(writer, source, lines)
+
+
+def index(writer, folder: str, lines) -> None:
     indexing._FILES = 3
-    with open(log, "a", buffering=1) as lines, GalleryWriter(gallery, manifest()) as writer:
-        if what == "forget":
-            for row in list(writer.files()):
-                writer.forget([row.sha256])
-                lines.write(f"{row.path}\n")
-                writer.compact()
-                lines.write(f"compacted {row.path}\n")
-            return
-        add = writer.add
+    add = writer.add
 
-        def logged(batch):
-            add(batch)
-            lines.writelines(f"{file.path}\n" for file in batch)
+    def logged(batch):
+        add(batch)
+        lines.writelines(f"{file.path}\n" for file in batch)
 
-        writer.add = logged
-        capture, settings = Capture(CaptureRules()), indexing.Settings()
-        indexing.Indexer(writer, FakeSearcher(), capture, settings).run([folder])
+    writer.add = logged
+    capture, settings = Capture(CaptureRules()), indexing.Settings()
+    indexing.Indexer(writer, FakeSearcher(), capture, settings).run([folder])
 
 
-def push_to(url: str, gallery: str, log: str) -> None:
-    from kd_search.gallery.postgres import PostgresWriter, copying
+def forget(writer, lines) -> None:
+    for row in list(writer.files()):
+        writer.forget([row.sha256])
+        lines.write(f"{row.path}\n")
+        writer.compact()
 
-    copying._FILES = 10
-    with open(log, "a", buffering=1) as lines, _patiently(PostgresWriter, url) as writer:
-        copying.push(Gallery(gallery), writer, lambda done, *_: lines.write(f"{done}\n"))
 
-
-def _patiently(writer, url: str):
-    """Wait until the server has noticed that the last writer was killed."""
+def patiently_open(gallery: str):
+    """A writer, once the server has noticed that the last one was killed."""
+    end = time.monotonic() + 20
     while True:
         try:
-            return writer(url, manifest())
+            return open_writer(gallery, manifest())
         except GalleryError as error:
-            if "another process" not in str(error):
+            if "another process" not in str(error) or time.monotonic() > end:
                 raise
             time.sleep(0.02)
 

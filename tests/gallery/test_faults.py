@@ -1,109 +1,23 @@
-"""Kills, damage and full disks: nothing acknowledged is lost, and nothing wrong is returned."""
+"""Damage and full disks: nothing acknowledged is lost, and nothing wrong is returned."""
 
 import os
 import random
 import resource
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kd_search.gallery import Gallery, GalleryError, GalleryWriter
-from kd_search.gallery.capture import Capture, CaptureRules
-from kd_search.gallery.indexing import Indexer, Settings
-from tests.gallery.fake_searcher import FakeSearcher, colour_of, embedding_of, save
-from tests.gallery.gallery_inputs import DIM, copy_of, filled, manifest, new_file, sha
+from tests.gallery.gallery_inputs import DIM, copy_of, filled, new_file, sha
 
 #: More of them with GALLERY_FAULTS=50 in the environment.
 TIMES = int(os.environ.get("GALLERY_FAULTS", "3"))
-WORKER = Path(__file__).with_name("killed_worker.py")
-PICTURES = 40
-
-
-def run_and_kill(what: str, folder, gallery, log, rng: random.Random) -> bool:
-    """Start a worker and kill it a random time after its first acknowledgement."""
-    command = [sys.executable, str(WORKER), what, *map(str, (folder, gallery, log))]
-    before = log.stat().st_size
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and log.stat().st_size == before:
-        time.sleep(0.001)
-    time.sleep(rng.uniform(0, 0.25))
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), errors
-    return process.returncode != 0
 
 
 def names(gallery) -> set[str]:
     return {row.path for row in Gallery(gallery).files}
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    for i in range(PICTURES):
-        save(folder / f"{i:03}.png", (i,) if i % 5 else (), height=40 + i)  # no two alike
-    return folder
-
-
-def check_people(gallery, pictures, numbers):
-    """Everybody of these pictures, and nobody twice."""
-    reader = Gallery(gallery)
-    assert len(reader) == sum(1 for i in numbers if i % 5)
-    for i in numbers:
-        if i % 5:
-            hit = reader.search(embedding_of(colour_of(i)), 1)[0]
-            assert hit.path == str(pictures / f"{i:03}.png") and hit.similarity > 0.999
-
-
-def finish(gallery, pictures) -> int:
-    """Index the rest; returns the number of pictures that the network had to see."""
-    searcher = FakeSearcher()
-    with GalleryWriter(gallery, manifest()) as writer:
-        Indexer(writer, searcher, Capture(CaptureRules()), Settings()).run([str(pictures)])
-    return searcher.seen
-
-
-@pytest.mark.parametrize("seed", range(TIMES))
-def test_kills_while_indexing(tmp_path, pictures, seed):
-    rng, log = random.Random(seed), tmp_path / "log"
-    log.write_text("")
-    while run_and_kill("index", pictures, tmp_path / "g", log, rng):
-        acknowledged = set(log.read_text().split())
-        indexed = names(tmp_path / "g")
-        assert acknowledged <= indexed
-        check_people(tmp_path / "g", pictures, [int(Path(name).stem) for name in indexed])
-        if rng.random() < 0.3:
-            break
-    done = len(names(tmp_path / "g"))
-    assert finish(tmp_path / "g", pictures) == PICTURES - done
-    check_people(tmp_path / "g", pictures, range(PICTURES))
-
-
-@pytest.mark.parametrize("seed", range(TIMES))
-def test_kills_while_forgetting_and_compacting(tmp_path, pictures, seed):
-    rng, log = random.Random(seed), tmp_path / "log"
-    finish(tmp_path / "g", pictures)
-    log.write_text("")
-    for _ in range(3):
-        run_and_kill("forget", pictures, tmp_path / "g", log, rng)
-        forgotten = {line for line in log.read_text().splitlines() if line.startswith("/")}
-        left = names(tmp_path / "g")
-        assert not forgotten & left and len(left) >= PICTURES - len(forgotten) - 1
-        check_people(tmp_path / "g", pictures, [int(Path(name).stem) for name in left])
-    with GalleryWriter(tmp_path / "g") as writer:
-        writer.compact()
-    contents = b"".join(p.read_bytes() for p in (tmp_path / "g").rglob("*") if p.is_file())
-    for name in forgotten:
-        number = int(Path(name).stem)
-        assert name.encode() not in contents
-        assert embedding_of(colour_of(number)).tobytes() not in contents
-    # A folder of a compaction that did not finish is gone.
-    assert len(list((tmp_path / "g").glob("generation-*"))) == 1
 
 
 @pytest.fixture

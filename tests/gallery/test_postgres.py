@@ -3,11 +3,7 @@
 import contextlib
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +30,6 @@ from tests.gallery.gallery_inputs import (
 )
 from tests.gallery.postgres_server import Server
 
-#: More of them with GALLERY_FAULTS=10 in the environment.
-TIMES = int(os.environ.get("GALLERY_FAULTS", "1"))
-WORKER = Path(__file__).with_name("killed_worker.py")
 QUERIES = np.eye(DIM)[:3]
 
 
@@ -265,39 +258,6 @@ def test_push_refuses_another_network(tmp_path, url):
         with pytest.raises(GalleryError, match="was indexed with"):
             push(Gallery(tmp_path / "g"), writer)
         assert writer.rows == 0
-
-
-@pytest.mark.parametrize("seed", range(TIMES))
-def test_kills_while_pushing(tmp_path, server, url, seed):
-    rng, log = random.Random(seed), tmp_path / "log"
-    filled(tmp_path / "g", range(300), per_commit=100)
-    gallery, kills = Gallery(tmp_path / "g"), 0
-    log.write_text("")
-    while True:
-        before = log.stat().st_size
-        command = [sys.executable, str(WORKER), "push", url, str(tmp_path / "g"), str(log)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while process.poll() is None and log.stat().st_size == before:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), errors
-        kills += process.returncode != 0
-        acknowledged = int((log.read_text().split() or ["0"])[-1])
-        reader = PostgresGallery(url)
-        paths = [row.path for row in reader.files]
-        assert len(set(paths)) == len(paths) >= acknowledged
-        assert len(reader) == sum((3, 0, 1, 4)[int(Path(p).stem) % 4] for p in paths)
-        reader.close()
-        if process.returncode == 0 or kills == 3:
-            break
-    for _ in range(100):  # until the server has noticed that the last one is gone
-        with contextlib.suppress(GalleryError), PostgresWriter(url) as writer:
-            push(gallery, writer)
-            break
-        time.sleep(0.05)
-    assert kills and answers(PostgresGallery(url)) == answers(gallery)
 
 
 def test_a_server_that_is_killed_loses_nothing_acknowledged():

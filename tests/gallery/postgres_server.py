@@ -37,20 +37,35 @@ def programs() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
+def _user() -> dict:
+    """Arguments of :class:`subprocess.Popen`: PostgreSQL does not run as root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def give(path: Path) -> None:
+    """Make the user of the server the owner of a folder."""
+    if user := _user():
+        os.chown(path, user["user"], user["group"])
+
+
 class Server:
     """A server of its own data folder."""
 
-    def __init__(self):
-        self._bin = programs()
+    def __init__(self, *options: str):
+        """
+        Args:
+            options: of initdb.
+        """
+        self._bin, self._options = programs(), options
         self.folder = Path(tempfile.mkdtemp(prefix="kd_search_pg."))
         self.data = self.folder / "data"
         self._schemas = 0
         self._process: Optional[subprocess.Popen] = None
-        self._user = {}
-        if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            self._user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-            os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
+        self._user = _user()
+        give(self.folder)
         try:
             self._initialise()
             self.start()
@@ -62,7 +77,7 @@ class Server:
         try:
             done = subprocess.run(
                 [self._bin / "initdb", "-D", self.data, "-U", "kd", "--auth=trust", "--no-sync"]
-                + ["--encoding=UTF8", "--no-locale"],
+                + ["--encoding=UTF8", "--no-locale", *self._options],
                 cwd=self.folder,
                 capture_output=True,
                 text=True,

@@ -63,7 +63,13 @@ class Connection:
             yield
         except psycopg.Error as error:
             text = (str(error).strip() or type(error).__name__).splitlines()
-            raise GalleryError(f"{self.name}: {text[0]}") from None
+            remedy = ""
+            if isinstance(error, psycopg.errors.DiskFull):
+                remedy = (
+                    "; free space on the server's disk and run it again: what was acknowledged is "
+                    "safe"
+                )
+            raise GalleryError(f"{self.name}: {text[0]}{remedy}") from None
 
     @contextlib.contextmanager
     def transaction(self, *, read_only: bool = False) -> Iterator[Any]:

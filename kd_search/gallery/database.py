@@ -253,15 +253,15 @@ class Database:
             execute = self._connection.execute
             execute("BEGIN IMMEDIATE")
             try:
-                for row in change.remove:
-                    execute("DELETE FROM files WHERE id = ?", (row.id,))
+                removed = ((row.id,) for row in change.remove)
+                self._connection.executemany("DELETE FROM files WHERE id = ?", removed)
                 for name, row_type in _TABLES.items():
                     marks = ", ".join(
                         "CAST(? AS TEXT)" if f in _BYTES else "?" for f in row_type._fields
                     )
                     self._connection.executemany(
                         f"INSERT INTO {name} ({_columns(row_type)}) VALUES ({marks})",
-                        (_encoded(row) for row in getattr(change.add, name)),
+                        _encoded(row_type, getattr(change.add, name)),
                     )
                 execute("DELETE FROM state")
                 self._write_state(version + 1, change.add, total)
@@ -317,12 +317,14 @@ class Database:
 _BYTES = {"path", "camera", "message"}
 
 
-def _encoded(row: NamedTuple) -> tuple:
-    names = type(row)._fields
-    return tuple(
-        os.fsencode(value) if name in _BYTES and value is not None else value
-        for name, value in zip(names, row)
-    )
+def _encoded(row_type: Any, rows: Iterable[tuple]) -> Iterable[tuple]:
+    places = [place for place, name in enumerate(row_type._fields) if name in _BYTES]
+    for row in rows:
+        values = list(row)
+        for place in places:
+            if values[place] is not None:
+                values[place] = os.fsencode(values[place])
+        yield tuple(values)
 
 
 def _columns(row_type: Any) -> str:

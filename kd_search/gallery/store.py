@@ -13,9 +13,11 @@ The files of a gallery:
 import contextlib
 import os
 import shutil
+import sys
 import time
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
@@ -154,7 +156,7 @@ class GalleryWriter:
     @property
     def rows(self) -> int:
         """Rows that a search can find."""
-        return sum(place.count for place in self._places()) - len(self.tables.dead)
+        return _rows_of(self._places(), self.tables.dead)
 
     @property
     def rows_to_remove(self) -> int:
@@ -226,12 +228,7 @@ class GalleryWriter:
             change.add.do_not_index.append(Forgotten(sha256, None, None, None, None, now))
             change.remove += self._by_content.get(sha256, {}).values()
         dead = set(self.tables.dead)
-        gone = {
-            DeadRow(file.segment, row)
-            for file in change.remove
-            for row in range(file.start, file.start + file.count)
-        }
-        rows = len(gone - dead)
+        rows = _rows_of({f.place for f in change.remove if f.place is not None}, dead)
         for file, person in people:
             if file.sha256 in contents or file.place is None:
                 continue
@@ -359,6 +356,17 @@ class GalleryWriter:
 
     def _places(self) -> set[Place]:
         return {row.place for row in self._by_path.values() if row.place is not None}
+
+
+def _rows_of(places: Collection[Place], dead: Collection[DeadRow]) -> int:
+    """Rows of places that do not overlap, without those that are dead."""
+    rows, ordered = sum(place.count for place in places), sorted(places) if dead else []
+    for segment, row in dead:
+        index = bisect_right(ordered, (segment, row, sys.maxsize)) - 1
+        if index >= 0:
+            place = ordered[index]
+            rows -= place.segment == segment and row < place.start + place.count
+    return rows
 
 
 def _no_space(folder: Path, error: OSError) -> GalleryError:

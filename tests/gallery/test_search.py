@@ -1,6 +1,7 @@
 """Filters and rankings are those of a loop over everybody in float64."""
 
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -262,3 +263,9 @@ def test_faiss_and_numpy_find_the_same(dead, k):
 def test_without_faiss(gallery, monkeypatch):
     monkeypatch.setattr(exact_module, "faiss", None)
     check(gallery.search(QUERIES[0], 7), expected(QUERIES[0], 7))
+
+
+def test_a_hit_has_every_field(either):
+    """It is not made by the constructor, which would see a missing one."""
+    (hit,) = either.search(embeddings(3, 1)[0], 1)
+    assert list(vars(hit)) == [field.name for field in fields(hit)]

@@ -181,6 +181,17 @@ def test_forgetting_everybody_of_a_picture_keeps_its_state(tmp_path):
     assert not [h for h in everything(tmp_path / "g") if "0002" in h[1]]
 
 
+def test_people_who_were_forgotten_before_count_once(tmp_path):
+    filled(tmp_path / "g")
+    with GalleryWriter(tmp_path / "g") as writer:
+        names = {n: f"/footage/cam{n % 4}/{n:04d}.jpg" for n in (0, 2, 3, 7)}
+        people = [(writer.file(names[n]), person) for n, person in ((0, 2), (3, 0), (3, 3), (7, 0))]
+        assert writer.forget([], people) == (0, 4)
+        assert writer.forget([sha(2), sha(3)]) == (2, 1 + 2)
+        assert writer.forget([sha(0), sha(1)]) == (2, 2)
+        assert writer.rows == 40 - 4 - 5 and writer.rows_to_remove == 4 + 5
+
+
 def test_ids_are_not_used_again(tmp_path):
     filled(tmp_path / "g")
     with GalleryWriter(tmp_path / "g") as writer:

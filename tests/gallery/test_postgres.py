@@ -16,7 +16,7 @@ from kd_search.gallery.capture import Capture, CaptureRules
 from kd_search.gallery.indexing import Indexer, Settings
 from kd_search.gallery.opening import open_gallery, open_writer
 from kd_search.gallery.postgres import PostgresGallery, PostgresWriter, push
-from kd_search.gallery.postgres.connection import shown_name
+from kd_search.gallery.postgres.connection import Connection, shown_name
 from tests.gallery.fake_searcher import FakeSearcher, save
 from tests.gallery.gallery_inputs import (
     DIM,
@@ -250,6 +250,22 @@ def test_push_brings_nobody_back_whom_the_database_has_forgotten(tmp_path, url):
         people_left = writer.people(writer.file("/footage/cam3/0003.jpg"))
         assert people_left["person"].tolist() == [0, 1, 3]
         assert writer.content(sha(3)).content == writer.file("/footage/cam3/0003.jpg").content
+
+
+def test_push_asks_for_many_files_at_once(tmp_path, url, monkeypatch):
+    filled(tmp_path / "g", range(100), per_commit=100)
+    gallery, asked = Gallery(tmp_path / "g"), []
+    rows = Connection.rows
+
+    def counted(self, query, values=()):
+        asked.append(query)
+        return rows(self, query, values)
+
+    with PostgresWriter(url, gallery.manifest) as writer:
+        monkeypatch.setattr(Connection, "rows", counted)
+        assert push(gallery, writer).copied == 100
+        assert push(gallery, writer).unchanged == 100
+        assert len(asked) < 20
 
 
 def test_push_refuses_another_network(tmp_path, url):

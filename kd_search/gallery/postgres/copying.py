@@ -70,13 +70,14 @@ def _copy_batch(
     source: Gallery, target: PostgresWriter, batch: Sequence[FileRow], report: PushReport
 ) -> None:
     there = target.files_at([file.path for file in batch])
+    forgotten = target.forgotten_of([file.sha256 for file in batch])
     new: list[tuple[FileRow, np.ndarray, np.ndarray]] = []
     for file in batch:
         found = source.people_of(file)
         if found is None:
             continue  # written since; the next call copies it
         embeddings, people = found
-        boxes = target.forgotten(file.sha256)
+        boxes = forgotten[file.sha256]
         if boxes is None:
             report.do_not_index += 1
             continue

@@ -1,7 +1,9 @@
 """Writing to a gallery in PostgreSQL."""
 
 import contextlib
+import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +40,8 @@ _LOCK = 0x6B64
 #: Files of one request of :meth:`PostgresWriter.files`.
 _PAGE = 5000
 _FILES = f"SELECT {columns(FILE_COLUMNS)} FROM files"
+#: With :func:`_hashes`. Joined with hashes that the server computes, all files would be read.
+_AT_PATHS = "sha256(path) = ANY(%s)"
 
 
 class PostgresWriter:
@@ -115,8 +119,8 @@ class PostgresWriter:
 
     def files_at(self, paths: Sequence[str]) -> dict[str, FileRow]:
         """States of many files, by their paths."""
-        query = f"{_FILES} WHERE sha256(path) IN (SELECT sha256(p) FROM unnest(%s) p)"
-        rows = map(file_row, self._connection.rows(query, ([stored(path) for path in paths],)))
+        query = f"{_FILES} WHERE {_AT_PATHS}"
+        rows = map(file_row, self._connection.rows(query, (_hashes(paths),)))
         return {row.path: row for row in rows}
 
     def files(self) -> Iterator[FileRow]:
@@ -133,10 +137,23 @@ class PostgresWriter:
 
     def forgotten(self, sha256: str) -> Optional[list[tuple[float, float, float, float]]]:
         """Boxes of people in that content that must not be indexed; ``None``: nothing of it may."""
-        rows = self._connection.rows(
-            "SELECT x0, y0, x1, y1 FROM do_not_index WHERE sha256 = %s", (sha256,)
-        )
-        return None if any(box[0] is None for box in rows) else rows
+        return self.forgotten_of([sha256])[sha256]
+
+    def forgotten_of(
+        self, contents: Sequence[str]
+    ) -> dict[str, Optional[list[tuple[float, float, float, float]]]]:
+        """As :meth:`forgotten`, of many contents, by their SHA-256."""
+        found: dict[str, Optional[list]] = {sha256: [] for sha256 in contents}
+        for sha256, *box in self._connection.rows(
+            "SELECT sha256, x0, y0, x1, y1 FROM do_not_index WHERE sha256 = ANY(%s)",
+            (list(found),),
+        ):
+            boxes = found[sha256]
+            if box[0] is None:
+                found[sha256] = None
+            elif boxes is not None:
+                boxes.append(tuple(box))
+        return found
 
     def people(self, file: FileRow) -> np.ndarray:
         """(N,) of :data:`~kd_search.gallery.segments.PEOPLE`, the people of a file with rows."""
@@ -208,11 +225,9 @@ class PostgresWriter:
                 (number,),
             )
             kept += [(row, person_record(values[:-1]), values[-1]) for values in cursor.fetchall()]
-        paths = [stored(row.path) for row in rows]
         cursor.execute(
-            "DELETE FROM files WHERE sha256(path) IN (SELECT sha256(p) FROM unnest(%s) p) "
-            "RETURNING count",
-            (paths,),
+            f"DELETE FROM files WHERE {_AT_PATHS} RETURNING count",
+            (_hashes(row.path for row in rows),),
         )
         _note_removed(cursor, cursor.fetchall())
         with cursor.copy(_copy("files", FILE_COLUMNS)) as copy:
@@ -429,6 +444,10 @@ class PostgresWriter:
 
 def _copy(table: str, names: Sequence[str]) -> str:
     return f"COPY {table} ({columns(names)}) FROM STDIN (FORMAT BINARY)"
+
+
+def _hashes(paths: Iterable[str]) -> list[bytes]:
+    return [hashlib.sha256(os.fsencode(path)).digest() for path in paths]
 
 
 def _note_removed(cursor: Any, counts: Iterable[tuple[int]]) -> None:

@@ -14,7 +14,6 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN
 from torch import nn
-from torchvision.models.swin_transformer import ShiftedWindowAttention
 from torchvision.ops import nms
 
 from kd_search.modeling.roi_heads.person_search import (
@@ -158,7 +157,6 @@ class FlatReID(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        check_backbone(model)
         self.model = model
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
@@ -187,26 +185,10 @@ def check_supported(model: Any) -> None:
                 f"{key} {type(part).__name__} cannot be exported to this format: use the format "
                 "torchscript"
             )
-    check_backbone(model.backbone)
     if heads.num_classes != 1:
         raise ValueError(
             f"MODEL.ROI_HEADS.NUM_CLASSES {heads.num_classes} cannot be exported to this format: "
             "person search has one class"
-        )
-
-
-def check_backbone(backbone: nn.Module) -> None:
-    """Refuse Swin, whose windows are not shifted where a map is smaller than a window.
-
-    A graph has one of the two: small pictures would get other features, without an error.
-
-    Raises:
-        ValueError: there is such a layer.
-    """
-    if any(isinstance(module, ShiftedWindowAttention) for module in backbone.modules()):
-        raise ValueError(
-            "MODEL.BACKBONE: a Swin transformer cannot be exported to this format, because its "
-            "windows depend on the size of the picture: use the format torchscript"
         )
 
 

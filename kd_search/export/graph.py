@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from kd_search.export.flat import INPUTS, OUTPUTS, FlatPersonSearch, FlatReID
 from kd_search.export.tracing import exportable
+from kd_search.export.windows import exportable_windows
 from kd_search.modeling import ReIDNetwork
 
 #: Opset of ONNX files: the one that torch's exporter is written for.
@@ -200,7 +201,7 @@ def pt2_content(program: torch.export.ExportedProgram, manifest: str) -> bytes:
 
 @contextlib.contextmanager
 def _exporting() -> Iterator[None]:
-    """Without gradients, warnings of the exporters, and branches of Detectron2 on values."""
+    """Without gradients, warnings of the exporters, and branches on values and sizes."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     with contextlib.ExitStack() as stack:
@@ -208,6 +209,7 @@ def _exporting() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(mock.patch.object(Conv2d, "forward", _convolve))
+        stack.enter_context(exportable_windows())
         try:
             for logger in loggers:
                 logger.setLevel(logging.ERROR)

@@ -75,6 +75,12 @@ def _add_test(cfg: CfgNode) -> None:
     # Gallery of the returned numbers: "all", a list of the set's protocol such as "G100", or
     # "auto", which is G100 where the set lists it (CUHK-SYSU as the field reports it), else "all".
     cfg.TEST.PERSON_SEARCH.GALLERY = "auto"
+    # The returned numbers are those of this many queries, always the same, for networks that search
+    # each picture again for each query; 0 for all. Plain networks return those of all queries and
+    # pictures beside them, as "whole_gallery". (kd_search)
+    cfg.TEST.PERSON_SEARCH.SAMPLE_QUERIES = 0
+    # Gallery pictures of each of them, with the person in a quarter at most. (kd_search)
+    cfg.TEST.PERSON_SEARCH.SAMPLE_PICTURES = 50
     # "cosine" (OIM), or "score_weighted": times the score of the detection (NAE, SeqNet).
     cfg.TEST.PERSON_SEARCH.SIMILARITY = "cosine"
     # Also evaluate all protocols of the set, in one table. (kd_search)

@@ -30,6 +30,8 @@ METRICS = {
     "AP75": ("bbox", "AP75"),
     "mAP": ("person_search", "mAP"),
     "top1": ("person_search", "top1"),
+    "all_mAP": ("whole_gallery", "mAP"),
+    "all_top1": ("whole_gallery", "top1"),
     "det_AP": ("detection", "AP"),
     "det_recall": ("detection", "recall"),
     "reid_mAP": ("reid", "mAP"),

@@ -44,7 +44,8 @@ SETS = {
     )
     for name in ("generated", "prw_c6")
 }
-METRICS = ("mAP", "top1")
+# The last two are of all queries, which plain networks alone are searched with.
+METRICS = ("mAP", "top1", "all_mAP", "all_top1")
 OIM, QEEPS = "PersonSearchRCNN", "QueryGuidedRCNN"
 _TABLE = (ID_TABLE_TERM,)
 ROWS = (

@@ -69,10 +69,12 @@ def main(argv: Optional[list[str]] = None) -> int:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--queries", type=int, default=30, help="default: 30, as PRW-mini")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     cfg = get_cfg()
     merge_config_file(cfg, args.config_file)
+    cfg.merge_from_list(args.opts)
     cfg.MODEL.DEVICE, cfg.MODEL.OIM.NUM_IDS = "cpu", max(cfg.MODEL.OIM.NUM_IDS, 1)
     seconds = measure(cfg, args.repeats)
     for name, value in seconds.items():

@@ -584,10 +584,12 @@ def results_file(folder):
     return json.loads((folder / "person_search_results.json").read_text())
 
 
+@pytest.mark.parametrize("sample", [0, 2])
 def test_a_network_that_ignores_the_query_is_rated_as_the_plain_evaluation_rates_it(
-    test_set, tmp_path
+    test_set, tmp_path, sample
 ):
     cfg = search_cfg(
+        *("TEST.PERSON_SEARCH.SAMPLE_QUERIES", sample, "TEST.PERSON_SEARCH.SAMPLE_PICTURES", 4),
         *("MODEL.QUERY_GUIDED.GATES.ENABLED", False, "MODEL.QUERY_GUIDED.RPN.ENABLED", False),
         *("MODEL.QUERY_GUIDED.SIMILARITY.RANK_BY", "cosine"),
     )
@@ -600,6 +602,8 @@ def test_a_network_that_ignores_the_query_is_rated_as_the_plain_evaluation_rates
             evaluator.process(batch, network(batch))
     want = evaluator.evaluate()
     assert have["person_search"]["mAP"] > 0
+    if sample:
+        assert have["person_search"]["queries"] == sample
     for name, value in want["person_search"].items():
         assert have["person_search"][name] == pytest.approx(value, abs=1e-9), name
     assert "detection" not in have

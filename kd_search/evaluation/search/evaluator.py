@@ -5,6 +5,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 import numpy as np
@@ -26,6 +27,8 @@ from kd_search.evaluation.search.predictions import (
     save_detections,
 )
 from kd_search.evaluation.search.protocol import Protocol, TableOptions
+from kd_search.evaluation.search.sample import GallerySample
+from kd_search.evaluation.search.test_set import flatten_annotations
 
 
 class PersonSearchEvaluator(DatasetEvaluator):
@@ -60,6 +63,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
         gallery: str = "auto",
         similarity: str = "cosine",
         table: Optional[TableOptions] = None,
+        sample: Optional[GallerySample] = None,
         distributed: bool = True,
     ):
         """
@@ -72,6 +76,8 @@ class PersonSearchEvaluator(DatasetEvaluator):
                 detection is not rated then.
             save_features: also write the detections and embeddings.
             table: which protocols to put into a table; None makes none.
+            sample: the results are those of this list, and "whole_gallery" has those of the
+                protocol without it.
             distributed: gather from all ranks; False evaluates the images of this process.
         """
         self._dataset_name = dataset_name
@@ -86,6 +92,7 @@ class PersonSearchEvaluator(DatasetEvaluator):
             similarity=similarity,
         )
         self._table = table
+        self._sample = sample
         self._save_features = save_features
         self._distributed = distributed
         self._images: list[ImageDetections] = []
@@ -106,6 +113,9 @@ class PersonSearchEvaluator(DatasetEvaluator):
                 cbgm_k2=node.CBGM_K2,
                 bootstrap=node.BOOTSTRAP,
             )
+        sample = None
+        if node.SAMPLE_QUERIES:
+            sample = GallerySample(node.SAMPLE_QUERIES, node.SAMPLE_PICTURES)
         return {
             "dataset_name": dataset_name,
             "output_dir": output_dir,
@@ -118,12 +128,18 @@ class PersonSearchEvaluator(DatasetEvaluator):
             "gallery": node.GALLERY,
             "similarity": node.SIMILARITY,
             "table": table,
+            "sample": sample,
         }
 
     @property
     def protocol(self) -> Protocol:
         """What the headline numbers depend on besides the model."""
         return self._protocol
+
+    @property
+    def sample(self) -> Optional[GallerySample]:
+        """The list that the results are of, if not that of the protocol."""
+        return self._sample
 
     def reset(self) -> None:
         self._images = []
@@ -187,14 +203,20 @@ class PersonSearchEvaluator(DatasetEvaluator):
                     use_gt_boxes=self._protocol.use_gt_boxes,
                 )
         dataset_dicts = DatasetCatalog.get(self._dataset_name)
+        # The metadata are complete only after the set was read.
+        lists = MetadataCatalog.get(self._dataset_name).get("search_galleries")
+        protocol, sample = self._protocol, self._sample
+        if sample is not None:
+            whole = evaluate_detection_set(
+                detections, dataset_dicts, protocol, search_galleries=lists
+            )
+            lists = sample.lists(flatten_annotations(dataset_dicts))
+            protocol = replace(protocol, gallery=sample.name)
         evaluation = evaluate_detection_set(
-            detections,
-            dataset_dicts,
-            self._protocol,
-            # The metadata are complete only after the set was read.
-            search_galleries=MetadataCatalog.get(self._dataset_name).get("search_galleries"),
-            table=self._table,
+            detections, dataset_dicts, protocol, search_galleries=lists, table=self._table
         )
+        if sample is not None:
+            evaluation.results["whole_gallery"] = whole.results["person_search"]
         if evaluation.table is not None:
             logger.info("protocols of %s:\n%s", self._dataset_name, evaluation.table)
         if self._output_dir:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
@@ -88,12 +88,17 @@ def query_guided_search(
             f"TEST.PERSON_SEARCH.SIMILARITY {node.SIMILARITY!r} is for plain networks: a "
             "query-guided one ranks by MODEL.QUERY_GUIDED.SIMILARITY.RANK_BY"
         )
-    protocol = PersonSearchEvaluator(cfg, dataset_name).protocol
+    evaluator = PersonSearchEvaluator(cfg, dataset_name)
+    protocol = evaluator.protocol
     dicts = get_person_search_dicts(dataset_name)[0]
     annotations = flatten_annotations(dicts)
     if not len(annotations.query_ids):
         raise ValueError(f"{dataset_name} has no query")
-    gallery = _gallery(dataset_name, annotations, protocol)
+    lists = MetadataCatalog.get(dataset_name).get("search_galleries") or {}
+    if evaluator.sample is not None:
+        lists = evaluator.sample.lists(annotations)
+        protocol = replace(protocol, gallery=evaluator.sample.name)
+    gallery = _gallery(lists, annotations, protocol)
     folder = os.path.join(output_dir, QUERIES_FOLDER) if output_dir else None
     seal = _seal(cfg, network, dataset_name, annotations) if folder else ""
     search = _Search(cfg, network, dicts, annotations, gallery)
@@ -175,8 +180,7 @@ def _join(results: list[RankingResult], gallery: Gallery, protocol: Protocol) ->
     )
 
 
-def _gallery(dataset_name: str, annotations: Annotations, protocol: Protocol) -> Gallery:
-    lists = MetadataCatalog.get(dataset_name).get("search_galleries") or {}
+def _gallery(lists: Mapping[str, Any], annotations: Annotations, protocol: Protocol) -> Gallery:
     name = headline_gallery(protocol.gallery, list(lists))
     if name not in lists:
         return Gallery()

@@ -67,7 +67,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     names = [row.name for row in ROWS]
     parser = StudyParser(__doc__, SETS, names, "output/detector_kd/bound")
     parser.add_argument("--teacher-seed", type=int, default=1)
-    parser.add_argument("--noisy-iterations", type=int, default=60, help="of the noisy teacher")
+    parser.add_argument("--noisy-iterations", type=int, default=120, help="of the noisy teacher")
     return parser.parse_args(argv)
 
 

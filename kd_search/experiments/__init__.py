@@ -1,7 +1,7 @@
 """Studies of several trainings: single runs, runs side by side, tables of their results."""
 
 from kd_search.experiments.results_file import StudyFile, read_study, write_study
-from kd_search.experiments.run_facts import METRICS, pack_queries, unpack_queries
+from kd_search.experiments.run_facts import METRICS, TEST_MS, pack_queries, unpack_queries
 from kd_search.experiments.run_folder import (
     RESULT_FILE,
     SETTINGS_FILE,

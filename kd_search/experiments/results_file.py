@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 from pydantic import AfterValidator, model_validator
 
-from kd_search.experiments.run_facts import unpack_queries
+from kd_search.experiments.run_facts import shown_metrics, unpack_queries
 from kd_search.experiments.table import TableLayout, summarise
 from kd_search.utils.files import read_json, write_json
 from kd_search.utils.schema import Count, NonNegative, Schema, check_schema
@@ -47,6 +47,8 @@ class RunRecord(Schema):
     params: Optional[Count] = None
     iterations: Optional[Count] = None
     seconds_per_iteration: Optional[NonNegative] = None
+    #: Processor milliseconds for a test picture.
+    test_ms: Optional[NonNegative] = None
     #: UTC; with ``seconds`` that of the last start, at iteration ``resumed``.
     started: Optional[str] = None
     seconds: Optional[NonNegative] = None
@@ -158,7 +160,7 @@ class StudyFile(Schema):
         key = "train_metrics" if on_train else "metrics"
 
         def numbers(run: RunRecord) -> dict[str, float]:
-            return {k: v for k, v in getattr(run, key).items() if v is not None}
+            return shown_metrics(dict(run), key)
 
         runs = {(run.row, run.seed): run for run in self.runs if run.seed is not None}
         teachers = {name: numbers(run) for name, run in self.teachers.items()}

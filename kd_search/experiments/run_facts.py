@@ -42,12 +42,23 @@ METRICS = {
         for key in ("mAP", "top1")
     },
 }
+#: Column of processor milliseconds for a test picture, which only layouts that name it show.
+TEST_MS = "test_ms"
 
 # Largest value of 16 bits: a query without a match, which counts in no mean.
 _NO_MATCH = 65535
 _FULL = 65534
 # What identifies a query, in search and in re-ID.
 _OF_QUERY = ("query_id", "image_id", "sample_id", "person_id", "camera_id", "bbox", "num_gt")
+
+
+def shown_metrics(run: Mapping[str, Any], key: str = "metrics") -> dict[str, float]:
+    """Numbers of a run for a table: its ``metrics`` or ``train_metrics``, without those that are
+    ``None``; of the test set :data:`TEST_MS` too, where it was measured."""
+    found = {name: value for name, value in run[key].items() if value is not None}
+    if key == "metrics" and found and run.get(TEST_MS) is not None:
+        found[TEST_MS] = run[TEST_MS]
+    return found
 
 
 def environment_of(cfg: CfgNode) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from kd_search.experiments.results_file import (
     share_environments,
     write_study,
 )
+from kd_search.experiments.run_facts import shown_metrics
 from kd_search.experiments.run_folder import build_run_config
 from kd_search.experiments.runs import Run, RunFailed, run_all
 from kd_search.experiments.study_options import recorded_command
@@ -326,10 +327,14 @@ class Study:
             ("metrics", self.output, self.cfg.DATASETS.TEST[0]),
             ("train_metrics", self.output / "on_train", self.cfg.DATASETS.TRAIN[0]),
         ):
-            results = {(r["row"], r["seed"]): r[key] for r in content["runs"] if r.get(key)}
+            results = {
+                (r["row"], r["seed"]): shown_metrics(r, key) for r in content["runs"] if r.get(key)
+            }
             if key != "metrics" and not results:
                 continue
-            others = {name: r[key] for name, r in content["teachers"].items() if r.get(key)}
+            others = {
+                name: shown_metrics(r, key) for name, r in content["teachers"].items() if r.get(key)
+            }
             paper = {row.name: row.paper for row in self.rows}
             queries = {
                 (r["row"], r["seed"]): r.get("per_query", {})

@@ -7,9 +7,11 @@
 
 Terms {none, probability, +pair, +triplet, all} with {no-SIA, ISA, ISA+FSA}. Two re-ID teachers are
 trained first, with and without moved boxes (ISA). A student without a teacher is a single row: the
-augmentations do not apply to it. --sensitivity trains the student of all terms with several values
-of one key, and with the key's default; the key is one of DISTILLATION.DKD or DISTILLATION.SIA, or a
-full name.
+augmentations do not apply to it. So is "two steps", which --rows has to name: a detector, and the
+teacher with ISA on crops of the people that it finds.
+
+--sensitivity trains the student of all terms with several values of one key, and with the key's
+default; the key is one of DISTILLATION.DKD or DISTILLATION.SIA, or a full name.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from typing import Any, Optional
 from detectron2.config import CfgNode
 
 from kd_search.experiments import (
+    TEST_MS,
     Networks,
     Row,
     Study,
@@ -44,7 +47,11 @@ SETS = {
     )
     for name in ("generated", "prw_c6")
 }
-METRICS = ("mAP", "top1", "det_AP", "det_recall", "reid_mAP", "reid_top1")
+SETS["prw_c6_mini"] = Networks(
+    f"{CONFIGS}/prw_c6_mini/student_mobilenetv2_fpn.yaml",
+    f"{CONFIGS}/prw_c6_mini/reid_teacher_mobilenetv2.yaml",
+)
+METRICS = ("mAP", "top1", "det_AP", "det_recall", "reid_mAP", "reid_top1", TEST_MS)
 #: Nodes whose keys --sensitivity takes by their last name.
 NODES = ("DISTILLATION.DKD", "DISTILLATION.SIA")
 
@@ -63,6 +70,9 @@ TERMS = {
     "+triplet": (_PROBABILITY, _TRIPLET),
     "all": (_PROBABILITY, _PAIR, _TRIPLET),
 }
+#: The teacher itself on the crops of a detector, trained without a re-ID head: not in the default
+#: rows.
+TWO_STEPS = "two steps"
 #: Which boxes move: of the crops that the teacher is trained on (ISA, image level), and of the
 #: student's people (FSA, feature level).
 AUGMENTATIONS = {"no-SIA": (False, False), "ISA": (True, False), "ISA+FSA": (True, True)}
@@ -72,18 +82,39 @@ AUGMENTATIONS = {"no-SIA": (False, False), "ISA": (True, False), "ISA+FSA": (Tru
 class DKDRow(Row):
     """A student with its terms and moved boxes."""
 
-    #: Key of :data:`TERMS`.
+    #: Key of :data:`TERMS`, or :data:`TWO_STEPS`.
     taught: str = NONE
     #: Key of :data:`AUGMENTATIONS`; not used by a student without a teacher.
     augmentation: str = "no-SIA"
 
     @property
+    def needs_teacher(self) -> bool:
+        return bool(self.terms) or self.taught == TWO_STEPS
+
+    @property
     def folder(self) -> str:
         """Of its runs; the default of a varied key is the row of all terms."""
         if not self.terms:
-            return NONE
+            return self.taught.replace(" ", "_")
         varied = f"/{self.name.replace(' ', '_')}" if self.overrides else ""
         return f"{self.augmentation}/{self.taught}{varied}"
+
+    def student_opts(
+        self, student_arch: str, args: argparse.Namespace, weights: str, teacher: str = "TEACHER"
+    ) -> list[Any]:
+        if self.taught != TWO_STEPS:
+            return super().student_opts(student_arch, args, weights, teacher)
+        # As configs/Base-two_step.yaml.
+        return [
+            *("MODEL.META_ARCHITECTURE", "TwoStepSearch"),
+            *("MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
+            *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+            *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.5),
+            *("INPUT.WITH_ORIGINAL_IMAGE", True),
+            *("MODEL.TWO_STEP.REID.CONFIG_FILE", args.teacher_config),
+            *("MODEL.TWO_STEP.REID.WEIGHTS", weights),
+            *("MODEL.TWO_STEP.REID.OPTS", list(args.teacher_opts)),
+        ]
 
     def opts(self) -> list[Any]:
         _, feature_level = AUGMENTATIONS[self.augmentation]
@@ -98,8 +129,11 @@ def grid_rows(terms: Sequence[str], augmentations: Sequence[str]) -> list[DKDRow
     Raises:
         ValueError: an unknown name.
     """
-    names = choose_names("--rows", list(TERMS), terms)
-    return [DKDRow(name, main=True) for name in names if name == NONE] + [
+    names = choose_names("--rows", [*TERMS, TWO_STEPS], terms or list(TERMS))
+    rows = [DKDRow(name, main=True) for name in names if name == NONE]
+    if TWO_STEPS in names:
+        rows.append(DKDRow(TWO_STEPS, main=True, taught=TWO_STEPS, augmentation="ISA"))
+    return rows + [
         DKDRow(
             f"{name}, {sia}",
             terms=TERMS[name],
@@ -108,7 +142,7 @@ def grid_rows(terms: Sequence[str], augmentations: Sequence[str]) -> list[DKDRow
             augmentation=sia,
         )
         for name in names
-        if name != NONE
+        if name not in (NONE, TWO_STEPS)
         for sia in choose_names("--sia", list(AUGMENTATIONS), augmentations)
     ]
 
@@ -157,7 +191,7 @@ def full_key(cfg: CfgNode, name: str) -> str:
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = StudyParser(__doc__, SETS, list(TERMS), "output/dkd")
+    parser = StudyParser(__doc__, SETS, [*TERMS, TWO_STEPS], "output/dkd")
     add = parser.add_argument
     add("--teacher-seed", type=int, default=1)
     add("--sia", nargs="+", default=[], metavar="SIA", help=f"of {', '.join(AUGMENTATIONS)}")
@@ -196,12 +230,14 @@ def make_study(args: argparse.Namespace) -> Study:
             folder="teacher_isa" if moved else "teacher",
             opts=["REID_DATA.SIA.IMAGE_LEVEL", moved],
         )
-        for moved in sorted({AUGMENTATIONS[row.augmentation][0] for row in rows if row.terms})
+        for moved in sorted(
+            {AUGMENTATIONS[row.augmentation][0] for row in rows if row.needs_teacher}
+        )
     }
 
     def opts_of(row: DKDRow, seed: int) -> list[Any]:
         image_level, feature_level = AUGMENTATIONS[row.augmentation]
-        weights = str(teachers[image_level].weights) if row.terms else ""
+        weights = str(teachers[image_level].weights) if row.needs_teacher else ""
         opts = row.student_opts(student_arch(cfg), args, weights, "REID_TEACHER")
         if row.terms and not feature_level:
             # Boxes stay where they are. Runs at the same time must not write one cache.

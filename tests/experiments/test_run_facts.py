@@ -17,6 +17,7 @@ from kd_search.experiments.run_facts import (
     data_digest,
     environment_of,
     per_query_of,
+    shown_metrics,
 )
 from kd_search.experiments.run_folder import build_run_config, settings_of
 from tests.experiments.fake_runs import CONFIG
@@ -155,3 +156,12 @@ def test_other_queries_have_another_mark(tmp_path):
         )
         marks.add(per_query_of(tmp_path)["mAP"]["queries"])
     assert len(marks) == 3  # the average precision is no part of the question
+
+
+def test_time_at_test_is_shown_beside_the_metrics_of_the_test_set():
+    run = {"metrics": {"mAP": 40.0, "top1": None}, "train_metrics": {"AP": 3.0}, "test_ms": 12.5}
+    assert shown_metrics(run) == {"mAP": 40.0, "test_ms": 12.5}
+    assert shown_metrics(run, "train_metrics") == {"AP": 3.0}
+    # Not of a run that an older version recorded, nor of one that was not evaluated.
+    assert shown_metrics({"metrics": {"mAP": 40.0}}) == {"mAP": 40.0}
+    assert shown_metrics({"metrics": {}, "test_ms": 12.5}) == {}

@@ -68,11 +68,13 @@ def test_settings_hold_all_but_the_folder(tmp_path):
         "DISTILLATION.TEACHER.WEIGHTS",
         "DISTILLATION.REID_TEACHER.WEIGHTS",
         "DISTILLATION.ID_TABLE.PATH",
+        "MODEL.TWO_STEP.REID.WEIGHTS",
     ],
 )
 def test_other_content_of_a_file_makes_other_settings(tmp_path, key):
     weights = tmp_path / "weights.pth"
-    opts = ["MODEL.META_ARCHITECTURE", "Distiller", key, str(weights)]
+    arch = "TwoStepSearch" if "TWO_STEP" in key else "Distiller"
+    opts = ["MODEL.META_ARCHITECTURE", arch, key, str(weights)]
     opts += ["DISTILLATION.STUDENT_META_ARCH", "GeneralizedRCNN"]
     weights.write_bytes(b"one")
     before = settings_of(fake(tmp_path / "a", "1", *opts).config)

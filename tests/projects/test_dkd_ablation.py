@@ -7,7 +7,7 @@ from tiny import REPO
 
 from kd_search.experiments import RESULT_FILE, TableLayout, settings_of, summarise
 from kd_search.synthetic import PRESETS, generate_dataset
-from tests.projects.project_files import finish, load_script, run_script
+from tests.projects.project_files import finish, load_script, run_script, train_in_this_process
 
 ablate = load_script("DKD", "ablate")
 TERMS, grid_rows = ablate.TERMS, ablate.grid_rows
@@ -149,6 +149,19 @@ def test_grids_have_terms_down_and_augmentations_across():
     ]
 
 
+def test_two_steps_are_a_detector_and_the_teacher_with_moved_boxes(study_of):
+    study = study_of("--rows", "none", "two steps", "--teacher-opts", "REID_DATA.PAD", "3")
+    assert list(study.teachers) == ["teacher, ISA"]
+    cfg = study.runs["two steps", 1].config
+    assert cfg.MODEL.META_ARCHITECTURE == "TwoStepSearch" and cfg.INPUT.WITH_ORIGINAL_IMAGE
+    assert cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads"
+    reid = cfg.MODEL.TWO_STEP.REID
+    assert reid.WEIGHTS == str(study.teachers["teacher, ISA"].weights)
+    assert reid.OPTS == ["REID_DATA.PAD", "3"]
+    # It has to be named.
+    assert ("two steps", 1) not in study_of().runs
+
+
 def test_table_of_finished_runs(study_of, tmp_path):
     study = study_of("--rows", "none", "all", "--sia", "ISA")
     for (row, seed), run in study.runs.items():
@@ -161,32 +174,46 @@ def test_table_of_finished_runs(study_of, tmp_path):
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("study_of")
-def test_rows_from_nothing_and_again(tmp_path):
+def test_rows_from_nothing_and_again(tmp_path, monkeypatch):
+    train_in_this_process(monkeypatch)
     small = ["MODEL.RESNETS.WIDTH_MULTIPLIER", "0.25", "SOLVER.CHECKPOINT_PERIOD", "2"]
-    options = ["--output", tmp_path / "out", "--rows", "none", "all", "--sia", "ISA", "ISA+FSA"]
-    options += ["--seeds", 1, "--iterations", 3, "--teacher-iterations", 3]
+    options = ["--output", tmp_path / "out", "--rows", "none", "all", "two steps"]
+    options += [
+        "--sia",
+        "ISA",
+        "ISA+FSA",
+        "--seeds",
+        1,
+        "--iterations",
+        3,
+        "--teacher-iterations",
+        3,
+    ]
     options += ["--opts", *small, "SOLVER.IMS_PER_BATCH", 2]
     options += ["--teacher-opts", *small, "SOLVER.IMS_PER_BATCH", 8, "REID_DATA.IDS_PER_BATCH", 4]
 
     def run():
         return run_script("DKD", "ablate", *options, KD_SEARCH_GENERATED=str(tmp_path / "data"))
 
-    output = run()
-    assert "[1/1] teacher, ISA:" in output and "[3/3] all, ISA+FSA, seed 1:" in output
+    run()
     for name in ("ISA", "ISA+FSA"):
-        log = (tmp_path / "out" / name / "all" / "seed1" / "log.txt").read_text()
+        log = (tmp_path / "out" / name / "all" / "seed1" / "metrics.json").read_text()
         for loss in ("loss_probability", "loss_pair_relation", "loss_triplet_relation"):
             assert loss in log
     content = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert [e["row"] for e in content["table"]] == [
         "teacher, ISA",
         "none",
+        "two steps",
         "all, ISA",
         "all, ISA+FSA",
     ]
+    # Of every row, processor time at test; of every search, its accuracy.
+    assert all(e["metrics"]["test_ms"]["mean"] > 0 for e in content["table"])
+    assert all("mAP" in e["metrics"] for e in content["table"][1:])
     assert "reid_mAP" in content["table"][0]["metrics"] and "mAP" in content["table"][1]["metrics"]
     results = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob(RESULT_FILE)}
-    assert len(results) == 4
+    assert len(results) == 5
     run()
     assert {p: p.stat().st_mtime_ns for p in results} == results
     assert json.loads((tmp_path / "out" / "ablation.json").read_text()) == content

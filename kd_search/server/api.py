@@ -62,6 +62,7 @@ def create_api(library: Library, uploads: Uploads, status: dict[str, Any]) -> Fa
         return models.Status(
             people=len(library),
             cameras=listing.people(),
+            folders=listing.in_folders,
             start=times["start"],
             end=times["end"],
             **status,
@@ -203,7 +204,7 @@ def _embedding(
 
 
 def _filter(library: Library, wanted: models.Search) -> Filter:
-    known = library.listing.cameras
+    known, folders = library.listing.cameras, library.listing.folders
     for name in wanted.cameras:
         if name not in known:
             raise ApiError(422, "camera", f"the gallery has no camera {name[:80]!r}")
@@ -212,7 +213,7 @@ def _filter(library: Library, wanted: models.Search) -> Filter:
         start=_time(wanted.start),
         end=_time(wanted.end, end=True),
         # They are compared with those in the gallery, as text.
-        folders=[name for name in wanted.folders if name],
+        folders=[folders.get(name, name) for name in wanted.folders if name],
         min_score=wanted.min_score,
     )
 

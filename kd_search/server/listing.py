@@ -1,11 +1,16 @@
 """What is in a gallery, by camera and time: totals, a histogram and the order of its pictures."""
 
-from collections.abc import Iterable
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 import numpy as np
 
 from kd_search.utils.files import printable
+
+#: Folders to choose from.
+_FOLDERS = 200
 
 
 class Listing:
@@ -22,6 +27,13 @@ class Listing:
             printable(name): name
             for name in sorted({row.camera for row in rows if row.camera is not None})
         }
+        folders: Counter[str] = Counter()
+        for row in rows:
+            folders[os.path.dirname(row.path)] += row.found
+        tree = folder_tree(folders)
+        #: Folders by the name that the API shows, and people in each and in its subfolders.
+        self.folders = {printable(name): name for name in tree}
+        self.in_folders = {printable(name): people for name, people in tree.items()}
         codes: dict[Optional[str], int] = {None: -1}
         codes.update({name: code for code, name in enumerate(self.cameras.values())})
         camera = np.array([codes[row.camera] for row in rows], np.int32)
@@ -101,3 +113,32 @@ class Listing:
                 counts[name] = np.round(np.cumsum(change[:-1]), 3).tolist()
         result["start"], result["end"] = start, end
         return result
+
+
+def folder_tree(people: Mapping[str, int], most: int = _FOLDERS) -> dict[str, int]:
+    """People in each folder and its subfolders, parents before their subfolders.
+
+    Args:
+        people: in each folder itself.
+        most: as many levels are left out, the deepest first, as give more folders. Those that have
+            everybody are left out too.
+    """
+    total: Counter[str] = Counter()
+    for name, number in people.items():
+        while True:
+            total[name] += number
+            parent = os.path.dirname(name)
+            if parent == name:
+                break
+            name = parent
+    everybody = sum(people.values())
+    parts = {name: name.split(os.sep) for name, number in total.items() if number < everybody}
+    levels = Counter(map(len, parts.values()))
+    deepest = shown = 0
+    for level in sorted(levels):
+        shown += levels[level]
+        if shown > most:
+            break
+        deepest = level
+    names = sorted((name for name in parts if len(parts[name]) <= deepest), key=parts.__getitem__)
+    return {name: total[name] for name in names}

@@ -42,8 +42,12 @@ class Search(_Strict):
     cameras: Annotated[list[Name], Field(max_length=1000)] = []
     start: Optional[Time] = Field(None, description="nobody who was seen earlier")
     end: Optional[Time] = Field(None, description="nobody who was seen later; included")
-    folders: Annotated[list[Name], Field(max_length=100)] = []
-    min_score: Optional[Annotated[Number, Field(ge=0, le=1)]] = None
+    folders: Annotated[list[Name], Field(max_length=100)] = Field(
+        [], description="of the gallery, as they were indexed; their subfolders are included"
+    )
+    min_score: Optional[Annotated[Number, Field(ge=0, le=1)]] = Field(
+        None, description="nobody whom the detector found with a lower score"
+    )
     per: Literal["person", "picture", "camera"] = Field(
         "picture", description="at most one result for each; a tracklet of a video is a person"
     )
@@ -132,6 +136,10 @@ class Status(BaseModel):
     gallery: str
     people: int
     cameras: dict[str, int] = Field(description="people found at each")
+    folders: dict[str, int] = Field(
+        description="people in each and in its subfolders; without the deepest if they are many"
+    )
+    min_score: float = Field(description="nobody was indexed with a lower score")
     start: Optional[float]
     end: Optional[float]
     model: str

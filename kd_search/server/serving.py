@@ -54,6 +54,7 @@ def create_app(
         "model": manifest["file"],
         "model_sha256": manifest["file_sha256"],
         "calibrated": bool(manifest["calibration"]),
+        "min_score": manifest["search_score_threshold"],
         "max_bytes": limits.max_bytes,
         "max_pixels": pixels,
         "version": __version__,

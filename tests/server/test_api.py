@@ -101,6 +101,9 @@ def test_filters(client):
     folder = str(client.folder / "footage" / "door")
     assert {c for c, _ in at(client.search(query, folders=[folder]))} == {"door"}
     assert client.search(query, min_score=0.95)["results"] == []
+    status = client.get("/api/status").json
+    assert status["folders"] == {folder: 5, str(client.folder / "footage" / "gate"): 3}
+    assert status["min_score"] == 0.5
 
 
 @pytest.mark.parametrize(("per", "count"), [("person", 8), ("picture", 5), ("camera", 2)])
@@ -257,3 +260,23 @@ def test_the_description_names_every_path(client):
     sent = document["paths"]["/api/pictures"]["post"]["requestBody"]["content"]
     assert set(sent) == {"image/jpeg", "image/png"}
     assert json.dumps(document).count("#/components/schemas/Problem") >= 7
+    search = document["components"]["schemas"]["Search"]["properties"]
+    for name in ("start", "end", "folders", "min_score", "per", "marks"):
+        assert search[name]["description"], name
+
+
+def test_folders_whose_names_are_not_utf8(client, tmp_path):
+    import os
+
+    from kd_search.server.guard import Access
+    from kd_search.server.serving import create_app
+    from tests.gallery.gallery_inputs import filled, new_file
+
+    name = "/footage/" + os.fsdecode(b"caf\xe9")
+    filled(tmp_path / "g", range(3), counts=(1,))
+    with GalleryWriter(tmp_path / "g") as writer:
+        writer.add([new_file(9, 2, path=f"{name}/1.jpg")])
+    client.app = create_app(str(tmp_path / "g"), client.searcher, Access())
+    (folder,) = [f for f in client.get("/api/status").json["folders"] if "caf" in f]
+    found = client.search({"id": "1.0"}, folders=[folder], per="person")
+    assert len(found["results"]) == 2 and all("caf" in r["path"] for r in found["results"])

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="FastAPI is not installed")
 
-from kd_search.server.listing import Listing
+from kd_search.server.listing import Listing, folder_tree
 
 
 def row(number, camera, time, found=1, seconds=0.0, state="indexed"):
@@ -19,6 +19,7 @@ def row(number, camera, time, found=1, seconds=0.0, state="indexed"):
         seconds=seconds,
         state=state,
         sha256=f"{number:064x}",
+        path=f"/footage/{camera}/{number}.jpg",
     )
 
 
@@ -51,6 +52,24 @@ def test_content_at_two_cameras():
     listing = Listing([*ROWS, copy])
     assert listing.time[listing.place(4, "b")] == 60.0
     assert listing.time[listing.place(4, "a")] == 10.0
+
+
+def test_folders_hold_those_below():
+    listing = Listing(ROWS)
+    assert listing.in_folders == {"/footage/None": 1, "/footage/a": 8, "/footage/b": 2}
+    people = {"/f/a/x/1": 1, "/f/a/x/2": 2, "/f/a": 3, "/f/b c": 4, "/f/a/y": 5}
+    tree = folder_tree(people)
+    assert list(tree.items()) == [
+        ("/f/a", 11),
+        ("/f/a/x", 3),
+        ("/f/a/x/1", 1),
+        ("/f/a/x/2", 2),
+        ("/f/a/y", 5),
+        ("/f/b c", 4),
+    ]
+    # Of those above everybody, and of levels with too many, none is left.
+    assert list(folder_tree(people, most=5)) == ["/f/a", "/f/a/x", "/f/a/y", "/f/b c"]
+    assert folder_tree(people, most=1) == {} == folder_tree({}) == folder_tree({"/f": 3})
 
 
 def test_histogram():

@@ -136,6 +136,21 @@ def test_the_whole_way(open_page, folder, tmp_path):
     expect(cards).to_have_count(1)
     page.click("#all-times")
     expect(cards).to_have_count(5)
+    # A folder, and the score of the detector, which everybody has 90 % of.
+    assert page.locator("#folder option").all_text_contents() == ["all", "door (5)", "gate (3)"]
+    page.select_option("#folder", label="gate (3)")
+    expect(cards).to_have_count(2)
+    page.select_option("#folder", label="all")
+    expect(cards).to_have_count(5)
+    expect(page.locator("#score-shown")).to_have_text("any")
+    page.focus("#score")
+    page.keyboard.press("End")
+    expect(page.locator("#score-shown")).to_have_text("95 %")
+    expect(page.locator("#found-title")).to_have_text("Nobody like this")
+    page.keyboard.press("ArrowLeft")
+    expect(cards).to_have_count(5)
+    page.keyboard.press("Home")
+    expect(page.locator("#score-shown")).to_have_text("any")
     page.select_option("#per", "camera")
     expect(cards).to_have_count(2)
     page.select_option("#per", "picture")
@@ -252,6 +267,25 @@ def test_a_phone(open_page, folder, scheme):
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
     no_serious_problem(page)
+    # Fingers can place, drag and size a box, which they cannot draw.
+    page.locator(".place-box").tap()
+    page.evaluate("scrollTo(0, 0)")
+    area = page.locator("#stage .picture").bounding_box()
+    scale = area["width"] / 100
+    with page.expect_request("**/api/search") as asked:
+        page.mouse.move(area["x"] + 50 * scale, area["y"] + 20 * scale)
+        page.mouse.down()
+        page.mouse.move(area["x"] + 35 * scale, area["y"] + 10 * scale, steps=3)
+        page.mouse.up()
+    assert asked_box(asked.value) == pytest.approx([22.5, 0, 47.5, 20], abs=0.5)
+    with page.expect_request("**/api/search") as asked:
+        page.mouse.move(area["x"] + 47.5 * scale, area["y"] + 20 * scale)
+        page.mouse.down()
+        page.mouse.move(area["x"] + 37.5 * scale, area["y"] + 18 * scale, steps=3)
+        page.mouse.up()
+    assert asked_box(asked.value) == pytest.approx([22.5, 0, 37.5, 18], abs=0.5)
+    expect(cards).to_have_count(5)
+    no_serious_problem(page)
     cards.nth(0).locator(".scene").tap()
     expect(page.locator("#viewer img")).to_have_attribute("src", re.compile("^blob:"))
     for name in ("#earlier", "#later", "#viewer-right", "#viewer-search", "#close"):
@@ -281,11 +315,69 @@ def test_a_box_that_is_drawn_and_a_picture_of_another_kind(open_page, folder, tm
     )
     page.mouse.up()
     expect(page.locator("#stage .drawn")).to_have_count(1)
+    expect(page.locator(".edges input").nth(1)).to_have_value("1")
     expect(page.locator("#results > li")).to_have_count(5)
     assert page.locator(".verdict").first.text_content() == "likely"
     (tmp_path / "words.txt").write_text("no picture")
     page.set_input_files("#file", tmp_path / "words.txt")
     expect(page.locator("#status")).to_have_text("words.txt is no picture.")
+
+
+def asked_box(request):
+    """The box of a search that the page asks for."""
+    return request.post_data_json["query"][0]["box"]
+
+
+def test_a_box_by_the_keyboard_alone(open_page, folder, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (100, 40)).save(tmp_path / "nobody.png")
+    page = open_page()
+    expect(page.locator("#facts")).not_to_be_empty()
+    page.set_input_files("#file", tmp_path / "nobody.png")
+    expect(page.locator("#status")).to_have_text(re.compile("^Nobody was found"))
+    expect(page.locator(".place-box")).to_be_focused()
+    page.set_input_files("#file", folder / "query.png")
+    expect(page.locator("#stage .box").nth(0)).to_be_focused()
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    expect(page.locator(".place-box")).to_be_focused()
+    page.keyboard.press("Enter")
+    drawn = page.locator("#stage .drawn")
+    expect(drawn).to_be_focused()
+    no_serious_problem(page)
+    # From the middle (37.5, 10, 62.5, 30) to the upper left, and smaller, without being searched
+    # for on the way.
+    with page.expect_request("**/api/search") as asked:
+        for key, times in (
+            ("ArrowLeft", 8),
+            ("ArrowUp", 15),
+            ("Shift+ArrowLeft", 2),
+            ("Shift+ArrowUp", 3),
+            ("ArrowDown", 1),
+        ):
+            for _ in range(times):
+                page.keyboard.press(key)
+    assert asked_box(asked.value) == [21.5, 1, 42.5, 18]
+    expect(drawn).to_have_attribute("aria-pressed", "true")
+    cards = page.locator("#results > li")
+    expect(cards).to_have_count(5)
+    assert page.locator(".verdict").first.text_content() == "likely"
+    no_serious_problem(page)
+    # The same by numbers, which are limited to the picture.
+    fields = page.locator(".edges input")
+    shown = fields.evaluate_all("list => list.map(x => x.value)")
+    assert shown == ["22", "1", "43", "18"]
+    fields.nth(2).focus()
+    with page.expect_request("**/api/search") as asked:
+        page.keyboard.press("Control+a")
+        page.keyboard.type("900")
+        page.keyboard.press("Tab")
+    assert asked_box(asked.value) == [21.5, 1, 100, 18]
+    drawn.focus()
+    page.keyboard.press("Escape")
+    expect(drawn).to_have_count(0)
+    expect(page.locator(".place-box")).to_be_focused()
 
 
 def test_the_token(browser, folder, tmp_path):

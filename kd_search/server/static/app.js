@@ -16,6 +16,8 @@ const KINDS = ["image/jpeg", "image/png"];
 let wanted = [];
 /** The chosen one of the picture that is shown; part of wanted. */
 let current = null;
+/** The picture that is shown. */
+let stage = null;
 let facts = null;
 let histogram = null;
 let results = [];
@@ -56,6 +58,32 @@ async function start() {
       make("label", {}, make("input", { type: "checkbox", value: name, onchange: onCameras }), make("span", {}, name, make("small", {}, people.toLocaleString()))),
     ),
   );
+  showMoreFilters();
+}
+
+/** The folders and scores that can be chosen. */
+function showMoreFilters() {
+  const folders = Object.entries(facts.folders);
+  const parts = folders.map(([name]) => name.split("/"));
+  // What all of them begin with says nothing.
+  const common = parts.length ? parts[0].findIndex((part, i) => parts.some((other) => other[i] !== part || i === other.length - 1)) : 0;
+  $("folder").append(
+    ...folders.map(([name, people], i) => make("option", { value: name }, `${parts[i].slice(common).join("/")} (${people.toLocaleString()})`)),
+  );
+  $("folder").parentElement.hidden = !folders.length;
+  $("score").min = $("score").value = Math.floor(100 * facts.min_score);
+  $("score").parentElement.hidden = Number($("score").min) >= Number($("score").max);
+  showScore();
+}
+
+/** The least score, null for any. */
+function minScore() {
+  return $("score").value === $("score").min ? null : $("score").value / 100;
+}
+
+function showScore() {
+  $("score-shown").textContent = minScore() === null ? "any" : `${$("score").value} %`;
+  $("score").setAttribute("aria-valuetext", $("score-shown").textContent);
 }
 
 function chosenCameras() {
@@ -76,6 +104,8 @@ async function take(file) {
     return;
   }
   say("Looking for people …");
+  await started;
+  if (!facts) return; // which start() has said
   try {
     const blob = await converted(file);
     if (blob.size > facts.max_bytes) throw new Error(`The picture has more than ${Math.round(facts.max_bytes / 1e6)} MB.`);
@@ -85,7 +115,7 @@ async function take(file) {
     image.src = url;
     await image.decode();
     current = null;
-    const stage = showStage(image, sent, (person, box) => choose(sent, blob, image, person, box));
+    stage = showStage(image, sent, (person, box) => choose(sent, blob, image, person, box));
     document.body.classList.add("with-picture");
     $("drop-title").textContent = "Another picture";
     $("drop-hint").textContent = "of the same person: together they find more";
@@ -93,7 +123,10 @@ async function take(file) {
     else if (sent.people.length) {
       say(`${sent.people.length} people were found: choose one.`);
       stage.focus();
-    } else say("Nobody was found. Draw a box around the person with the mouse.");
+    } else {
+      say("Nobody was found. Draw a box around the person with the mouse, or place one.");
+      stage.focus();
+    }
   } catch (error) {
     say(error.message, true);
   }
@@ -153,8 +186,7 @@ function remove(entry) {
   wanted = wanted.filter((other) => other !== entry);
   if (entry === current) {
     current = null;
-    for (const box of $("stage").querySelectorAll("button.box")) box.setAttribute("aria-pressed", "false");
-    $("stage").querySelector(".drawn")?.remove();
+    stage.clear();
   }
   if (!wanted.length) [marks, results] = [[], []];
   changed();
@@ -175,6 +207,8 @@ function searchBody() {
     query: wanted.map(({ query }) => query),
     cameras: [...chosenCameras()],
     ...timeline.range,
+    folders: $("folder").value ? [$("folder").value] : [],
+    min_score: minScore(),
     per: $("per").value,
     top_k: topK,
     marks: marks.slice(0, applied),
@@ -258,7 +292,7 @@ function keepFocus(list, change) {
 }
 
 function note() {
-  if (!results.length) return "No picture fits. Choose more cameras or a longer time.";
+  if (!results.length) return "No picture fits. Choose more cameras, a longer time, all folders or a lower score.";
   if (!facts.calibrated) return "The most similar come first. The model is not calibrated: which similarity means the same person is not known.";
   const likely = results.filter(({ verdict }) => verdict === "likely").length;
   const word = likely ? `${count(likely, "is", "are")} likely the same person` : "None is likely the same person";
@@ -354,6 +388,11 @@ document.addEventListener("keydown", (event) => {
     undo();
   }
 });
+$("folder").addEventListener("change", soon);
+$("score").addEventListener("input", () => {
+  showScore();
+  soon();
+});
 $("per").addEventListener("change", () => {
   topK = FIRST;
   run();
@@ -366,4 +405,4 @@ $("refine").addEventListener("click", refine);
 $("undo").addEventListener("click", undo);
 $("save-page").addEventListener("click", () => save("html"));
 $("save-json").addEventListener("click", () => save("json"));
-start();
+const started = start();

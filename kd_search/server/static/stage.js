@@ -1,5 +1,6 @@
 // The picture that was sent, with the people in it, of whom one is chosen.
 
+import { FreeBox } from "./box.js";
 import { $, boxAt, make, place as put } from "./dom.js";
 
 /** Pixels on the screen from which a drag is a box and not a click. */
@@ -45,11 +46,12 @@ export function showStage(image, sent, choose) {
   order.forEach((index, depth) => (buttons[index].style.zIndex = depth + 1));
   area.append(...buttons);
 
-  function pick(button, index, box) {
-    for (const other of buttons) other.setAttribute("aria-pressed", other === button);
-    if (index !== null) area.querySelector(".drawn")?.remove();
+  function pick(element, index, box) {
+    for (const other of [...buttons, free.element]) other.setAttribute("aria-pressed", other === element);
+    if (index !== null) free.remove();
     choose(index, box);
   }
+  const free = new FreeBox(area, sent, (element, box) => pick(element, null, box));
 
   // The click at the end of a drag belongs to the drawing.
   let dragged = false;
@@ -62,35 +64,32 @@ export function showStage(image, sent, choose) {
     if (event.button !== 0 || event.pointerType === "touch") return;
     const bounds = area.getBoundingClientRect();
     const at = (e) => [
-      Math.min(sent.width, Math.max(0, ((e.clientX - bounds.left) / bounds.width) * sent.width)),
-      Math.min(sent.height, Math.max(0, ((e.clientY - bounds.top) / bounds.height) * sent.height)),
+      ((e.clientX - bounds.left) / bounds.width) * sent.width,
+      ((e.clientY - bounds.top) / bounds.height) * sent.height,
     ];
     const first = at(event);
     dragged = false;
-    let drawn = null;
-    let box = null;
     const move = (next) => {
-      const last = at(next);
       const away = Math.hypot(next.clientX - event.clientX, next.clientY - event.clientY);
-      if (!drawn && away < SMALLEST) return;
-      if (!drawn) {
-        area.querySelector(".drawn")?.remove();
-        drawn = make("div", { class: "box drawn" });
-        area.append(drawn);
-      }
-      box = [Math.min(first[0], last[0]), Math.min(first[1], last[1]), Math.max(first[0], last[0]), Math.max(first[1], last[1])];
-      put(drawn, box, sent.width, sent.height);
+      if (!dragged && away < SMALLEST) return;
+      dragged = true;
+      free.show([...first, ...at(next)]);
     };
     const end = () => {
       document.removeEventListener("pointermove", move);
-      if (!drawn) return;
-      dragged = true;
-      pick(drawn, null, box);
+      if (dragged) free.rest();
     };
     document.addEventListener("pointermove", move);
     document.addEventListener("pointerup", end, { once: true });
     event.preventDefault();
   });
-  $("stage").replaceChildren(area);
-  return { choose: (index) => buttons[index].click(), focus: () => buttons[0]?.focus() };
+  $("stage").replaceChildren(area, free.controls);
+  return {
+    choose: (index) => buttons[index].click(),
+    focus: () => (buttons[0] ?? free.opener).focus(),
+    clear: () => {
+      for (const button of buttons) button.setAttribute("aria-pressed", "false");
+      free.remove();
+    },
+  };
 }

@@ -9,7 +9,7 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="FastAPI is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
-from kd_search.gallery import GalleryWriter
+from kd_search.gallery import Gallery, GalleryWriter
 from kd_search.gallery.capture import Capture, CaptureRules
 from kd_search.gallery.indexing import Indexer, Settings
 from kd_search.server.guard import Access
@@ -39,6 +39,15 @@ def index(folder, searcher) -> None:
         Indexer(writer, searcher, capture, Settings()).run([str(folder / "footage")])
 
 
+def push_to(url: str, folder) -> None:
+    """Copy the gallery of :func:`index` into a database."""
+    from kd_search.gallery.postgres import PostgresWriter, push
+
+    source = Gallery(folder / "people")
+    with PostgresWriter(url, source.manifest) as target:
+        push(source, target)
+
+
 def png(*persons) -> bytes:
     """A picture with these persons as coloured squares."""
     buffer = io.BytesIO()
@@ -52,6 +61,11 @@ class Client:
     def __init__(self, folder, searcher):
         self.folder, self.searcher = folder, searcher
         self.app = create_app(str(folder / "people"), searcher, Access())
+
+    def move_to(self, url: str) -> None:
+        """Copy the gallery into a database, and serve that."""
+        push_to(url, self.folder)
+        self.app = create_app(url, self.searcher, Access())
 
     def ask(self, *args, app=None, **options):
         return asyncio.run(ask(app or self.app, *args, **options))

@@ -36,17 +36,11 @@ def test_status_and_timeline(client):
 
 def test_a_gallery_in_a_database_gives_the_same_answers(client, server):
     from kd_search.gallery.opening import gallery_name
-    from kd_search.gallery.postgres import PostgresWriter, push
-    from kd_search.server.guard import Access
-    from kd_search.server.serving import create_app
 
     url = server.new_schema()
-    source = Gallery(client.folder / "people")
-    with PostgresWriter(url, source.manifest) as target:
-        push(source, target)
     here = client.get("/api/status").json
     found = client.search(client.wanted(2), top_k=3)
-    client.app = create_app(url, client.searcher, Access())
+    client.move_to(url)
     there = client.get("/api/status").json
     assert there == {**here, "gallery": Path(gallery_name(url)).name}
     again = client.search(client.wanted(2), top_k=3)

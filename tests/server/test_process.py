@@ -16,7 +16,7 @@ import pytest
 from kd_search.cli import main
 from kd_search.cli.serve import read_token
 from tests.gallery.fake_searcher import FakeSearcher
-from tests.server.inputs import index, png
+from tests.server.inputs import index, png, push_to
 from tests.server.process import running
 
 
@@ -108,6 +108,65 @@ def test_two_hundred_at_once(server):
     assert [status for status, _ in answers].count(200) == len(answers) == 200
     assert resident(process) - before < 60_000_000
     assert ask(address, "GET", "/api/status")[0] == 200
+
+
+def test_two_hundred_searches_of_a_database_at_once(folder):
+    """Beside slow clients, and while the server of the database is started anew."""
+    from tests.gallery.postgres_server import Server
+
+    database = Server()
+    try:
+        url = database.new_schema()
+        push_to(url, folder)
+        with running(folder, "--gallery", url) as (process, address, log):
+            wanted = [{"picture": send(address, png(9, 1))[1]["id"], "person": 1}]
+            body = json.dumps({"query": wanted, "cameras": ["door"], "min_score": 0.5})
+            answers = []
+
+            def one(number):
+                if number % 10 == 0:  # no valid search
+                    text = body[: 3 * number % len(body)]
+                else:
+                    text = body
+                kind = {"Content-Type": "application/json"}
+                answers.append((number, *ask(address, "POST", "/api/search", text, kind)))
+
+            def all_at_once():
+                answers.clear()
+                threads = [threading.Thread(target=one, args=(n,)) for n in range(200)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+
+            slow = [
+                raw(
+                    address,
+                    b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n",
+                )
+                for _ in range(40)
+            ]
+            all_at_once()
+            before = resident(process)
+            all_at_once()
+            for number, status, content in answers:
+                assert status == (200 if number % 10 else 422), content
+                assert not number % 10 or len(json.loads(content)["results"]) == 3
+            assert resident(process) - before < 20_000_000
+            for connection in slow:
+                connection.close()
+            database.stop()
+            answers.clear()
+            one(1)
+            _, status, content = answers[0]
+            error = json.loads(content)["error"]
+            assert (status, error["code"]) == (503, "gallery") and error["request"] in log()
+            database.start()
+            one(2)
+            assert answers[1][1] == 200
+            assert "Traceback" not in log() and " 500 " not in log()
+    finally:
+        database.remove()
 
 
 def test_bombs_and_broken_pictures(server):

@@ -26,6 +26,7 @@ SETS = {
     for name, folder, arch in (
         ("market", "market1501", "r18w50"),
         ("market_r18", "market1501", "r18"),
+        ("market_mobilenetv2", "market1501", "mobilenetv2"),
         ("generated", "generated", "r18w50"),
     )
 }

@@ -13,6 +13,7 @@ STUDENTS = [p for p in RUNNABLE if merged(p).MODEL.META_ARCHITECTURE == "Distill
 TEACHERS = [p for p in RUNNABLE if p not in STUDENTS]
 #: Students that start as their teacher, one of each backbone.
 SELF = [p for p in STUDENTS if merged(p).DISTILLATION.INIT_FROM_TEACHER and p.parent.name == "mars"]
+IMAGENET = TREE / "projects/VKD/configs/market1501/student_mobilenetv2.yaml"
 CROSS = [p for p in STUDENTS if not merged(p).DISTILLATION.INIT_FROM_TEACHER]
 #: Released training identities (MARS, Duke-Video-ReID, VeRi-776, ATRW).
 IDENTITIES = {"mars": 625, "duke_video": 702, "veri": 576, "atrw": 107}
@@ -93,7 +94,7 @@ def test_numbers_of_the_authors(path):
     assert cfg.SOLVER.STEPS == tuple(epoch * batches for epoch in milestones)
 
 
-@pytest.mark.parametrize("path", SELF, ids=name_of)
+@pytest.mark.parametrize("path", [*SELF, IMAGENET], ids=name_of)
 def test_student_starts_as_its_teacher_except_for_the_last_layers(path):
     distiller = built(path)
     teacher = distiller.teacher.model
@@ -105,8 +106,13 @@ def test_student_starts_as_its_teacher_except_for_the_last_layers(path):
     copied = distiller.initialise()
     fresh = set(distiller.student.state_dict()) - set(copied)
     parts = {name.split(".")[0] for name in fresh}
-    last = {"densenet121": "backbone.features.denseblock4.", "mobilenetv2": None}
-    last = last.get(path.stem.partition("_")[2], "backbone.res5.")
+    last = {
+        "densenet121": ("backbone.features.denseblock4.",),
+        "mobilenetv2": None,
+    }.get(path.stem.partition("_")[2], ("backbone.res5.",))
+    if path == IMAGENET:
+        # The stage of the last stride, as res5.
+        last = tuple(f"backbone.features.{number}." for number in range(14, 19))
     assert parts == ({"neck", "classifier"} if last is None else {"neck", "classifier", "backbone"})
     assert all(name.startswith(last) for name in fresh if name.startswith("backbone"))
     theirs = teacher.state_dict()

@@ -6,7 +6,9 @@
     python projects/GlobalKnowledge/ablate.py --start-iterations 600 --iterations 600
 
 Rows: the student alone; feature distillation where all boxes weigh the same; weighted by agreement;
-with projections on the prototypes; with soft labels. The teacher is trained first, unless
+with projections on the prototypes; with soft labels. For person search there is one more, which
+--rows has to name: all terms, with prototypes of clusters of identities instead of the one class.
+The teacher is trained first, unless
 --teacher-weights names one. With --start-iterations the student is first trained alone for that
 long, for each seed, and every row continues from there, as in the paper; the row "start" shows it.
 """
@@ -51,12 +53,18 @@ SETS = {
     "prw_c6": Networks(
         f"{CONFIGS}/prw_c6/student_r18w50_fpn.yaml", "configs/prw_c6/teacher_r18_fpn.yaml"
     ),
+    "prw_c6_mini": Networks(
+        f"{CONFIGS}/prw_c6_mini/student_mobilenetv2_fpn.yaml",
+        "projects/PersonSearchKD/configs/prw_c6_mini/teacher_mobilenetv2_fpn.yaml",
+    ),
 }
 
 NONE = "none"
 _FEATURE = ("WeightedFeatureTerm",)
 _GLOBAL = (*_FEATURE, "GlobalKnowledgeTerm")
-_WEIGHTED = "DISTILLATION.GLOBAL_KNOWLEDGE.WEIGHTED"
+_ALL = (*_GLOBAL, "WeightedSoftLabelTerm")
+_NODE = "DISTILLATION.GLOBAL_KNOWLEDGE."
+_WEIGHTED = f"{_NODE}WEIGHTED"
 #: Each row has the terms of the one before and more. The paper has such tables, but their numbers
 #: could not be recovered.
 ROWS = (
@@ -64,14 +72,26 @@ ROWS = (
     Row("feature", {_WEIGHTED: False}, terms=_FEATURE),
     Row("+weights", {_WEIGHTED: True}, terms=_FEATURE),
     Row("+global", {_WEIGHTED: True}, terms=_GLOBAL),
-    Row("+soft", {_WEIGHTED: True}, terms=(*_GLOBAL, "WeightedSoftLabelTerm"), main=True),
+    Row("+soft", {_WEIGHTED: True}, terms=_ALL, main=True),
+)
+#: About as many prototypes as the one class has in the configs for person search.
+IDENTITIES = Row(
+    "+soft, identities",
+    {
+        _WEIGHTED: True,
+        f"{_NODE}GROUPS": "identity",
+        f"{_NODE}CLUSTERS": 8,
+        f"{_NODE}PER_CLASS": 6,
+    },
+    terms=_ALL,
+    main=True,
 )
 #: The students' common start with --start-iterations.
 START = Row("start", main=True, fixed=True)
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    names = [row.name for row in ROWS]
+    names = [row.name for row in (*ROWS, IDENTITIES)]
     parser = StudyParser(__doc__, SETS, names, "output/global_knowledge", one_teacher=True)
     start = "train the student alone before; 0: do not"
     parser.add_argument("--start-iterations", type=int, default=0, help=start)
@@ -87,7 +107,7 @@ def make_study(args: argparse.Namespace) -> Study:
     Raises:
         ValueError, FileNotFoundError: unknown rows, or a wrong config.
     """
-    rows = choose_rows(ROWS, args.rows)
+    rows = choose_rows((*ROWS, IDENTITIES), args.rows or [row.name for row in ROWS])
     cfg = build_run_config(args.student_config, args.opts, args.output)
     teacher, arch = teacher_run(args, args.teacher_seed), student_arch(cfg)
     weights = args.teacher_weights or str(teacher.weights)

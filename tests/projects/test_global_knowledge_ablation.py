@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import REPO
 
-from kd_search.synthetic import OBJECTS_PRESETS, generate_objects
+from kd_search.synthetic import OBJECTS_PRESETS, PRESETS, generate_dataset, generate_objects
 from tests.projects.project_files import finish, load_script, run_script
 
 ablate = load_script("GlobalKnowledge", "ablate")
@@ -43,6 +43,21 @@ def test_each_row_has_the_one_before_and_more(tmp_path):
         assert cfg.DISTILLATION.TEACHER.WEIGHTS == str(tmp_path / "teacher" / "model_final.pth")
         # All rows have the same network.
         assert {**cfg.MODEL, "META_ARCHITECTURE": ""} == {**alone.MODEL, "META_ARCHITECTURE": ""}
+
+
+def test_prototypes_of_identities_are_a_row_to_be_named(tmp_path, monkeypatch):
+    names = ["--rows", "+soft", "+soft, identities"]
+    generate_dataset(tmp_path / "data", PRESETS["tiny"], seed=0, progress=False)
+    monkeypatch.setenv("KD_SEARCH_GENERATED", str(tmp_path / "data"))
+    study = study_of(tmp_path, "--set", "person", *names)
+    one, clusters = (
+        study.runs[row, 1].config.DISTILLATION for row in ("+soft", "+soft, identities")
+    )
+    assert one.TERMS == clusters.TERMS
+    one, clusters = one.GLOBAL_KNOWLEDGE, clusters.GLOBAL_KNOWLEDGE
+    assert (one.GROUPS, clusters.GROUPS) == ("class", "identity")
+    assert abs(clusters.CLUSTERS * clusters.PER_CLASS - one.PER_CLASS) <= 5
+    assert "+soft, identities" not in [row.name for row in study_of(tmp_path / "all").rows]
 
 
 @pytest.mark.parametrize(

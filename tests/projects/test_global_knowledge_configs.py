@@ -139,7 +139,8 @@ def test_distilled_student_is_a_plain_network_with_terms(path):
     """Network, data and schedule are those of a plain network or, except for the depth, of the
     teacher."""
     cfg = merged(path)
-    folders = [path.parent, TREE / "configs" / path.parent.name]
+    places = ("configs", "projects/PersonSearchKD/configs")
+    folders = [path.parent, *(TREE / place / path.parent.name for place in places)]
     plain = [merged(p) for f in folders for p in f.glob("*.yaml") if not p.name.startswith("Base-")]
     plain = [p for p in plain if p.MODEL.META_ARCHITECTURE == cfg.DISTILLATION.STUDENT_META_ARCH]
     assert core(cfg) in [core(p) for p in plain]

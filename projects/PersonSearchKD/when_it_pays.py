@@ -7,7 +7,8 @@
 
 For each value a study of ablate.py, of the student alone and with the table, with a results file;
 documents draw the gain as a curve from these files (docs/results.md). All options of ablate.py can
-be used; --output and --results are folders here.
+be used; --output and --results are folders here. The value that all studies have anyhow, such as
+the number of people of the training set, is one study for all three, "middle".
 
 Over iterations: the students' schedules; the teacher stays. Over people: that many identities of
 the training set, drawn at random, keep theirs and the others are unlabelled, so that pictures and
@@ -74,24 +75,46 @@ def options_of(args: argparse.Namespace, value: Any) -> argparse.Namespace:
     Raises:
         FileNotFoundError, ValueError: the training set cannot be read, or has too few people.
     """
-    point = f"{args.axis}_{value}"
-    own = args.output / point if args.axis == "people" else args.output
-    words = ["--set", args.set, "--output", str(own), *args.rest]
-    words += ["--results", str(args.results / f"{args.set}_{point}.json")]
-    if args.axis == "iterations":
-        words += ["--iterations", str(value)]
+    words = ["--set", args.set, "--output", str(args.output), *args.rest]
     found = student_study.parse_args(words)
-    found.given, found.script, found.point = args.given, os.path.abspath(__file__), f"_{point}"
+    found.given, found.script = args.given, os.path.abspath(__file__)
     found.rows = found.rows or [student_study.NONE, "table"]
     if args.set == "generated":
         found.opts = [*GENERATED_OPTS, *found.opts]
-    if args.axis == "width":
+    cfg = build_run_config(found.student_config, found.opts, found.output)
+    width = cfg.MODEL.RESNETS.WIDTH_MULTIPLIER
+    middle = {
+        "iterations": lambda: found.iterations or cfg.SOLVER.MAX_ITER,
+        "people": lambda: len(_people(_training_set(cfg))),
+        "width": lambda: width,
+    }
+    point = "middle" if value == middle[args.axis]() else f"{args.axis}_{value}"
+    found.point, found.results = f"_{point}", args.results / f"{args.set}_{point}.json"
+    if point == "middle":
+        # Curves over the width take it from the overrides.
+        found.opts = [*found.opts, WIDTH, width]
+    elif args.axis == "iterations":
+        found.iterations = value
+    elif args.axis == "width":
         found.opts = [*found.opts, WIDTH, value]
-    if args.axis == "people":
-        cfg = build_run_config(found.student_config, found.opts, found.output)
-        keys = keep_people(cfg, value, own)
+    else:
+        found.output = args.output / point
+        keys = keep_people(cfg, value, found.output)
         found.opts, found.teacher_opts = [*found.opts, *keys], [*found.teacher_opts, *keys]
     return found
+
+
+def _training_set(cfg: CfgNode) -> SplitFiles:
+    name, *more = cfg.DATASETS.TRAIN
+    files = locate_split(name)
+    if more or not isinstance(files, SplitFiles):
+        raise ValueError(f"--over people: {name} is not one person search set in COCO-JSON")
+    return files
+
+
+def _people(files: SplitFiles) -> set[Any]:
+    annotations = read_coco_json(files.json_file)["annotations"]
+    return {a["person_id"] for a in annotations if is_labelled(a["person_id"])}
 
 
 def keep_people(cfg: CfgNode, number: int, folder: Path) -> list[Any]:
@@ -101,12 +124,8 @@ def keep_people(cfg: CfgNode, number: int, folder: Path) -> list[Any]:
         FileNotFoundError, ValueError: the set cannot be read, is not one in COCO-JSON, or has too
             few people.
     """
-    name, *more = cfg.DATASETS.TRAIN
-    files = locate_split(name)
-    if more or not isinstance(files, SplitFiles):
-        raise ValueError(f"--over people: {name} is not one person search set in COCO-JSON")
-    content = read_coco_json(files.json_file)
-    people = {a["person_id"] for a in content["annotations"] if is_labelled(a["person_id"])}
+    (name,), files = cfg.DATASETS.TRAIN, _training_set(cfg)
+    content, people = read_coco_json(files.json_file), _people(files)
     if number > len(people):
         raise ValueError(f"--over people: {name} has {len(people)}, not {number}")
 

@@ -71,6 +71,22 @@ def test_widths_are_those_of_the_student_alone(tmp_path):
     assert teacher.MODEL.RESNETS.WIDTH_MULTIPLIER == 1.0 and teacher.SOLVER.MAX_ITER == 7
 
 
+def test_the_axes_share_their_middle(tmp_path):
+    more = ["--iterations", "7", "--teacher-iterations", "9"]
+    axes = (("iterations", "7", "14"), ("people", "6"), ("width", "0.5"))
+    found = [studies(tmp_path, *over, more=more) for over in axes]
+    (first, other), (second,), (third,) = found
+    assert other[0].results.name == "generated_iterations_14.json"
+    for options, study in (first, second, third):
+        assert options.results.name == "generated_middle.json"
+        assert set(study.teachers["teacher"].config.DATASETS.TRAIN) == {"kd_generated_train"}
+        for key, run in study.runs.items():
+            assert run.folder == first[1].runs[key].folder
+            assert run.opts == first[1].runs[key].opts
+            assert run.config.SOLVER.MAX_ITER == 7
+            assert run.opts[run.opts.index(when.WIDTH) + 1] == 0.5
+
+
 @pytest.mark.parametrize("axis, value", [("iterations", "5"), ("width", "0.25")])
 def test_results_files_make_a_curve(tmp_path, axis, value):
     root = tmp_path / "root"

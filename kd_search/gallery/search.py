@@ -287,6 +287,8 @@ class Gallery:
         """Indices of the pairs that a filter lets through, ascending."""
         files, row = self._catalogue, self._pair_row
         pairs = self._near(where)
+        # Those have the camera, and are not later than the end.
+        near = pairs is not None
         tests: list[tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]] = []
         if where.cameras:
             unknown = set(where.cameras) - set(self.cameras)
@@ -297,11 +299,14 @@ class Gallery:
                 )
             codes = [self.cameras.index(name) for name in where.cameras]
             (code, *others) = codes
-            tests.append((self._pair_camera, lambda v: np.isin(v, codes) if others else v == code))
+            if not near:
+                tests.append(
+                    (self._pair_camera, lambda v: np.isin(v, codes) if others else v == code)
+                )
         # Comparisons with NaN, an unknown time, are false.
         if where.start is not None:
             tests.append((self._pair_last, lambda v: v >= where.start))
-        if where.end is not None:
+        if where.end is not None and not near:
             tests.append((self._pair_first, lambda v: v <= where.end))
         if where.folders:
             roots = tuple(os.path.join(folder, "") for folder in where.folders)
@@ -311,8 +316,8 @@ class Gallery:
         if where.min_score is not None:
             scores, least = self._people["score"][row], np.float32(where.min_score)
             tests.append((scores, lambda v: v >= least))
-        for values, fits in tests:  # of what is left: less than a look at all
-            pairs = np.flatnonzero(fits(values)) if pairs is None else pairs[fits(values[pairs])]
+        for values, test in tests:  # of what is left: less than a look at all
+            pairs = np.flatnonzero(test(values)) if pairs is None else pairs[test(values[pairs])]
         assert pairs is not None
         return pairs
 
@@ -385,9 +390,10 @@ class Gallery:
         """Rows of the database by their index in the catalogue."""
         assert self._database is not None
         files = self._catalogue
-        checksums = {int(files.id[i]): int(files.checksum[i]) for i in indices}
-        rows = self._database.files(checksums)
-        return {index: rows[int(files.id[index])] for index in indices}
+        places = np.array(indices, np.int64)
+        numbers = files.id[places].tolist()
+        rows = self._database.files(dict(zip(numbers, files.checksum[places].tolist())))
+        return {index: rows[number] for index, number in zip(indices, numbers)}
 
     def _row_of(self, hit_id: str) -> int:
         parts = parts_of_id(hit_id)

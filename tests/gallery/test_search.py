@@ -141,7 +141,7 @@ def test_the_order_by_camera_and_time_finds_what_a_look_at_all_finds(tmp_path, m
     new = []
     with GalleryWriter(tmp_path / "g", manifest()) as writer:
         for number in range(100):
-            tracklets["first"], tracklets["last"] = rng.uniform(0, 5), rng.uniform(5, 40)
+            tracklets["first"], tracklets["last"] = rng.integers(0, 5), rng.uniform(5, 40)
             camera, time = f"cam{number % 3}", float(rng.integers(1000, 1300))
             changes = {"people": tracklets.copy(), "seconds": 60.0, "camera": camera, "time": time}
             if number % 9 == 0:
@@ -151,8 +151,10 @@ def test_the_order_by_camera_and_time_finds_what_a_look_at_all_finds(tmp_path, m
             new.append(new_file(number, 2, **changes))
         writer.add(new)
     used = Gallery(tmp_path / "g")
+    ranges = [(1100.0, 1103.0), (1290.0, None), (None, 1010.0), (1200.0, 1100.0)]
+    ranges += [(1000.0, float(end)) for end in range(1002, 1020)]  # some end when somebody comes
     for cameras in (["cam0"], ["cam2", "cam1"]):
-        for start, end in ((1100.0, 1103.0), (1290.0, None), (None, 1010.0), (1200.0, 1100.0)):
+        for start, end in ranges:
             where = Filter(cameras=cameras, start=start, end=end)
             fresh = Gallery(tmp_path / "g")  # its first search looks at all
             assert used.search(QUERIES[0], 300, where) == fresh.search(QUERIES[0], 300, where)

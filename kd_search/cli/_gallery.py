@@ -20,13 +20,7 @@ def load_searcher(model: str, threads: int | None = None, gallery: str | None = 
         FileNotFoundError, ValueError: the file is missing or damaged.
         ImportError: onnxruntime is not installed.
     """
-    try:
-        from kd_search.runtime import PersonSearcher
-    except ModuleNotFoundError as error:
-        if error.name != "onnxruntime":
-            raise
-        raise ImportError("onnxruntime is not installed: pip install onnxruntime") from None
-    searcher = PersonSearcher.load(model, threads)
+    searcher = _runtime().PersonSearcher.load(model, threads)
     if gallery is not None:
         from kd_search.gallery.opening import find_manifest, gallery_name
 
@@ -35,6 +29,21 @@ def load_searcher(model: str, threads: int | None = None, gallery: str | None = 
             sha256 = searcher.manifest["file_sha256"]
             manifest.check_model(gallery_name(gallery), sha256, model)
     return searcher
+
+
+def load_guided_searcher(model: str) -> Any:
+    """Load a network of ``kd-search export --query-guided``; errors as above."""
+    return _runtime().QueryGuidedSearcher.load(model)
+
+
+def _runtime() -> Any:
+    try:
+        import kd_search.runtime as runtime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise ImportError("onnxruntime is not installed: pip install onnxruntime") from None
+    return runtime
 
 
 def build_index(gallery: str) -> None:

@@ -9,6 +9,9 @@ torchscript. ONNX and pt2 files have a manifest beside them, FILE.json. Of a dis
 student is exported. The file is written only if it gives what the network gives: on made pictures
 of many kinds, and on some of the first test set.
 
+--query-guided exports the search of a network that reads the picture of the query, such as QEEPS:
+an ONNX file with two pictures as inputs, for kd-search search --rerank.
+
 Exit status: 0 exported, 2 not exported.
 """
 
@@ -54,6 +57,9 @@ def get_parser() -> argparse.ArgumentParser:
         "--calibration-pictures",
         metavar="FOLDER",
         help="for --int8: pictures that set its scales, not of the test set; a hundred suffice",
+    )
+    parser.add_argument(
+        "--query-guided", action="store_true", help="ONNX: with the query's picture as an input"
     )
     parser.add_argument(
         "--device",
@@ -115,6 +121,7 @@ def _form(args: argparse.Namespace) -> str:
     wrong = {
         "--opset": args.opset is not None and form != "onnx",
         "--half-weights": args.half_weights and form != "onnx",
+        "--query-guided": args.query_guided and form != "onnx",
         "--int8": args.int8 and form != "onnx",
         "--device": args.device != "cpu" and form != "torchscript",
         "--tolerance": args.tolerance is not None and form != "torchscript",
@@ -167,6 +174,7 @@ def _export_model(
         opset=OPSET if args.opset is None else args.opset,
         half_weights=args.half_weights,
         int8=calibration,
+        query_guided=args.query_guided,
         check_pictures=files,
         source_sha256=source,
     )

@@ -13,6 +13,9 @@ says whether it is likely the same person, by the calibration of the model.
 --right and --wrong mark results by their ids and search again, closer to the right ones and without
 the wrong ones; with --marks FILE they are kept for the next search, and --undo removes the last.
 
+--rerank names a query-guided network (kd-search export --query-guided): it compares the pictures of
+the best --shortlist results with that of the one wanted person, and orders these results anew.
+
 Exit status: 0 searched, 2 the input cannot be used, 130 interrupted.
 """
 
@@ -69,6 +72,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--wrong", metavar="ID", nargs="+", default=[], help="results to leave out")
     parser.add_argument("--marks", metavar="FILE", help="keeps --right and --wrong (JSON)")
     parser.add_argument("--undo", action="store_true", help="remove the last of --marks first")
+    parser.add_argument("--rerank", metavar="FILE", help="query-guided network, an ONNX file")
+    parser.add_argument(
+        "--shortlist", type=int, default=20, metavar="K", help="results for --rerank (default: 20)"
+    )
     parser.add_argument(
         "--output", metavar="FILE", help=".html, with a .json beside it, or .json alone"
     )
@@ -129,13 +136,18 @@ def _search(args: argparse.Namespace) -> None:
         raise ValueError("--query needs --model FILE, the one with which the gallery was indexed")
     if args.box and len(args.box) != len(args.query):
         raise ValueError(f"{len(args.box)} --box for {len(args.query)} query pictures")
+    if args.shortlist < 1:
+        raise ValueError(f"--shortlist must be 1 or more, not {args.shortlist}")
+    if args.rerank and len(args.query) + len(args.person) != 1:
+        raise ValueError("--rerank compares with one picture: name one --query or one --person")
     where, marks = filter_of(args), _marks(args)
-    from kd_search.cli._gallery import load_searcher
+    from kd_search.cli._gallery import load_guided_searcher, load_searcher
     from kd_search.gallery.opening import open_gallery
     from kd_search.gallery.ranking import ranked
     from kd_search.utils.files import file_sha256, printable
 
     searcher = load_searcher(args.model, gallery=args.gallery) if args.model else None
+    guided = load_guided_searcher(args.rerank) if args.rerank else None
     gallery = open_gallery(args.gallery, approximate=args.approximate)
     wanted, rows = find_people(searcher, args.query, args.box)
     own = list(args.person)
@@ -150,12 +162,33 @@ def _search(args: argparse.Namespace) -> None:
         rows.append(gallery.embedding(hit_id))
     calibration = searcher.manifest["calibration"] if searcher else None
     # Before anything is written: an id may be wrong.
+    count = max(args.top_k, args.shortlist) if guided else args.top_k
     results = ranked(
-        gallery, rows, marks, calibration, where, top_k=args.top_k, per=args.per, without=own
+        gallery, rows, marks, calibration, where, top_k=count, per=args.per, without=own
     )
+    if guided is not None:
+        results = _reranked(args, gallery, results, guided, wanted[0])
     if args.marks:
         marks.write(args.marks)
     _report(args, len(gallery), wanted, results, searcher)
+
+
+def _reranked(
+    args: argparse.Namespace, gallery: Any, results: list[dict[str, Any]], guided: Any, wanted: Any
+) -> list[dict[str, Any]]:
+    from kd_search.gallery.scenes import read_picture, read_scene
+    from kd_search.gallery.shortlist import rerank
+    from kd_search.utils.files import printable
+
+    most = guided.manifest["max_pixels"]
+    if args.person:
+        picture = read_scene(gallery.hit(args.person[0]), most)
+    else:
+        picture = read_picture(wanted.image, most)
+    results, errors = rerank(results, guided, guided.query(picture, wanted.box), args.shortlist)
+    for error in errors:
+        print(printable(f"not compared again: {error}"))
+    return results[: args.top_k]
 
 
 def _marks(args: argparse.Namespace) -> Marks:
@@ -232,6 +265,8 @@ def _report(
             f"{rank:4d}  {r['similarity']:6.3f}  {r['verdict']:8}  {r['id']:>8}  {place}  "
             f"{r['path']}{second}  box {_text(r['box'])}{'  (right)' if r['mark'] else ''}"
         )
+        if (guided := r.get("query_guided_similarity")) is not None:
+            line += f"  query-guided {guided:.3f}"
         print(printable(line))
     facts = [f"{people:,} people in the gallery, {len(results)} results."]
     if not calibration:

@@ -6,7 +6,7 @@ selections with fixed numbers of rows and masks. It is what the formats ``onnx``
 """
 
 import math
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -78,21 +78,28 @@ class FlatPersonSearch(nn.Module):
         limit = size.flip(0).repeat(2).float()
         boxes, scores = self._detections(features, limit, *self._proposals(features, limit))
         valid = scores > _NOTHING
-        # Only the rows with a person are embedded: the re-ID head is the dearest part by region.
-        # The first row always is, as the graph of a convolution exists for one row or more only.
-        rows = (valid | (torch.arange(boxes.shape[0], device=boxes.device) == 0)).nonzero()[:, 0]
-        torch._check(rows.shape[0] >= 1)
-        found = embed(heads, features, boxes.index_select(0, rows))
-        embeddings = found.new_zeros((boxes.shape[0], found.shape[1])).index_put((rows,), found)
-        # For the same reason with one box more than asked for.
+        # With one box more than asked for: the graph of a convolution needs a row.
         queries = torch.cat([query_boxes, query_boxes.new_zeros((1, 4))])
         return (
             boxes,
             torch.where(valid, scores, 0.0),
-            torch.where(valid[:, None], embeddings, 0.0),
+            self._embeddings(features, boxes, valid),
             valid,
             embed(heads, features, queries)[:-1],
         )
+
+    def _embeddings(
+        self, features: dict[str, torch.Tensor], boxes: torch.Tensor, valid: torch.Tensor
+    ) -> torch.Tensor:
+        """(K, D) embeddings, 0 in rows that are not valid."""
+        model: Any = self.model
+        # Only the rows with a person are embedded: the re-ID head is the dearest part by region.
+        # The first row always is, as the graph of a convolution exists for one row or more only.
+        rows = (valid | (torch.arange(boxes.shape[0], device=boxes.device) == 0)).nonzero()[:, 0]
+        torch._check(rows.shape[0] >= 1)
+        found = embed(model.roi_heads, features, boxes.index_select(0, rows))
+        embeddings = found.new_zeros((boxes.shape[0], found.shape[1])).index_put((rows,), found)
+        return torch.where(valid[:, None], embeddings, 0.0)
 
     def _normalised(self, image: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
         """(1, 3, H, W) normalised image; the padding is 0, as Detectron2's."""
@@ -107,12 +114,20 @@ class FlatPersonSearch(nn.Module):
         return (centred * (rows[:, None] / model.pixel_std) * columns)[None]
 
     def _proposals(
-        self, features: dict[str, torch.Tensor], limit: torch.Tensor
+        self,
+        features: dict[str, torch.Tensor],
+        limit: torch.Tensor,
+        added_logits: Optional[list[torch.Tensor]] = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(P, 4) proposals and (P,) whether they exist, best first."""
+        """(P, 4) proposals and (P,) whether they exist, best first.
+
+        ``added_logits``, (1, A, H, W) by level, are added to the objectness.
+        """
         model: Any = self.model
         rpn = model.proposal_generator
         logits, changes = rpn.rpn_head([features[name] for name in rpn.in_features])
+        if added_logits is not None:
+            logits = [own + other for own, other in zip(logits, added_logits)]
         scores, anchors, deltas = best_anchors(
             logits, changes, rpn.anchor_generator, rpn.pre_nms_topk[False]
         )

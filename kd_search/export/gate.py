@@ -58,6 +58,8 @@ class Result(NamedTuple):
     scores: np.ndarray
     embeddings: np.ndarray
     query_embeddings: np.ndarray
+    #: Of people with the query, if the network compares them itself.
+    similarities: Optional[np.ndarray] = None
 
 
 def run_runtime(model: Path, pictures: Sequence[GatePicture]) -> list[Result]:
@@ -67,23 +69,10 @@ def run_runtime(model: Path, pictures: Sequence[GatePicture]) -> list[Result]:
         ExportParityError: the process failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        boxes, output = Path(folder, "boxes.json"), Path(folder, "people.npz")
+        boxes = Path(folder, "boxes.json")
         boxes.write_text(json.dumps({p.file: p.boxes for p in pictures}))
         files = [picture.file for picture in pictures]
-        done = subprocess.run(
-            [
-                *(sys.executable, "-c", _PROGRAM, str(model), *files),
-                *("--boxes", str(boxes), "--output", str(output)),
-            ],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["unknown reason"])[-1]
-            raise ExportParityError(f"the runtime fails with the exported model: {reason}")
-        with np.load(output) as arrays:
-            found = dict(arrays)
+        found = runtime_arrays(model, files, ["--boxes", str(boxes)])
     if "scores" not in found:
         rows = (found["embeddings"][found["picture"] == i] for i in range(len(pictures)))
         return [_crops_only(embeddings) for embeddings in rows]
@@ -94,6 +83,32 @@ def run_runtime(model: Path, pictures: Sequence[GatePicture]) -> list[Result]:
         people = {name: found[name][here] for name in ("boxes", "scores", "embeddings")}
         results.append(Result(**people, query_embeddings=queries))
     return results
+
+
+def runtime_arrays(
+    model: Path, files: Sequence[str], options: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """What ``python -m kd_search.runtime`` writes for files, in a process as above.
+
+    Raises:
+        ExportParityError: the process failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "people.npz")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-c", _PROGRAM, str(model), *files),
+                *(*options, "--output", str(output)),
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["unknown reason"])[-1]
+            raise ExportParityError(f"the runtime fails with the exported model: {reason}")
+        with np.load(output) as arrays:
+            return dict(arrays)
 
 
 def run_training_stack(model: Any, cfg: CfgNode, pictures: Sequence[GatePicture]) -> list[Result]:
@@ -225,8 +240,10 @@ def compare(
             "embeddings": _relative(ours.embeddings[first], theirs.embeddings[second]),
             "query_embeddings": _relative(ours.query_embeddings, theirs.query_embeddings),
         }
+        if ours.similarities is not None and theirs.similarities is not None:
+            row["similarities"] = _largest(ours.similarities[first], theirs.similarities[second])
         for field, difference in row.items():
-            limit = tolerance.embeddings if "embeddings" in field else getattr(tolerance, field)
+            limit = getattr(tolerance, field, tolerance.embeddings)
             # Not ">", which NaN would pass.
             if not difference <= limit:
                 raise ExportParityError(
@@ -236,7 +253,7 @@ def compare(
         rows.append({"picture": name, "people": len(ours.scores), **row})
     if not rows:
         raise ValueError("parity needs at least one picture to check")
-    fields = ("boxes", "scores", "embeddings", "query_embeddings")
+    fields = [field for field in rows[0] if field not in ("picture", "people")]
     return {
         "pictures": len(rows),
         "people": sum(row["people"] for row in rows),

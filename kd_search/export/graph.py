@@ -26,7 +26,7 @@ OPSET = 18
 #: RoiAlign has half-pixel coordinates since then.
 _LEAST_OPSET = 16
 #: Longest side of an input, in pixels.
-_LARGEST_SIDE = 16384
+LARGEST_SIDE = 16384
 _MOST_QUERIES = _MOST_CROPS = 16384
 #: Weights of fewer values are not stored in half precision.
 _SMALL = 64
@@ -68,7 +68,7 @@ def person_search_graph(model: nn.Module) -> Graph:
     image = torch.randint(0, 256, (3, *sides), generator=noise, dtype=torch.uint8)
     boxes = torch.tensor([[0.0, 0, 100, 200], [3, 4, 50, 60], [9, 9, 99, 99]])
     height, width = (
-        step * Dim(name, min=least, max=_LARGEST_SIDE // step) for name in ("height", "width")
+        step * Dim(name, min=least, max=LARGEST_SIDE // step) for name in ("height", "width")
     )
     return Graph(
         flat,

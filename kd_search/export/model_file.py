@@ -37,6 +37,12 @@ from kd_search.export.graph import (
     to_onnx,
 )
 from kd_search.export.quantized import accuracy, agreement, check_calibration_pictures, quantised
+from kd_search.export.query_guided import (
+    gate_pairs,
+    query_guided_graph,
+    run_pairs,
+    run_runtime_pairs,
+)
 from kd_search.export.torchscript import describe_search, package_versions
 from kd_search.export.tracing import inference_model
 from kd_search.modeling import ReIDNetwork
@@ -63,6 +69,7 @@ def export_model(
     opset: int = OPSET,
     half_weights: bool = False,
     int8: Optional[Sequence[str]] = None,
+    query_guided: bool = False,
     check_pictures: Sequence[str] = (),
     source_sha256: str = "",
 ) -> dict[str, Any]:
@@ -85,6 +92,8 @@ def export_model(
         int8: calibration pictures; the convolutions of an ONNX file then compute with 8-bit
             integers. The network before it was quantised passes the comparison, and both are
             evaluated on the first test set of ``cfg``; the manifest has the results.
+        query_guided: export the search by a query of a network that has one, with two pictures as
+            inputs; "onnx" only, without int8. See :mod:`.query_guided`.
         check_pictures: further picture files to compare on, such as some of a test set.
         source_sha256: SHA-256 of the checkpoint file, for the manifest.
 
@@ -100,6 +109,8 @@ def export_model(
     check_opset(opset)
     if int8 is not None and (half_weights or format != "onnx"):
         raise ValueError("int8 is for the format onnx, without half_weights")
+    if query_guided and (int8 is not None or format != "onnx"):
+        raise ValueError("a query-guided search is exported to the format onnx, without int8")
     network: Any = getattr(getattr(model, "module", model), "student", model)
     is_reid = isinstance(network, ReIDNetwork)
     dataset = "" if int8 is None else check_calibration_pictures(int8, cfg)
@@ -110,8 +121,10 @@ def export_model(
         manifest = _manifest(graph, cfg, source_sha256) | _reid_keys(network, cfg)
     else:
         network = inference_model(model)
-        graph = person_search_graph(network)
+        graph = query_guided_graph(network) if query_guided else person_search_graph(network)
         manifest = _manifest(graph, cfg, source_sha256) | _search_keys(network, graph, cfg)
+        if query_guided:
+            manifest["network"] = "query_guided"
     manifest |= {"file": os.path.basename(path), "file_format": format}
     with tempfile.TemporaryDirectory() as folder:
         pictures = write_gate_pictures(Path(folder), 0 if is_reid else cfg.INPUT.MIN_SIZE_TEST)
@@ -121,6 +134,10 @@ def export_model(
         if is_reid:
             with evaluating(network):
                 expected = run_reid(lambda x: network.embed(x[:, None]), cfg, pictures)
+        elif query_guided:
+            pairs = gate_pairs(pictures)
+            pictures = [pair.picture for pair in pairs]
+            expected = run_pairs(network, cfg, pairs)
         else:
             expected = run_training_stack(network, cfg, pictures)
         if format == "onnx":
@@ -128,7 +145,9 @@ def export_model(
             content = to_onnx(graph, opset, half_weights)
             trial = Path(folder, "trial.onnx")
             write_files(trial, with_metadata(content, manifest), manifest)
-            found = run_runtime(trial, pictures)
+            found = (
+                run_runtime_pairs(trial, pairs) if query_guided else run_runtime(trial, pictures)
+            )
         else:
             manifest |= {"least_side": graph.least_side}
             program = export_program(graph)

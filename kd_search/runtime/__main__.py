@@ -8,6 +8,9 @@ With a person search network the .npz file has `files` (names), and for each per
 {"picture": [[x0, y0, x1, y1], ...]}; the embeddings of these boxes are added as `query_embeddings`,
 with `query_picture`. Pictures that cannot be read are named, and left out.
 
+A query-guided network needs --query and --box, the wanted person. Its .npz file has `similarities`
+as well, and `query_embeddings` by picture.
+
 With a re-ID network it has `files`, `picture` and `embeddings`: of the boxes of --boxes, and of the
 whole picture where it has none.
 
@@ -24,6 +27,7 @@ import numpy as np
 
 from kd_search.runtime.manifest import manifest_path, read_manifest
 from kd_search.runtime.pictures import find_pictures
+from kd_search.runtime.query_guided import QueryGuidedSearcher
 from kd_search.runtime.searcher import PersonSearcher, ReIDEmbedder
 from kd_search.utils.files import atomic_write, read_json
 from kd_search.utils.pictures import ImageError
@@ -39,6 +43,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", help="files and folders")
     parser.add_argument("--output", metavar="FILE", required=True, help=".npz file to write")
     parser.add_argument("--boxes", metavar="FILE", help="JSON file with boxes to embed")
+    parser.add_argument("--query", metavar="PICTURE", help="of a query-guided network")
+    parser.add_argument(
+        "--box",
+        nargs=4,
+        type=float,
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="around the wanted person of --query, in pixels of the upright picture",
+    )
     parser.add_argument("--threads", type=int, help="of a picture; default: all usable cores")
     parser.add_argument("--workers", type=int, default=1, help="pictures at a time (default: 1)")
     return parser
@@ -53,6 +65,12 @@ def main(argv: Optional[list[str]] = None) -> int:
         if network == "reid":
             embedder = ReIDEmbedder.load(args.model, args.threads)
             arrays, failed = _embed(embedder, files, boxes)
+        elif network == "query_guided":
+            if not args.query or not args.box:
+                raise ValueError(f"{args.model}: a query-guided network needs --query and --box")
+            arrays, failed = _compare(
+                QueryGuidedSearcher.load(args.model, args.threads), files, args.query, args.box
+            )
         else:
             searcher = PersonSearcher.load(args.model, args.threads)
             arrays, failed = _search(searcher, files, boxes, args.workers)
@@ -92,6 +110,31 @@ def _search(
         arrays["query_embeddings"] = np.concatenate(queries)
         arrays["query_picture"] = np.concatenate(query_pictures)
     return arrays, failed
+
+
+def _compare(
+    searcher: QueryGuidedSearcher, files: list[str], picture: str, box: list[float]
+) -> tuple[dict[str, np.ndarray], int]:
+    query, dim, failed = searcher.query(picture, box), searcher.manifest["embedding_dim"], 0
+    none = np.zeros(0, np.float32)
+    found = [(np.zeros((0, 4), np.float32), none, np.zeros((0, dim), np.float32), none)]
+    pictures, wanted = [np.zeros(0, np.int64)], np.zeros((len(files), dim), np.float32)
+    with _progress(len(files)) as progress:
+        for index, file in enumerate(files):
+            try:
+                *fields, wanted[index] = searcher.search(query, file)
+            except ImageError as error:
+                failed += 1
+                print(f"runtime: {error}", file=sys.stderr)
+                continue
+            pictures.append(np.full(len(fields[0]), index))
+            found.append(tuple(fields))
+            if progress is not None:
+                progress(index + 1)
+    names = ("boxes", "scores", "embeddings", "similarities")
+    arrays = dict(zip(names, (np.concatenate(parts) for parts in zip(*found))))
+    arrays |= {"files": np.array(files), "picture": np.concatenate(pictures)}
+    return {**arrays, "query_embeddings": wanted}, failed
 
 
 def _embed(

@@ -52,6 +52,8 @@ _NETWORK_KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "reid": {"crop_size": (list,)},
 }
+# Compares people with a query by itself; otherwise it is described as a person search network.
+_NETWORK_KEYS["query_guided"] = _NETWORK_KEYS["person_search"]
 _POSITIVE = ("file_bytes", "max_pixels", "embedding_dim", "max_size", "size_divisibility")
 
 PathLike = Union[str, "os.PathLike[str]"]

@@ -119,11 +119,7 @@ class PersonSearcher(_Model):
         image, size = network_input(rgb, self.manifest)
         none = np.zeros((0, 4), np.float32)
         boxes, scores, embeddings, valid = self._run(self._first_outputs, image, size, none)
-        height, width = rgb.shape[:2]
-        boxes = boxes[valid] * _scales(size, (height, width))
-        limit = np.array([width, height, width, height], np.float32)
-        boxes = np.minimum(np.maximum(boxes, 0), limit)
-        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        boxes, keep = in_picture(boxes[valid], size, rgb)
         return People(boxes[keep], scores[valid][keep], embeddings[valid][keep])
 
     def embed(self, picture: Picture, boxes: Any) -> np.ndarray:
@@ -142,13 +138,9 @@ class PersonSearcher(_Model):
         """
         given = np.asarray(boxes, np.float64).reshape(-1, 4) if len(boxes) else np.zeros((0, 4))
         rgb = read_picture(picture, self.manifest["max_pixels"])
-        height, width = rgb.shape[:2]
         image, size = network_input(rgb, self.manifest)
-        limit = np.array([size[1], size[0], size[1], size[0]], np.float64)
-        scaled = np.clip(given / _scales(size, (height, width), np.float64), 0, limit)
-        if not ((scaled[:, 2] > scaled[:, 0]) & (scaled[:, 3] > scaled[:, 1])).all():
-            raise ValueError(f"a box has no area in the picture of {width} x {height} pixels")
-        return self._run(("query_embeddings",), image, size, scaled.astype(np.float32))[0]
+        scaled = in_input(given, size, rgb)
+        return self._run(("query_embeddings",), image, size, scaled)[0]
 
     def detect_many(
         self,
@@ -238,6 +230,31 @@ class ReIDEmbedder(_Model):
 
     def _run(self, crops: list[np.ndarray]) -> np.ndarray:
         return self._session(self._first_outputs).run(None, {"crops": np.stack(crops)})[0]
+
+
+def in_picture(
+    boxes: np.ndarray, size: tuple[int, int], rgb: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of a network input of ``size`` in pixels of the picture, and which have an area."""
+    height, width = rgb.shape[:2]
+    boxes = boxes * _scales(size, (height, width))
+    limit = np.array([width, height, width, height], np.float32)
+    boxes = np.minimum(np.maximum(boxes, 0), limit)
+    return boxes, (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+
+
+def in_input(boxes: np.ndarray, size: tuple[int, int], rgb: np.ndarray) -> np.ndarray:
+    """Given boxes (Q, 4) of a picture in pixels of the network input of ``size``, float32.
+
+    Raises:
+        ValueError: a box has no area in the picture.
+    """
+    height, width = rgb.shape[:2]
+    limit = np.array([size[1], size[0], size[1], size[0]], np.float64)
+    scaled = np.clip(boxes / _scales(size, (height, width), np.float64), 0, limit)
+    if not ((scaled[:, 2] > scaled[:, 0]) & (scaled[:, 3] > scaled[:, 1])).all():
+        raise ValueError(f"a box has no area in the picture of {width} x {height} pixels")
+    return scaled.astype(np.float32)
 
 
 def _scales(size: tuple[int, int], original: tuple[int, int], dtype: Any = np.float32) -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kd_search.config import ConfigError
+from kd_search.engine.task import network_method
 from kd_search.modeling.backbones.resnet import resnet_stage, stem_channels
 
 #: Name of the only feature map; Detectron2's weights of its blocks load by it.
@@ -212,6 +213,5 @@ def build_split_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> QueryGu
 
 
 def is_query_guided(cfg: CfgNode) -> bool:
-    """Whether the network, or the student of a Distiller, is a ``QueryGuidedRCNN``."""
-    name = cfg.MODEL.META_ARCHITECTURE
-    return "QueryGuidedRCNN" in (name, name == "Distiller" and cfg.DISTILLATION.STUDENT_META_ARCH)
+    """Whether the network, or the student of a Distiller, has ``reads_query``."""
+    return bool(network_method(cfg, "reads_query"))

@@ -33,6 +33,9 @@ class QueryGuidedRCNN(PersonSearchRCNN):
     values.
     """
 
+    #: The parts of the network build what a query needs.
+    reads_query = True
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._register_load_state_dict_pre_hook(self._rename_split)
@@ -48,6 +51,12 @@ class QueryGuidedRCNN(PersonSearchRCNN):
     ) -> dict[str, dict[str, float]]:
         """See :func:`query_guided_search`."""
         return query_guided_search(cfg, network, dataset_name, output_dir)
+
+    def flat_query_guided(self) -> torch.nn.Module:
+        """:meth:`search` of one picture with fixed shapes, for ``kd-search export``."""
+        from qeeps.flat import FlatQueryGuided  # imports the exporters
+
+        return FlatQueryGuided(self)
 
     def _rename_split(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
         rename_split(state, prefix, set(self.state_dict()))

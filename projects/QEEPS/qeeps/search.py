@@ -82,36 +82,11 @@ def query_guided_search(
         ConfigError: the protocol is one of embeddings.
         ValueError: the set has no query.
     """
-    node = cfg.TEST.PERSON_SEARCH
-    if node.SIMILARITY != "cosine":
-        raise ConfigError(
-            f"TEST.PERSON_SEARCH.SIMILARITY {node.SIMILARITY!r} is for plain networks: a "
-            "query-guided one ranks by MODEL.QUERY_GUIDED.SIMILARITY.RANK_BY"
-        )
-    evaluator = PersonSearchEvaluator(cfg, dataset_name)
-    protocol = evaluator.protocol
-    dicts = get_person_search_dicts(dataset_name)[0]
-    annotations = flatten_annotations(dicts)
-    if not len(annotations.query_ids):
-        raise ValueError(f"{dataset_name} has no query")
-    lists = MetadataCatalog.get(dataset_name).get("search_galleries") or {}
-    if evaluator.sample is not None:
-        lists = evaluator.sample.lists(annotations)
-        protocol = replace(protocol, gallery=evaluator.sample.name)
-    gallery = _gallery(lists, annotations, protocol)
-    folder = os.path.join(output_dir, QUERIES_FOLDER) if output_dir else None
-    seal = _seal(cfg, network, dataset_name, annotations) if folder else ""
-    search = _Search(cfg, network, dicts, annotations, gallery)
-    mine = range(comm.get_rank(), len(annotations.query_ids), comm.get_world_size())
-    found = dict(search.run(mine, folder, seal))
-    comm.synchronize()
-    gathered = comm.gather(found, dst=0)
-    if not comm.is_main_process():
+    search = GuidedSearch(cfg, network, dataset_name)
+    found = search.run_all(os.path.join(output_dir, QUERIES_FOLDER) if output_dir else None)
+    if found is None:
         return OrderedDict()
-    joined = {query: result for part in gathered for query, result in part.items()}
-    evaluation = evaluate_found(
-        [joined[query] for query in range(len(joined))], annotations, gallery, protocol
-    )
+    evaluation = evaluate_found(found, search.annotations, search.gallery, search.protocol)
     if output_dir:
         write_evaluation(output_dir, dataset_name, evaluation)
     return evaluation.results
@@ -190,23 +165,52 @@ def _gallery(lists: Mapping[str, Any], annotations: Annotations, protocol: Proto
     return gallery
 
 
-class _Search:
-    """Runs queries through their galleries."""
+class GuidedSearch:
+    """Runs the queries of a test set through their galleries."""
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        network: Any,
-        dicts: list[dict[str, Any]],
-        annotations: Annotations,
-        gallery: Gallery,
-    ):
-        self.network, self.dicts = network, dicts
-        self.annotations, self.gallery = annotations, gallery
+    def __init__(self, cfg: CfgNode, network: Any, dataset_name: str):
+        """
+        Args:
+            cfg, network, dataset_name: as :func:`query_guided_search`, which has the errors.
+        """
+        node = cfg.TEST.PERSON_SEARCH
+        if node.SIMILARITY != "cosine":
+            raise ConfigError(
+                f"TEST.PERSON_SEARCH.SIMILARITY {node.SIMILARITY!r} is for plain networks: a "
+                "query-guided one ranks by MODEL.QUERY_GUIDED.SIMILARITY.RANK_BY"
+            )
+        evaluator = PersonSearchEvaluator(cfg, dataset_name)
+        self.cfg, self.network, self.dataset_name = cfg, network, dataset_name
+        self.protocol = evaluator.protocol
+        self.dicts = get_person_search_dicts(dataset_name)[0]
+        self.annotations = flatten_annotations(self.dicts)
+        if not len(self.annotations.query_ids):
+            raise ValueError(f"{dataset_name} has no query")
+        lists = MetadataCatalog.get(dataset_name).get("search_galleries") or {}
+        if evaluator.sample is not None:
+            lists = evaluator.sample.lists(self.annotations)
+            self.protocol = replace(self.protocol, gallery=evaluator.sample.name)
+        self.gallery = _gallery(lists, self.annotations, self.protocol)
         self.num_workers = cfg.DATALOADER.NUM_WORKERS
         self.batch_size = cfg.MODEL.QUERY_GUIDED.TEST_BATCH
-        with_gt_boxes = cfg.TEST.PERSON_SEARCH.USE_GT_BOXES
-        self.mapper = PersonSearchDatasetMapper(cfg, False, with_gt_boxes=with_gt_boxes)
+        self.mapper = PersonSearchDatasetMapper(cfg, False, with_gt_boxes=node.USE_GT_BOXES)
+
+    def run_all(self, folder: Optional[str]) -> Optional[list[Found]]:
+        """What every query found; ``None`` on other ranks than the main one. A collective call.
+
+        Args:
+            folder: for a file of each query, see :func:`query_guided_search`.
+        """
+        seal = _seal(self.cfg, self.network, self.dataset_name, self.annotations) if folder else ""
+        count = len(self.annotations.query_ids)
+        mine = range(comm.get_rank(), count, comm.get_world_size())
+        found = dict(self.run(mine, folder, seal))
+        comm.synchronize()
+        gathered = comm.gather(found, dst=0)
+        if not comm.is_main_process():
+            return None
+        joined = {query: result for part in gathered for query, result in part.items()}
+        return [joined[query] for query in range(count)]
 
     def run(self, queries: range, folder: Optional[str], seal: str) -> Iterator[tuple[int, Found]]:
         """What each query found, read from its file where there is one."""
@@ -235,19 +239,23 @@ class _Search:
     def _file(self, folder: str, query: int) -> str:
         return os.path.join(folder, f"{self.annotations.query_ids[query]}.npz")
 
-    def _batches(self, query: int) -> list[list[int]]:
-        """Pictures that a query searches, batches of one size in the order of the set."""
+    def pictures(self, query: int) -> np.ndarray:
+        """Pictures that a query searches, in the order of the set."""
         own = self.annotations.query_image_index[query]
+        whole = np.flatnonzero(self.annotations.in_gallery)
+        pictures = whole
         if self.gallery.has_lists:
             start, stop = self.gallery.offsets[query : query + 2]
             pictures = np.unique(self.gallery.images[start:stop])
             if self.gallery.complete:
-                whole = np.flatnonzero(self.annotations.in_gallery)
                 pictures = np.union1d(pictures, whole)
-        else:
-            pictures = np.flatnonzero(self.annotations.in_gallery)
+        kept: np.ndarray = pictures[pictures != own]
+        return kept
+
+    def _batches(self, query: int) -> list[list[int]]:
+        """Pictures that a query searches, batches of one size in the order of the set."""
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for place in pictures[pictures != own].tolist():
+        for place in self.pictures(query).tolist():
             by_size[self.dicts[place]["height"], self.dicts[place]["width"]].append(place)
         return [
             places[i : i + self.batch_size]

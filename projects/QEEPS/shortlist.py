@@ -19,17 +19,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 import qeeps  # noqa: F401  registers keys and networks
-from detectron2.modeling import build_model
 from qeeps.shortlist import evaluate_shortlists
 
-from kd_search.checkpoint import load_trained
-from kd_search.engine import build_config
 from kd_search.engine.finished_run import require_run
 from kd_search.evaluation.search.compare_runs import INFERENCE_FOLDER
 from kd_search.experiments import TableLayout, pack_queries
 from kd_search.experiments.results_file import FORMAT, share_environments, write_study
 from kd_search.experiments.run_facts import environment_of
-from kd_search.experiments.run_folder import RESULT_FILE, now, pick_metrics
+from kd_search.experiments.run_folder import RESULT_FILE, load_trained_run, now, pick_metrics
 from kd_search.experiments.study_options import recorded_command
 from kd_search.experiments.table import markdown, summarise
 from kd_search.utils.files import read_json
@@ -65,16 +62,8 @@ def measure(args: argparse.Namespace, plain: str, guided: str) -> tuple[str, lis
         FileNotFoundError, ValueError: a training is not finished or was not evaluated.
     """
     started = now()
-    run = require_run(guided)
-    opts = [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.OIM.ENABLED", "False"]
-    cfg = build_config(
-        run.config_file,
-        [*opts, "MODEL.OIM.NUM_IDS", "1", "DATALOADER.NUM_WORKERS", "0"],
-        eval_only=True,
-        paths_from=run.working_directory,
-    )
-    network = build_model(cfg).eval()
-    load_trained(network, run.weights, for_inference=True)
+    # As the training evaluated it: a search with another config is another search.
+    network, cfg = load_trained_run(require_run(guided).config_file, args.opts, Path(guided))
     name = cfg.DATASETS.TEST[0]
     folders = [os.path.join(folder, INFERENCE_FOLDER, name) for folder in (plain, guided)]
     found = evaluate_shortlists(cfg, network, *folders, args.sizes)

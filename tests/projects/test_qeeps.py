@@ -18,10 +18,13 @@ from detectron2.modeling import (
 from detectron2.utils.events import EventStorage
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from qeeps.backbone import PairGates
 from qeeps.heads import QuerySimilarity
-from qeeps.pairs import PairSource
+from qeeps.pairs import PairSource, build_pair_train_loader
+from qeeps.rpn import QueryObjectness
 from qeeps.search import Found, evaluate_found
+from qeeps.shortlist import evaluate_shortlists
 from tiny import NUM_IDS, REPO, picture, tiny_cfg, training_input
 from tiny_training_set import PEOPLE, forget, register_people, write_pictures
 from torch.nn import functional as F
@@ -369,6 +372,40 @@ def test_similarity_is_a_linear_layer_on_the_normalised_squared_difference():
     assert torch.allclose(have, want, atol=1e-5)
 
 
+def test_gradients_of_the_parts_are_those_of_finite_differences():
+    torch.manual_seed(1)
+    gates = PairGates(4, reduction=2, separate=True, initial_bias=0.3).double()
+    means = [torch.randn(2, 4).double().requires_grad_() for _ in range(2)]
+    assert torch.autograd.gradcheck(gates, means)
+    objectness = QueryObjectness(4, 3, reduction=2).double()
+    for parameter in objectness.parameters():
+        torch.nn.init.normal_(parameter)
+    inputs = [torch.randn(1, 4, *size).double().requires_grad_() for size in ((3, 4), (2, 2))]
+    assert torch.autograd.gradcheck(objectness, inputs)
+    # Computed in single precision whatever the input: against a reference in double.
+    similarity = QuerySimilarity(3)
+    pair = [torch.randn(4, 3, requires_grad=True) for _ in range(2)]
+    (similarity(*pair) * torch.arange(1, 5)).sum().backward()
+    weight, bias = (x.detach().double().numpy() for x in similarity.linear.parameters())
+
+    def reference(query, gallery):
+        x = (query - gallery) ** 2
+        scaled = (x - x.mean(0)) / np.sqrt(x.var(0) + similarity.norm.eps)
+        return ((scaled @ weight[0] + bias) * np.arange(1, 5)).sum()
+
+    values = [x.detach().double().numpy() for x in pair]
+    for side in range(2):
+        want = np.zeros_like(values[side])
+        for place in np.ndindex(*want.shape):
+            ends = []
+            for step in (1e-6, -1e-6):
+                moved = [value.copy() for value in values]
+                moved[side][place] += step
+                ends.append(reference(*moved))
+            want[place] = (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(pair[side].grad.numpy(), want, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("unlabelled", [False, True])
 @pytest.mark.parametrize("regions", ["people", "all"])
 def test_the_similarity_loss_has_the_pairs_of_its_keys(regions, unlabelled):
@@ -543,6 +580,35 @@ def test_the_share_of_absent_people_is_that_of_the_key():
         PairSource(records(pictures), mode="none")
 
 
+def test_both_pictures_are_resized_and_flipped_with_their_boxes(tmp_path):
+    """The people are coloured: red in the gallery picture and in the query's."""
+    records = []
+    for number, box in enumerate([(10, 20, 50, 80), (60, 10, 90, 90)]):
+        pixels = np.zeros((100, 140, 3), np.uint8)
+        x0, y0, x1, y1 = box
+        pixels[y0:y1, x0:x1] = (250, 0, 0)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        person = {"bbox": box, "bbox_mode": 0, "category_id": 0, "person_id": 0, "iscrowd": 0}
+        record = {"file_name": str(tmp_path / f"{number}.png"), "image_id": number}
+        records.append({**record, "height": 100, "width": 140, "annotations": [person]})
+    cfg = tiny_cfg("c4", *GUIDED, "INPUT.MIN_SIZE_TRAIN", (64, 96, 128), "SOLVER.IMS_PER_BATCH", 1)
+    cfg.DATALOADER.NUM_WORKERS, cfg.SEED = 0, 3
+    seen = set()
+    for _, (sample,) in zip(range(12), build_pair_train_loader(cfg, dataset=records)):
+        boxes = (sample["instances"].gt_boxes.tensor[0], sample["query_boxes"][0])
+        for image, box in zip((sample["image"], sample["query_image"]), boxes):
+            inside = torch.zeros(image.shape[1:], dtype=torch.bool)
+            x0, y0, x1, y1 = box.round().int().tolist()
+            inside[y0:y1, x0:x1] = True
+            red = image[2] > 125  # BGR
+            assert (red == inside).float().mean() > 0.95
+        sizes = [min(sample[key].shape[1:]) for key in ("image", "query_image")]
+        sides = [bool(box[0] < 0.35 * sample["image"].shape[2]) for box in boxes]
+        seen.add((sizes[0] == sizes[1], *sides))
+    # Each picture by itself: of equal and of different sizes, flipped and not.
+    assert len({x[0] for x in seen}) == 2 and len({x[1] for x in seen}) == 2
+
+
 # ---------------------------------------------------------------------------------------- search
 
 
@@ -618,6 +684,28 @@ def test_a_network_that_ignores_the_query_is_rated_as_the_plain_evaluation_rates
         )
 
 
+def test_a_shortlist_of_nothing_is_the_plain_search_and_of_all_the_guided_one(test_set, tmp_path):
+    cfg = search_cfg("DATASETS.TEST", (test_set,))
+    torch.manual_seed(0)
+    network = build_model(cfg).eval()
+    plain_cfg = search_cfg("MODEL.META_ARCHITECTURE", "PersonSearchRCNN")
+    plain = build_model(plain_cfg).eval()
+    folders = [str(tmp_path / kind) for kind in ("plain", "guided")]
+    evaluator = PersonSearchEvaluator(plain_cfg, test_set, output_dir=folders[0])
+    with torch.no_grad():
+        for batch in build_person_search_test_loader(plain_cfg, test_set):
+            evaluator.process(batch, plain(batch))
+    expected = {0: evaluator.evaluate()}
+    expected[100] = qeeps.query_guided_search(cfg, network, test_set, folders[1])
+    found = evaluate_shortlists(cfg, network, *folders, [0, 1, 100])
+    for size, want in expected.items():
+        for name, value in want["person_search"].items():
+            have = found[size].results["person_search"][name]
+            assert have == pytest.approx(value, abs=1e-9), (size, name)
+    values = [found[size].results["person_search"]["mAP"] for size in (0, 1, 100)]
+    assert len(set(values)) > 1
+
+
 def test_what_a_query_found_is_kept_and_belongs_to_the_weights(test_set, tmp_path, monkeypatch):
     cfg = search_cfg()
     network = build_model(cfg).eval()
@@ -653,6 +741,29 @@ def test_what_a_query_found_is_kept_and_belongs_to_the_weights(test_set, tmp_pat
         network.roi_heads.similarity.linear.bias += 1
     qeeps.query_guided_search(cfg, network, test_set, str(tmp_path))
     assert len(searched) == 3 * len(QUERIES)
+
+
+def test_ranks_share_the_queries_and_find_what_one_process_finds(test_set, monkeypatch):
+    cfg = search_cfg()
+    torch.manual_seed(0)
+    network = build_model(cfg).eval()
+    want = qeeps.query_guided_search(cfg, network, test_set)
+    parts = []
+
+    def gather(part, dst):
+        parts.append(part)
+        return parts if len(parts) == 2 else []
+
+    monkeypatch.setattr("qeeps.search.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr("qeeps.search.comm.synchronize", lambda: None)
+    monkeypatch.setattr("qeeps.search.comm.gather", gather)
+    for rank in (1, 0):
+        monkeypatch.setattr("qeeps.search.comm.get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr("qeeps.search.comm.is_main_process", lambda rank=rank: rank == 0)
+        have = qeeps.query_guided_search(cfg, network, test_set)
+        assert bool(have) == (rank == 0)
+    assert [sorted(part) for part in parts] == [[1], [0, 2]]
+    assert have == want
 
 
 def test_the_batch_of_a_search_and_its_order_change_no_detection(test_set, tmp_path):

@@ -21,7 +21,7 @@ class FlatQueryGuided(FlatPersonSearch):
         size: torch.Tensor,
         query_image: torch.Tensor,
         query_box: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+    ) -> tuple[torch.Tensor, ...]:
         """Detect people and compare them with a query.
 
         Args:

@@ -42,8 +42,13 @@ _ANCHORS = {
 
 
 @cache
-def trained_network(kind: str) -> tuple[CfgNode, nn.Module]:
-    """A network that was trained on made scenes of 96 x 128 pixels for a few seconds."""
+def trained_network(kind: str, backbone: str = "") -> tuple[CfgNode, nn.Module]:
+    """A network that was trained on made scenes of 96 x 128 pixels for a few seconds.
+
+    Args:
+        kind: "fpn" or "c4".
+        backbone: as ``MODEL.TORCHVISION.NAME``; by default a ResNet-18 of a quarter of the width.
+    """
     torch.manual_seed(0)
     cfg = tiny_cfg(
         kind,
@@ -52,9 +57,14 @@ def trained_network(kind: str) -> tuple[CfgNode, nn.Module]:
         *("MODEL.OIM.ENABLED", False, "MODEL.RPN.PRE_NMS_TOPK_TEST", 100),
         *("TEST.DETECTIONS_PER_IMAGE", 30, "MODEL.PIXEL_STD", [57.0, 57.0, 57.0]),
         *_ANCHORS[kind],
+        *(_backbone_keys(kind, backbone) if backbone else ()),
     )
     model = build_model(cfg)
-    path = shared_folder() / f"{kind}.pth"
+    for module in model.modules() if backbone else ():
+        if isinstance(module, nn.BatchNorm2d):
+            # Of 0.01, as some have, the statistics would still be the initial ones.
+            module.momentum = 0.1
+    path = shared_folder() / f"{kind}{backbone.replace(':', '_')}.pth"
     with locked(path):
         if path.exists():
             model.load_state_dict(torch.load(path, weights_only=True))
@@ -62,6 +72,19 @@ def trained_network(kind: str) -> tuple[CfgNode, nn.Module]:
             _train(kind, model.train())
             torch.save(model.state_dict(), path)
     return cfg, model.eval()
+
+
+def _backbone_keys(kind: str, name: str) -> tuple:
+    builder = "build_torchvision_fpn_backbone" if kind == "fpn" else "build_torchvision_backbone"
+    # Others have one width.
+    width = 0.25 if name == "mobilenet_v2" else 1.0
+    return (
+        *("MODEL.BACKBONE.NAME", builder, "MODEL.TORCHVISION.NAME", name),
+        *("MODEL.TORCHVISION.WIDTH_MULTIPLIER", width),
+        *("MODEL.TORCHVISION.OUT_FEATURES", ["res4"]),
+        *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+        *("MODEL.TORCHVISION.OUT_NORM", kind == "fpn" and ("swin" in name or "convnext" in name)),
+    )
 
 
 def _train(kind: str, model: nn.Module) -> None:

@@ -29,7 +29,7 @@ class Windows(NamedTuple):
     rows: torch.Tensor
     #: (H W,) places in the windows of the rows of the map.
     places: torch.Tensor
-    #: (windows, N, N) 0, or -100 between positions that are no neighbours; ``None`` unshifted.
+    #: (windows, N, N) 0, or -100 between positions that are no neighbours; ``None``: no shift.
     mask: Optional[torch.Tensor]
 
     def split(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,9 +63,8 @@ def windows(
     )
     area = size[0] * size[1]
     height, width = x.shape[1:3]
-    # The number of windows is one of results of nonzero(), about which torch.export assumes
-    # nothing: of a computed size it makes two cases, one window and several. Hence also one more at
-    # first.
+    # The number of windows is that of results of nonzero(), of which torch.export assumes nothing:
+    # of a computed size it makes two cases, one window and several. Hence also one more at first.
     count = (height + size[0] - 1) // size[0] * ((width + size[1] - 1) // size[1])
     window = torch.arange(count + 1, device=x.device)
     window = (window < vertical.count * horizontal.count).nonzero()

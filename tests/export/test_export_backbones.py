@@ -1,0 +1,41 @@
+"""Networks with the backbones of each family in an exported file.
+
+Each is trained and exported, which takes minutes. The rows of docs/export.md:
+
+    KD_SEARCH_TEST_EXPORTS=1 python -m pytest tests/export/test_export_backbones.py -s
+"""
+
+import os
+
+import onnx
+import pytest
+from trained import trained_network
+
+from kd_search.export.model_file import export_model
+
+NETWORKS = (
+    *(("", "fpn"), ("", "c4"), ("mobilenet_v2", "fpn"), ("mobilenet_v2", "c4")),
+    *(("mobilenet_v3_small", "fpn"), ("efficientnet_b0", "fpn"), ("convnext_tiny", "fpn")),
+    *(("swin_t", "fpn"), ("swin_t", "c4"), ("swin_v2_t", "fpn")),
+    *(("timm:mobilenetv4_conv_small", "fpn"), ("timm:swin_tiny_patch4_window7_224", "fpn")),
+)
+
+
+@pytest.mark.skipif("KD_SEARCH_TEST_EXPORTS" not in os.environ, reason="takes minutes each")
+@pytest.mark.parametrize(("backbone", "kind"), NETWORKS)
+def test_backbone(backbone, kind, tmp_path):
+    if backbone.startswith("timm:"):
+        pytest.importorskip("timm")
+    cfg, model = trained_network(kind, backbone)
+    path = tmp_path / "network.onnx"
+    parity = export_model(model, path, cfg=cfg)["parity"]
+    largest = parity["max_difference"]
+    cells = (
+        f"`{backbone or 'ResNet-18'}`",
+        "C4" if kind == "c4" else "FPN",
+        str(len(onnx.load(path).graph.node)),
+        str(parity["people"]),
+        *(f"{largest[field]:.1e}" for field in ("boxes", "scores", "embeddings")),
+    )
+    print(f"\n| {' | '.join(cells)} |")
+    assert parity["people"] > 0 and parity["pictures_without_people"] > 0

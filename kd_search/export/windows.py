@@ -209,7 +209,7 @@ def _timm_merging(self: Any, x: torch.Tensor) -> torch.Tensor:
 @contextlib.contextmanager
 def exportable_windows() -> Iterator[None]:
     """Let the Swins of torchvision and timm run by the functions of this file."""
-    changes = [
+    changes: list[tuple[Any, str, Any]] = [
         (swin_transformer, "shifted_window_attention", shifted_window_attention),
         (swin_transformer, "_patch_merging_pad", merged),
     ]

@@ -16,6 +16,7 @@ from detectron2.modeling.proposal_generator import RPN
 from torch import nn
 from torchvision.ops import nms
 
+from kd_search.export.windows import check_windows
 from kd_search.modeling.roi_heads.person_search import (
     PersonSearchRes5ROIHeads,
     PersonSearchROIHeads,
@@ -172,6 +173,7 @@ class FlatReID(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
+        check_windows(model)
         self.model = model
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
@@ -200,6 +202,7 @@ def check_supported(model: Any) -> None:
                 f"{key} {type(part).__name__} cannot be exported to this format: use the format "
                 "torchscript"
             )
+    check_windows(model)
     if heads.num_classes != 1:
         raise ValueError(
             f"MODEL.ROI_HEADS.NUM_CLASSES {heads.num_classes} cannot be exported to this format: "

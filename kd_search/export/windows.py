@@ -20,6 +20,8 @@ from torchvision.models import swin_transformer
 
 #: Added to the attention between positions that a shift has brought together, in both networks.
 _APART = -100.0
+#: Modules of networks of timm with windows that this file does not replace.
+_OTHERS = ("timm.models.swin_transformer_v2", "timm.models.swin_transformer_v2_cr")
 
 
 class Windows(NamedTuple):
@@ -204,6 +206,19 @@ def _timm_merging(self: Any, x: torch.Tensor) -> torch.Tensor:
     """``PatchMerging.forward`` of timm."""
     reduced: torch.Tensor = self.reduction(self.norm(merged(x)))
     return reduced
+
+
+def check_windows(network: torch.nn.Module) -> None:
+    """Refuse Swins of other kinds, which torch.export would work on for long and in vain.
+
+    Raises:
+        ValueError: there is such a layer.
+    """
+    if any(type(module).__module__ in _OTHERS for module in network.modules()):
+        raise ValueError(
+            "MODEL.TORCHVISION.NAME: Swin version 2 of timm cannot be exported to this format: use "
+            "swin_v2_t, swin_v2_s or swin_v2_b of torchvision, or timm:swin_*"
+        )
 
 
 @contextlib.contextmanager

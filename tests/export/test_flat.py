@@ -136,3 +136,11 @@ def test_several_classes_are_refused(fpn):
     model.roi_heads.num_classes = 3
     with pytest.raises(ValueError, match=r"NUM_CLASSES 3"):
         FlatPersonSearch(model)
+
+
+def test_swin_version_2_of_timm_is_refused(fpn):
+    swin = pytest.importorskip("timm.models.swin_transformer_v2")
+    model = exportable(fpn.model).model
+    model.backbone.merging = swin.PatchMerging(8)
+    with pytest.raises(ValueError, match=r"MODEL\.TORCHVISION\.NAME: .*timm.*swin_v2_t"):
+        FlatPersonSearch(model)

@@ -69,11 +69,11 @@ def windows(
     # of a computed size it makes two cases, one window and several. Hence also one more at first.
     count = (height + size[0] - 1) // size[0] * ((width + size[1] - 1) // size[1])
     window = torch.arange(count + 1, device=x.device)
-    window = (window < vertical.count * horizontal.count).nonzero()
+    window = (window < vertical.windows * horizontal.windows).nonzero()
     inside = torch.arange(area, device=x.device)
-    across = window // horizontal.count
+    across = window // horizontal.windows
     y, region_y = vertical.at(across, inside // size[1])
-    x_, region_x = horizontal.at(window - across * horizontal.count, inside % size[1])
+    x_, region_x = horizontal.at(window - across * horizontal.windows, inside % size[1])
     # The row behind the last one is the padding.
     rows = torch.where((y >= 0) & (x_ >= 0), y * width + x_, height * width)
     mask = None
@@ -84,7 +84,7 @@ def windows(
     row = pixel // horizontal.length
     window_y, inside_y = vertical.place(row)
     window_x, inside_x = horizontal.place(pixel - row * horizontal.length)
-    window = window_y * horizontal.count + window_x
+    window = window_y * horizontal.windows + window_x
     return Windows(rows, window * area + inside_y * size[1] + inside_x, mask)
 
 
@@ -93,8 +93,8 @@ class _Axis(NamedTuple):
 
     side: int
     length: torch.Tensor
-    #: Of windows.
-    count: torch.Tensor
+    #: Number of them along the axis.
+    windows: torch.Tensor
     shift: torch.Tensor
     pad_first: bool
 
@@ -110,7 +110,7 @@ class _Axis(NamedTuple):
 
     def _ring(self) -> torch.Tensor:
         """Number of positions that a shift turns around."""
-        return self.count * self.side if self.pad_first else self.length
+        return self.windows * self.side if self.pad_first else self.length
 
     def _turned(self, position: torch.Tensor) -> torch.Tensor:
         ring = self._ring()
@@ -125,7 +125,7 @@ class _Axis(NamedTuple):
         source = self._turned(place + self.shift)
         # Padding lies behind the map: before the shift, or after it.
         source = torch.where((source if self.pad_first else place) < self.length, source, -1)
-        end = self.count * self.side
+        end = self.windows * self.side
         part = (place >= end - self.side).long() + (place >= end - self.shift).long()
         return source, part
 

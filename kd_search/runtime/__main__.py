@@ -117,7 +117,9 @@ def _compare(
 ) -> tuple[dict[str, np.ndarray], int]:
     query, dim, failed = searcher.query(picture, box), searcher.manifest["embedding_dim"], 0
     none = np.zeros(0, np.float32)
-    found = [(np.zeros((0, 4), np.float32), none, np.zeros((0, dim), np.float32), none)]
+    found: list[tuple[np.ndarray, ...]] = [
+        (np.zeros((0, 4), np.float32), none, np.zeros((0, dim), np.float32), none)
+    ]
     pictures, wanted = [np.zeros(0, np.int64)], np.zeros((len(files), dim), np.float32)
     with _progress(len(files)) as progress:
         for index, file in enumerate(files):

@@ -79,6 +79,9 @@ class QueryGuidedSearcher(_Model):
             "query_box": query.box,
         }
         outputs = self._first_outputs
-        boxes, *fields, valid, wanted = self._session(outputs).run(outputs, inputs)
+        boxes, scores, embeddings, similarities, valid, wanted = self._session(outputs).run(
+            outputs, inputs
+        )
         boxes, keep = in_picture(boxes[valid], size, rgb)
-        return ComparedPeople(boxes[keep], *(f[valid][keep] for f in fields), wanted[0])
+        fields = (f[valid][keep] for f in (scores, embeddings, similarities))
+        return ComparedPeople(boxes[keep], *fields, query_embedding=wanted[0])

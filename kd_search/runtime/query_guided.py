@@ -83,5 +83,7 @@ class QueryGuidedSearcher(_Model):
             outputs, inputs
         )
         boxes, keep = in_picture(boxes[valid], size, rgb)
-        fields = (f[valid][keep] for f in (scores, embeddings, similarities))
-        return ComparedPeople(boxes[keep], *fields, query_embedding=wanted[0])
+        scores, embeddings, similarities = (
+            field[valid][keep] for field in (scores, embeddings, similarities)
+        )
+        return ComparedPeople(boxes[keep], scores, embeddings, similarities, wanted[0])

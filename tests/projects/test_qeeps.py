@@ -731,6 +731,10 @@ def test_what_a_query_found_is_kept_and_belongs_to_the_weights(test_set, tmp_pat
     first = qeeps.query_guided_search(cfg, network, test_set, str(tmp_path))
     assert len(searched) == 3 * (len(QUERIES) - done)
     searched.clear()
+    # The config as a training's folder has it.
+    read = type(cfg).load_cfg(cfg.dump())
+    assert qeeps.query_guided_search(read, network, test_set, str(tmp_path)) == first
+    assert not searched
     # A damaged file costs its query alone.
     file = sorted((tmp_path / "query_guided").glob("*.npz"))[0]
     file.write_bytes(file.read_bytes()[:40])

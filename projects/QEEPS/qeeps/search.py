@@ -1,6 +1,7 @@
 """Evaluation of query-guided networks: every query runs with every picture of its gallery."""
 
 import hashlib
+import json
 import logging
 import os
 from collections import OrderedDict, defaultdict
@@ -328,7 +329,8 @@ def _seal(cfg: CfgNode, network: Any, dataset_name: str, annotations: Annotation
         settings.defrost()
         settings.pop("WEIGHTS", None)
         settings.pop("DEVICE", None)
-        digest.update(settings.dump().encode())
+        # Not YAML, which refers to a value that occurs twice: a config that was read again differs.
+        digest.update(json.dumps(settings, sort_keys=True).encode())
     data = (dataset_name, annotations.image_ids, annotations.query_ids.tolist())
     digest.update(repr((*data, annotations.query_boxes.tolist())).encode())
     return digest.hexdigest()

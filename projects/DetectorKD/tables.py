@@ -14,6 +14,7 @@ as its teacher. Each share is a study of its own; they have the same --output, a
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any, Optional
 
 import small_networks
@@ -147,7 +148,7 @@ def make_study(args: argparse.Namespace) -> Study:
     )
 
 
-def _write_compressed(run: Run, teacher: str, path: Any) -> None:
+def _write_compressed(run: Run, teacher: str, path: Path) -> None:
     """Write the start of the students of Table 3.
 
     Args:

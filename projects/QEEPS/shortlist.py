@@ -65,8 +65,8 @@ def measure(args: argparse.Namespace, plain: str, guided: str) -> tuple[str, lis
     # As the training evaluated it: a search with another config is another search.
     network, cfg = load_trained_run(require_run(guided).config_file, args.opts, Path(guided))
     name = cfg.DATASETS.TEST[0]
-    folders = [os.path.join(folder, INFERENCE_FOLDER, name) for folder in (plain, guided)]
-    found = evaluate_shortlists(cfg, network, *folders, args.sizes)
+    by_plain, by_guided = (os.path.join(run, INFERENCE_FOLDER, name) for run in (plain, guided))
+    found = evaluate_shortlists(cfg, network, by_plain, by_guided, args.sizes)
     facts = read_json(os.path.join(guided, RESULT_FILE), sealed=True)
     kept = ("params", "iterations", "config_sha256")
     environment = environment_of(cfg)

@@ -15,7 +15,7 @@ class FlatQueryGuided(FlatPersonSearch):
     the paper, all features of the query after the first convolution depend on the gallery picture.
     """
 
-    def forward(
+    def forward(  # type: ignore[override]  # a graph with inputs of its own
         self,
         image: torch.Tensor,
         size: torch.Tensor,

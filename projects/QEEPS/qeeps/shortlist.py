@@ -72,7 +72,7 @@ def evaluate_shortlists(
     prepared = PreparedSet(detections, search.dicts, {}, ())
     people = prepared.flatten(detections)
     guided = search.run_all(os.path.join(guided_folder, QUERIES_FOLDER))
-    assert guided is not None  # one process
+    assert guided is not None and people.embeddings is not None  # one process; of people search
     results = {}
     cosines = prepared.queries.embeddings.astype(np.float64) @ people.embeddings.T
     thresh = search.protocol.score_thresh

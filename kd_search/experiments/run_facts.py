@@ -101,9 +101,14 @@ def _processor() -> str:
     return next(names, platform.processor())
 
 
+#: Pathspecs of all files but those that studies write.
+_CODE = (":/", ":(top,exclude)projects/*/results/*.json")
+
+
 def code_version() -> Optional[dict[str, Any]]:
-    """``commit`` of the checkout that kd_search is imported from, and whether tracked files were
-    ``modified``; ``None`` where it is in no checkout, or there is no git."""
+    """``commit`` of the checkout that kd_search is imported from, and whether tracked files other
+    than results files were ``modified``; ``None`` where it is in no checkout, or there is no git.
+    """
     folder = Path(kd_search.__file__).resolve().parent
 
     def git(*args: str) -> str:
@@ -116,7 +121,8 @@ def code_version() -> Optional[dict[str, Any]]:
         git("ls-files", "--error-unmatch", "__init__.py")
         return {
             "commit": git("rev-parse", "HEAD"),
-            "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+            # A study that goes on has written its own results file.
+            "modified": bool(git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)),
         }
     except (OSError, subprocess.SubprocessError):
         return None

@@ -88,6 +88,21 @@ def test_the_commit_is_that_of_the_checkout_of_the_package(tmp_path, monkeypatch
     assert code_version() is None
 
 
+def test_results_files_that_a_study_writes_are_no_change_of_the_code(tmp_path, monkeypatch):
+    files = ("kd_search/__init__.py", "projects/X/results/study.json", "projects/X/study.py")
+    for path in (tmp_path / name for name in files):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("0")
+    identity = ["-c", "user.name=N", "-c", "user.email=n@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr(kd_search, "__file__", str(tmp_path / "kd_search" / "__init__.py"))
+    (tmp_path / files[1]).write_text("1")
+    assert code_version()["modified"] is False
+    (tmp_path / files[2]).write_text("1")
+    assert code_version()["modified"] is True
+
+
 def test_surroundings_of_a_run(tmp_path, register, monkeypatch):
     monkeypatch.chdir(REPO)
     name = register(records_in(tmp_path / "here"))

@@ -20,16 +20,7 @@ from detectron2.config import CfgNode, get_cfg
 from tiny import REPO
 
 from kd_search import add_kd_search_config
-from kd_search.experiments import (
-    RESULT_FILE,
-    SETTINGS_FILE,
-    runs,
-    settings_of,
-    study,
-    train_and_evaluate,
-    train_run,
-    tuning,
-)
+from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, runs, settings_of, train_run
 from kd_search.utils.files import write_json
 
 
@@ -101,28 +92,6 @@ def finish(run, metrics) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     write_json(run.folder / SETTINGS_FILE, settings_of(run.config))
     write_json(run.folder / RESULT_FILE, {"metrics": metrics})
-
-
-def train_in_this_process(monkeypatch) -> None:
-    """Let studies train in this process, which spares the imports of a process for each run."""
-
-    def run_all(runs, *, jobs=1, on_train=False, after_each=lambda: None):
-        for run in runs:
-            if run.result() is None:
-                run.folder.mkdir(parents=True, exist_ok=True)
-                train_and_evaluate(
-                    run.config_file,
-                    [*map(str, run.opts)],
-                    run.folder,
-                    on_train=on_train,
-                    choices=run.choices,
-                    imports=run.imports,
-                )
-                after_each()
-        return []
-
-    for module in (study, tuning):
-        monkeypatch.setattr(module, "run_all", run_all)
 
 
 def run_script(project: str, name: str, *options, as_process: bool = False, **environment) -> str:

@@ -8,7 +8,7 @@ from tiny import REPO
 
 from kd_search.distillation.methods.detector import RegionRegressionTerm
 from kd_search.synthetic import PRESETS, generate_dataset
-from tests.projects.project_files import load_script, run_script, train_in_this_process
+from tests.projects.project_files import load_script, run_script
 
 bound = load_script("DetectorKD", "bound")
 
@@ -52,8 +52,7 @@ def test_truth_is_the_distance_to_the_ground_truth_of_every_positive(tmp_path):
 
 
 @pytest.mark.e2e
-def test_a_tiny_study(tmp_path, monkeypatch):
-    train_in_this_process(monkeypatch)
+def test_a_tiny_study(tmp_path):
     generate_dataset(tmp_path / "data", PRESETS["tiny"], seed=0, progress=False)
     opts = ["SOLVER.IMS_PER_BATCH", "2"]
     options = ["--rows", "base", "L2-B noisy", "--seeds", 1, "--iterations", 2]

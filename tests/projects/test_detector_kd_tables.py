@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kd_search.engine import PersonSearchTrainer
 from kd_search.synthetic import PRESETS, generate_dataset
-from tests.projects.project_files import load_script, run_script, train_in_this_process
+from tests.projects.project_files import load_script, run_script
 from tests.projects.registrations import only_here
 
 tables = load_script("DetectorKD", "tables")
@@ -155,8 +155,7 @@ def test_a_share_that_is_none_is_refused(capsys):
         (["--set", "table3"], ["fine-tuned", "distilled"]),
     ],
 )
-def test_a_tiny_study(options, rows, tmp_path, monkeypatch):
-    train_in_this_process(monkeypatch)
+def test_a_tiny_study(options, rows, tmp_path):
     generate_dataset(tmp_path / "data", PRESETS["tiny"], seed=0, progress=False)
     opts = ["SOLVER.IMS_PER_BATCH", "2", *NARROW]
     options += ["--seeds", "1", "--iterations", "1", "--teacher-iterations", "1", "--opts", *opts]

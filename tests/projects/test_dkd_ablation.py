@@ -7,7 +7,7 @@ from tiny import REPO
 
 from kd_search.experiments import RESULT_FILE, TableLayout, settings_of, summarise
 from kd_search.synthetic import PRESETS, generate_dataset
-from tests.projects.project_files import finish, load_script, run_script, train_in_this_process
+from tests.projects.project_files import finish, load_script, run_script
 
 ablate = load_script("DKD", "ablate")
 TERMS, grid_rows = ablate.TERMS, ablate.grid_rows
@@ -174,21 +174,11 @@ def test_table_of_finished_runs(study_of, tmp_path):
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("study_of")
-def test_rows_from_nothing_and_again(tmp_path, monkeypatch):
-    train_in_this_process(monkeypatch)
+def test_rows_from_nothing_and_again(tmp_path):
     small = ["MODEL.RESNETS.WIDTH_MULTIPLIER", "0.25", "SOLVER.CHECKPOINT_PERIOD", "2"]
     options = ["--output", tmp_path / "out", "--rows", "none", "all", "two steps"]
-    options += [
-        "--sia",
-        "ISA",
-        "ISA+FSA",
-        "--seeds",
-        1,
-        "--iterations",
-        3,
-        "--teacher-iterations",
-        3,
-    ]
+    options += ["--sia", "ISA", "ISA+FSA", "--seeds", 1]
+    options += ["--iterations", 3, "--teacher-iterations", 3]
     options += ["--opts", *small, "SOLVER.IMS_PER_BATCH", 2]
     options += ["--teacher-opts", *small, "SOLVER.IMS_PER_BATCH", 8, "REID_DATA.IDS_PER_BATCH", 4]
 

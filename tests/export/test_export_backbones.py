@@ -9,7 +9,8 @@ import os
 
 import onnx
 import pytest
-from torchvision.models import SwinTransformer
+from torchvision.models import ConvNeXt, SwinTransformer
+from torchvision.models.convnext import CNBlockConfig
 from trained import trained_network
 
 from kd_search.export.model_file import export_model
@@ -25,10 +26,14 @@ NETWORKS = (
 
 
 @pytest.fixture(autouse=True)
-def _small_swin(monkeypatch):
-    """Swins of width 16 with a block in each stage, and in res4 a second with shifted windows."""
+def _small_networks(monkeypatch):
+    """Swins and ConvNeXts of width 16 with a block in each stage, and for Swin in res4 a second
+    with shifted windows."""
 
     def create(name, width=1.0):
+        if name == "convnext_tiny":
+            sizes = ((16, 32), (32, 64), (64, 128), (128, None))
+            return ConvNeXt([CNBlockConfig(*size, 1) for size in sizes])
         if name == "swin_t":
             return SwinTransformer([4, 4], 16, [1, 1, 2, 1], [1, 1, 2, 2], [7, 7])
         if name.startswith("timm:swin"):

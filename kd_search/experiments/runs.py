@@ -128,8 +128,12 @@ def run_all(
     progress = _Progress(len(runs), waiting)
     with _stopped_by_signals(working):
         while waiting or working:
-            while waiting and len(working) < jobs:
-                working.append(_start(waiting.pop(0), on_train, cores.pop(0)))
+            while len(working) < jobs:
+                ready = _first_ready(waiting, [*waiting, *(w.run for w in working)])
+                if ready is None:
+                    break
+                waiting.remove(ready)
+                working.append(_start(ready, on_train, cores.pop(0)))
             time.sleep(_POLL_SECONDS)
             progress.update([w.run for w in working])
             for ended in [w for w in working if w.process.poll() is not None]:
@@ -145,6 +149,16 @@ def run_all(
     if failed and len(runs) == 1:
         raise RunFailed(failed[0])
     return failed
+
+
+def _first_ready(waiting: Sequence[Run], unfinished: Sequence[Run]) -> Optional[Run]:
+    """The first run that does not start with the weights of an unfinished one."""
+
+    def is_ready(run: Run) -> bool:
+        values = set(map(str, run.opts))
+        return not any(str(o.weights) in values for o in unfinished if o is not run)
+
+    return next(filter(is_ready, waiting), None)
 
 
 def _cores(jobs: int) -> list[Optional[int]]:

@@ -37,6 +37,14 @@ def test_finished_runs_are_not_run_again(tmp_path):
     assert runs[0].result()["metrics"] == {"AP": 7.0}
 
 
+def test_a_run_waits_for_the_one_whose_weights_it_starts_with(tmp_path):
+    first, third = fake(tmp_path / "a", "7"), fake(tmp_path / "c", "7")
+    second = fake(tmp_path / "b", "7", "MODEL.WEIGHTS", str(first.weights))
+    began = []
+    run_all([first, second, third], jobs=2, after_each=lambda: began.append(starts(second)))
+    assert began[0] == 0 and [starts(run) for run in (first, second, third)] == [1, 1, 1]
+
+
 def test_other_settings_in_the_folder_are_refused(tmp_path):
     run_all([fake(tmp_path / "a", "7")])
     with pytest.raises(SettingsError, match="SOLVER.BASE_LR '0.001'.*'0.5'"):

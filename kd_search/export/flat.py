@@ -334,7 +334,7 @@ def embed(heads: Any, features: dict[str, torch.Tensor], boxes: torch.Tensor) ->
     if heads.reid_res5 is None:
         return heads.reid(region_features(heads, features, boxes))
     maps = [features[name] for name in heads.in_features]
-    return heads.reid(heads.reid_res5(pooled(heads.pooler, maps, boxes)))
+    return heads.reid(heads.reid_res5(pooled(heads.pooler, maps, boxes)).contiguous())
 
 
 def region_features(
@@ -343,7 +343,9 @@ def region_features(
     """(N, C, h, w) input of the box predictor (C4: output of res5)."""
     if isinstance(heads, PersonSearchROIHeads):
         return pooled(heads.box_pooler, [features[name] for name in heads.box_in_features], boxes)
-    return heads.res5(pooled(heads.pooler, [features[n] for n in heads.in_features], boxes))
+    regions = pooled(heads.pooler, [features[n] for n in heads.in_features], boxes)
+    # The maps of a Swin are permuted, and pooling asks for the layout of an unknown number of them.
+    return heads.res5(regions).contiguous()
 
 
 def pooled(pooler: ROIPooler, maps: list[torch.Tensor], boxes: torch.Tensor) -> torch.Tensor:

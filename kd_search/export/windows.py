@@ -20,8 +20,6 @@ from torchvision.models import swin_transformer
 
 #: Added to the attention between positions that a shift has brought together, in both networks.
 _APART = -100.0
-#: Modules of the networks whose windows this file replaces.
-_OWN = (swin_transformer.__name__, "timm.models.swin_transformer")
 #: Modules of networks of timm with windows that this file does not replace.
 _OTHERS = ("timm.models.swin_transformer_v2", "timm.models.swin_transformer_v2_cr")
 
@@ -211,22 +209,15 @@ def _timm_merging(self: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def check_windows(network: torch.nn.Module) -> None:
-    """Refuse Swins of other kinds and as C4, on which torch.export would work long and in vain.
+    """Refuse Swins of other kinds, which torch.export would work on for long and in vain.
 
     Raises:
-        ValueError: there is such a layer; names the key.
+        ValueError: there is such a layer.
     """
     if any(type(module).__module__ in _OTHERS for module in network.modules()):
         raise ValueError(
             "MODEL.TORCHVISION.NAME: Swin version 2 of timm cannot be exported to this format: use "
             "swin_v2_t, swin_v2_s or swin_v2_b of torchvision, or timm:swin_*"
-        )
-    heads = getattr(network, "roi_heads", None)
-    if heads is not None and any(type(module).__module__ in _OWN for module in heads.modules()):
-        # torch.export asks whether the pooled maps are of more than one region.
-        raise ValueError(
-            f"MODEL.ROI_HEADS.NAME {type(heads).__name__}: a Swin whose last stage runs on regions "
-            "cannot be exported to this format: use it with a feature pyramid"
         )
 
 

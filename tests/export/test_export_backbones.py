@@ -20,7 +20,7 @@ from kd_search.modeling.backbones.torchvision_backbones import create_network
 NETWORKS = (
     *(("", "fpn"), ("", "c4"), ("mobilenet_v2", "fpn"), ("mobilenet_v2", "c4")),
     *(("mobilenet_v3_small", "fpn"), ("efficientnet_b0", "fpn"), ("convnext_tiny", "fpn")),
-    ("swin_t", "fpn"),
+    *(("swin_t", "fpn"), ("swin_t", "c4")),
     *(("timm:mobilenetv4_conv_small", "fpn"), ("timm:swin_tiny_patch4_window7_224", "fpn")),
 )
 

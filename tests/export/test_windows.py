@@ -13,7 +13,6 @@ from torchvision.models.swin_transformer import (
     PatchMerging,
     ShiftedWindowAttention,
     ShiftedWindowAttentionV2,
-    SwinTransformerBlock,
 )
 
 from kd_search.export.graph import Graph, export_program, pt2_content, to_onnx
@@ -106,21 +105,8 @@ def test_one_file_is_right_for_all_sizes(graph, form):
             np.testing.assert_allclose(run(x), expected, atol=1e-5)
 
 
-class _WithPart(nn.Module):
-    def __init__(self, name, part):
-        super().__init__()
-        setattr(self, name, part)
-
-
-def test_a_swin_on_regions_is_refused_in_one_line():
-    block = SwinTransformerBlock(8, 1, [2, 2], [0, 0])
-    check_windows(_WithPart("backbone", block))
-    with pytest.raises(ValueError, match=r"^MODEL\.ROI_HEADS\.NAME .*feature pyramid$"):
-        check_windows(_WithPart("roi_heads", _WithPart("res5", block)))
-
-
 def test_version_2_of_timm_is_refused_in_one_line():
     timm = pytest.importorskip("timm.models.swin_transformer_v2")
     block = timm.SwinTransformerV2Block(8, (4, 4), 1, window_size=2)
     with pytest.raises(ValueError, match=r"^MODEL\.TORCHVISION\.NAME: .*version 2"):
-        check_windows(_WithPart("backbone", block))
+        check_windows(nn.Sequential(block))

@@ -74,10 +74,7 @@ def hit_of(file: FileRow, also: tuple[str, ...], person: Sequence[Any], similari
     """
     box, score, frame, second, first, last, _, number = person
     video = frame >= 0
-    hit = Hit.__new__(Hit)
-    # Setting the fields of a frozen class one by one takes twice as long, and a search that keeps
-    # few people spends much of its time here.
-    hit.__dict__.update(
+    return Hit(
         id=f"{file.content}.{number}",
         path=file.path,
         also=also,
@@ -93,7 +90,6 @@ def hit_of(file: FileRow, also: tuple[str, ...], person: Sequence[Any], similari
         width=file.width,
         height=file.height,
     )
-    return hit
 
 
 def parts_of_id(hit_id: str) -> Optional[tuple[int, int]]:

@@ -11,6 +11,14 @@ from kd_search.modeling import build_distillable
 from kd_search.outputs import names_of
 
 ID_TABLE_TERM = "IDTableTerm"
+#: All terms of Chen et al. (NIPS 2017).
+DETECTOR_TERMS = (
+    "RegionClassTerm",
+    "AnchorClassTerm",
+    "RegionRegressionTerm",
+    "AnchorRegressionTerm",
+    "HintTerm",
+)
 _REID_TEACHER = "ReIDTeacher"
 
 

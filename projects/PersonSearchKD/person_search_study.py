@@ -23,7 +23,7 @@ from kd_search.experiments import (
     teacher_run,
 )
 from kd_search.pipeline.id_table import build_table
-from kd_search.pipeline.methods import ID_TABLE_TERM, method_keys
+from kd_search.pipeline.methods import DETECTOR_TERMS, ID_TABLE_TERM, method_keys
 from kd_search.utils.files import file_sha256
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -45,20 +45,12 @@ SETS = {
 METRICS = ("mAP", "top1", "det_AP", "det_recall")
 NONE = "none"
 _TABLE = (ID_TABLE_TERM,)
-# All terms of Chen et al., with the paper's settings.
-_DETECTOR = (
-    "RegionClassTerm",
-    "AnchorClassTerm",
-    "RegionRegressionTerm",
-    "AnchorRegressionTerm",
-    "HintTerm",
-)
 _DDPS = ("DisaggregatedFeatureTerm", "DecoupledLogitTerm", "CorrelationTerm")
 ROWS = (
     Row(NONE, main=True),
     Row("table", terms=_TABLE, main=True),
-    Row("detector", terms=_DETECTOR),
-    Row("table+detector", terms=(*_TABLE, *_DETECTOR), main=True),
+    Row("detector", terms=DETECTOR_TERMS),
+    Row("table+detector", terms=(*_TABLE, *DETECTOR_TERMS), main=True),
     Row("PKD", terms=("PearsonTerm",)),
     Row("DDPS", terms=_DDPS),
     # Its weights are those of maps of 256 channels and pictures of 900 pixels, with larger sums.

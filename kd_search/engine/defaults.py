@@ -28,7 +28,11 @@ from kd_search.data.person_search.mot import (
     register_motchallenge,
 )
 from kd_search.data.person_search.register import SplitFiles, locate_split, register_split
-from kd_search.data.reid import get_reid_id_map, register_named_crops
+from kd_search.data.reid import (
+    get_reid_id_map,
+    register_named_crops,
+    register_named_parts,
+)
 from kd_search.engine.finished_run import CONFIG_FILE, resolve_paths, write_run_record
 from kd_search.engine.parallel import hold_together
 from kd_search.engine.task import (
@@ -122,8 +126,8 @@ def build_config(
     """Merge defaults, a config file and overrides, and resolve values of data and machine.
 
     - Registers ``DATASETS.PERSON_SEARCH_COCO``, ``PERSON_SEARCH_MOT`` and
-      ``PERSON_SEARCH_RELEASES``, and the crops of person search sets ("<set>_crops") in
-      ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+      ``PERSON_SEARCH_RELEASES``, and the crops of person search sets ("<set>_crops") and the
+      parts of re-ID sets ("<set>_fit", "<set>_val") in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
     - Replaces 0 in ``MODEL.OIM.NUM_IDS``, or ``MODEL.REID_NETWORK.NUM_IDS`` of a re-ID network, by
       the number of identities of ``DATASETS.TRAIN``.
     - Compares the number of classes with that of plain detection sets.
@@ -154,7 +158,9 @@ def build_config(
     merge_overrides(cfg, opts)
     check_ranges(cfg, num_ranks=comm.get_world_size(), eval_only=eval_only)
     register_own_data(cfg)
-    register_named_crops([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    named = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    register_named_crops(named)
+    register_named_parts(named)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("No GPU is available: MODEL.DEVICE is cpu")
         cfg.MODEL.DEVICE = "cpu"

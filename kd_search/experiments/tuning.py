@@ -18,7 +18,9 @@ import yaml
 
 from kd_search.data.person_search.held_out import hold_out_people, write_queries_of
 from kd_search.data.person_search.register import SplitFiles, locate_split
+from kd_search.data.reid import get_reid_samples, is_reid, register_named_parts
 from kd_search.experiments.results_file import read_study, recorded_runs
+from kd_search.experiments.run_facts import data_digest
 from kd_search.experiments.run_folder import RESULT_FILE, build_run_config, now
 from kd_search.experiments.runs import Run, RunFailed, run_all
 from kd_search.utils.files import file_sha256
@@ -221,29 +223,38 @@ def _validation_args(
 ) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Options of a study of the parts of the training set, and how it was split."""
     (name,) = [_base(name) for name in study.cfg.DATASETS.TRAIN[:1]]
-    files = locate_split(name)
-    if len(study.cfg.DATASETS.TRAIN) != 1 or not isinstance(files, SplitFiles):
+    files, folder = locate_split(name), study.output / "validation"
+    own: list[list[str]] = []
+    if len(study.cfg.DATASETS.TRAIN) == 1 and is_reid(name):
+        register_named_parts([f"{name}_val"])
+        facts = data_digest(f"{name}_val")
+        facts["queries"] = sum(s["role"] != "gallery" for s in get_reid_samples(f"{name}_val")[0])
+    elif len(study.cfg.DATASETS.TRAIN) == 1 and isinstance(files, SplitFiles):
+        held = hold_out_people(files.json_file, folder / "data", seed=SPLIT_SEED)
+        queries = folder / "data" / "query_info.txt"
+        split = SplitFiles(str(held.test), files.image_root).load()
+        split.name = f"{name}_val"
+        count, people = write_queries_of(split, queries)
+        own = [
+            [f"{name}_fit", str(held.train), files.image_root],
+            [f"{name}_val", str(held.test), files.image_root, str(queries)],
+        ]
+        facts = {"people": people, "images": len(split.dicts), "queries": count}
+        facts["sha256"] = file_sha256(held.test)
+    else:
         raise ValueError(
-            f"--candidates: DATASETS.TRAIN {tuple(study.cfg.DATASETS.TRAIN)} is not one person "
-            "search set in COCO-JSON, whose people can be split: see tools/convert_dataset.py"
+            f"--candidates: DATASETS.TRAIN {tuple(study.cfg.DATASETS.TRAIN)} is not one re-ID set, "
+            "or one person search set in COCO-JSON, whose people can be split: see "
+            "tools/convert_dataset.py"
         )
-    folder = study.output / "validation"
-    held = hold_out_people(files.json_file, folder / "data", seed=SPLIT_SEED)
-    queries = folder / "data" / "query_info.txt"
-    split = SplitFiles(str(held.test), files.image_root).load()
-    split.name = f"{name}_val"
-    count, people = write_queries_of(split, queries)
-    own = [
-        [f"{name}_fit", str(held.train), files.image_root],
-        [f"{name}_val", str(held.test), files.image_root, str(queries)],
-    ]
 
     def opts_of(config_file: str, opts: list[Any]) -> list[Any]:
         cfg = build_run_config(config_file, list(map(str, opts)), folder)
         crops = _CROPS if cfg.DATASETS.TRAIN[0].endswith(_CROPS) else ""
+        sets = ["DATASETS.PERSON_SEARCH_COCO", str([*cfg.DATASETS.PERSON_SEARCH_COCO, *own])]
         return [
             *opts,
-            *("DATASETS.PERSON_SEARCH_COCO", str([*cfg.DATASETS.PERSON_SEARCH_COCO, *own])),
+            *(sets if own else ()),
             *("DATASETS.TRAIN", str((f"{name}_fit{crops}",))),
             *("DATASETS.TEST", str((f"{name}_val{crops}",))),
         ]
@@ -253,15 +264,8 @@ def _validation_args(
     part.seeds = part.main_seeds = args.tuning_seeds
     part.opts = opts_of(args.student_config, list(args.opts))
     part.teacher_opts = opts_of(args.teacher_config, list(args.teacher_opts))
-    return part, {
-        "of": name,
-        "seed": SPLIT_SEED,
-        "people": people,
-        "images": len(split.dicts),
-        "queries": count,
-        "sha256": file_sha256(held.test),
-        "tuning_seeds": list(args.tuning_seeds),
-    }
+    seeds = {"of": name, "seed": SPLIT_SEED, "tuning_seeds": list(args.tuning_seeds)}
+    return part, {**seeds, **facts}
 
 
 def _base(name: str) -> str:

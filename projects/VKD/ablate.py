@@ -4,12 +4,14 @@
     python projects/VKD/ablate.py --seeds 1 2 3 --jobs 2
     python projects/VKD/ablate.py --study views --rows teacher M=1 M=2 M=8
     python projects/VKD/ablate.py --set generated --study sources
+    python projects/VKD/ablate.py --set market_cross --study cross
 
 Studies: "terms", which losses teach; "views", how many of the teacher's 8 views the student sees;
 "sources", where these views come from; "logits", how logits are compared; "starts", which layers of
 the student are initialised from the teacher. The students of a seed start from that seed's teacher,
-learn from it, and are compared with it. All studies share one --output, so that a teacher or
-student that several of them have is trained once. views.py measures how accuracy depends on the
+learn from it, and are compared with it. In "cross" they start from their own stage 1, and learn
+from nobody, from that, or from another network. All studies share one --output, so that a teacher
+or student that several of them have is trained once. views.py measures how accuracy depends on the
 views at test.
 """
 

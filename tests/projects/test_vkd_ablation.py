@@ -1,12 +1,13 @@
 """The ablation of projects/VKD: rows, runs, curves over frames, and a few rows from nothing."""
 
+import dataclasses
 import json
 
 import pytest
 from tiny import REPO
 from vkd_study import STUDIES
 
-from kd_search.experiments import settings_of
+from kd_search.experiments import read_study, settings_of
 from kd_search.synthetic import TRACKLETS_PRESETS, generate_tracklets
 from tests.projects.project_files import finish, load_script, run_script
 
@@ -25,6 +26,8 @@ def study_of(tmp_path, tracklets, monkeypatch):
     """From options to a study of tiny generated tracklets in ``tmp_path / "out"``."""
     monkeypatch.chdir(REPO)
     monkeypatch.setenv("KD_SEARCH_TRACKLETS", str(tracklets))
+    # Its files have the names of Market-1501.
+    monkeypatch.setenv("KD_SEARCH_MARKET_CROPS", str(tracklets))
 
     def make(*options):
         args = ["--set", "generated", "--output", str(tmp_path / "out"), "--seeds", "1", "2"]
@@ -92,7 +95,7 @@ def test_rows_set_what_they_are_named_after(study_of):
 
 
 def test_student_of_several_studies_is_trained_once(study_of):
-    studies = {name: study_of("--study", name) for name in STUDIES}
+    studies = {name: study_of("--study", name) for name in STUDIES if name != "cross"}
     shared = {
         **{"terms": "all", "views": "M=2", "sources": "cameras"},
         **{"logits": "kl", "starts": "res5 reinitialized"},
@@ -115,6 +118,23 @@ def test_overrides_reach_students_and_teachers_separately(study_of):
     assert teacher.SOLVER.BASE_LR == 0.001 and teacher.MODEL.RESNETS.DEPTH == 34
     # 600 iterations with a warm-up of 60 become 60.
     assert teacher.SOLVER.MAX_ITER == 60 and teacher.SOLVER.WARMUP_ITERS == 6
+
+
+def test_cross_students_start_from_their_own_stage_1(study_of):
+    study = study_of("--set", "market_cross", "--study", "cross", "--own-iterations", "30")
+    assert len(study.first) == 4 and study.layout.base == "own stage 1"
+    teacher, own = study.runs["teacher", 2], study.runs["own stage 1", 2]
+    assert teacher.config.MODEL.BACKBONE.NAME != own.config.MODEL.BACKBONE.NAME
+    assert own.config.SOLVER.MAX_ITER == 30 != teacher.config.SOLVER.MAX_ITER
+    learns_from = {"task": teacher, "self": own, "cross": teacher}
+    for name, source in learns_from.items():
+        cfg = study.runs[name, 2].config
+        assert cfg.MODEL.WEIGHTS == str(own.weights) and not cfg.DISTILLATION.INIT_FROM_TEACHER
+        assert cfg.DISTILLATION.TEACHER.WEIGHTS == str(source.weights)
+        assert cfg.DISTILLATION.TEACHER.CONFIG_FILE == source.config_file
+        assert bool(cfg.DISTILLATION.TERMS) == (name != "task")
+    with pytest.raises(ValueError, match="cross.*market_cross"):
+        study_of("--study", "cross")
 
 
 def test_unknown_rows_are_refused(study_of):
@@ -189,3 +209,30 @@ def test_teacher_and_student_from_nothing_and_their_curves(tmp_path, tracklets):
     before = known.stat().st_mtime_ns
     assert run("views", "--frames", "1", "4") == output
     assert known.stat().st_mtime_ns == before
+
+
+@pytest.mark.e2e
+def test_cross_student_with_settings_chosen_on_held_out_identities(tmp_path):
+    crops = tmp_path / "crops"
+    people = dataclasses.replace(TRACKLETS_PRESETS["tiny"], num_train_ids=15)
+    generate_tracklets(crops, people, seed=0, progress=False)
+    candidates = tmp_path / "candidates.yaml"
+    candidates.write_text("default: [{SOLVER.BASE_LR: 0.01}]")
+    small = ["REID_DATA.SIZE", "[64,32]", "REID_DATA.IDS_PER_BATCH", "4"]
+    small += ["SOLVER.IMS_PER_BATCH", "8", "MODEL.RESNETS.WIDTH_MULTIPLIER", "0.125"]
+    common = ["--set", "market_cross", "--study", "cross", "--output", tmp_path / "out"]
+    common += ["--seeds", "1", "--candidates", candidates, "--rows", "own stage 1", "cross"]
+    common += ["--iterations", "2", "--teacher-iterations", "2", "--own-iterations", "2"]
+    teacher = [*small, "MODEL.TORCHVISION.WEIGHTS", ""]
+    output = run_script(
+        *("VKD", "ablate", *common, "--opts", *small, "--teacher-opts", *teacher),
+        KD_SEARCH_MARKET_CROPS=str(crops),
+    )
+    assert "cross candidate1, seed 1:" in output and "cross, seed 1:" in output
+    protocol = read_study(tmp_path / "out" / "cross.json").protocol
+    assert [c.row for c in protocol.candidates] == ["cross"]
+    facts = protocol.validation
+    assert facts["of"] == "market1501_split_tracklets_train"
+    assert facts["people"] > 1 and facts["queries"] > 0
+    log = (tmp_path / "out/validation/cross/candidate1/seed1/log.txt").read_text()
+    assert "market1501_split_tracklets_train_val" in log

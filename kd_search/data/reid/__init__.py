@@ -4,6 +4,7 @@ from kd_search.data.catalog import is_reid
 from kd_search.data.reid.atrw import load_atrw
 from kd_search.data.reid.crops import register_named_crops, reid_crops_of
 from kd_search.data.reid.duke_video import load_duke_video
+from kd_search.data.reid.held_out import register_named_parts
 from kd_search.data.reid.mapper import CropMapper
 from kd_search.data.reid.market1501 import (
     load_market1501,

@@ -10,6 +10,7 @@ from kd_search.data.reid import (
     load_market1501_split,
     register_market1501,
     register_market1501_split,
+    register_named_parts,
 )
 from kd_search.data.reid.market1501 import (
     choose_queries,
@@ -226,3 +227,38 @@ def test_real_tracklets_are_5668(real_data):
     for sample in parts[1].samples:
         cameras[sample["person_id"]].add(sample["camera_id"])
     assert all(len(cameras[s["person_id"]]) > 1 for s in parts[1].samples if s["role"] == "both")
+
+
+@pytest.mark.parametrize("tracklets", [True, False])
+def test_a_fifth_of_the_identities_is_held_out_with_queries(tmp_path, write_images, tracklets):
+    folder = tmp_path / "crops"
+    names = [_name(n, c, frame=f) for n in range(1, 16) for c in (1, 2) for f in (5, 6, 900)]
+    write_images(folder, names)
+    prefix = f"held_out_{tracklets}"
+    register_market1501_split(prefix, str(folder), tracklets=tracklets, replace=True)
+    register_named_parts([f"{prefix}_train{part}" for part in ("_fit", "_val", "", "_other")])
+    whole, whole_ids = get_reid_samples(f"{prefix}_train")
+    fit, fit_ids = get_reid_samples(f"{prefix}_train_fit")
+    val, val_ids = get_reid_samples(f"{prefix}_train_val")
+    assert (len(fit_ids.to_list()), len(val_ids.to_list())) == (8, 2)
+    assert sorted(fit_ids.to_list() + val_ids.to_list()) == whole_ids.to_list()
+    files = [tuple(s["file_names"]) for s in whole]
+    assert sorted(tuple(s["file_names"]) for s in fit + val) == sorted(files)
+    assert {s["role"] for s in fit} == {"train"}
+    role = "both" if tracklets else "query"
+    queries = Counter((s["person_id"], s["camera_id"]) for s in val if s["role"] == role)
+    assert queries == {(p, c): 1 for p in (0, 1) for c in (1, 2)}
+    assert {s["role"] for s in val} == {role, "gallery"}
+    metadata = MetadataCatalog.get(f"{prefix}_train_val")
+    assert metadata.junk_rule == "camera" and metadata.input_size == (256, 128)
+    # Samples of one tracklet stay together.
+    assert len({s["tracklet_id"] for s in val}) == 8
+
+
+def test_identities_of_one_camera_cannot_be_held_out(tmp_path, write_images):
+    folder = tmp_path / "crops"
+    write_images(folder, [_name(n, 1, frame=f) for n in range(1, 16) for f in (5, 900)])
+    register_market1501_split("one_camera", str(folder), replace=True)
+    register_named_parts(["one_camera_train_val"])
+    with pytest.raises(ValueError, match="one_camera_train.*two cameras"):
+        get_reid_samples("one_camera_train_val")

@@ -205,7 +205,7 @@ def data_statement(results: Mapping[str, Any], dataset_dicts: Sequence[Mapping[s
         f"{len(queries) - without:,} queries of {len(wanted):,} people."
     )
     if without:
-        text += f" {without:,} more queries have no match in the gallery and do not count."
+        text += f" {without:,} more queries have no gallery, or no match in it, and do not count."
     return text
 
 

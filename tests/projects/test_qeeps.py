@@ -40,7 +40,9 @@ from kd_search.evaluation.search.galleries import Gallery, GalleryProtocol
 from kd_search.evaluation.search.protocol import Protocol
 from kd_search.evaluation.search.ranking import rank_gallery
 from kd_search.evaluation.search.test_set import Annotations
-from tests.projects.project_files import merged, name_of, run_script, runnable
+from kd_search.experiments import read_study
+from kd_search.synthetic import PRESETS, generate_dataset
+from tests.projects.project_files import load_script, merged, name_of, run_script, runnable
 from tests.projects.registrations import only_here
 
 registered = only_here("qeeps")
@@ -890,6 +892,49 @@ def test_two_processes_train_on_pairs_search_and_resume_to_the_bit(test_set, tmp
         assert part in log  # as layers that start from their initial values
     trained = json.loads((tmp_path / "whole" / "metrics.json").read_text().splitlines()[0])
     assert {"loss_query_rpn", "loss_similarity", "loss_oim", "loss_rpn_cls"} < trained.keys()
+
+
+@pytest.mark.e2e
+def test_the_study_and_a_shortlist_of_its_networks(tmp_path, capsys):
+    data = tmp_path / "data"
+    generate_dataset(data, PRESETS["tiny"], seed=0, progress=False)
+    small = flat(
+        {
+            "MODEL.RESNETS.WIDTH_MULTIPLIER": 0.125,
+            "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+            "MODEL.RPN.POST_NMS_TOPK_TEST": 8,
+            "INPUT.MIN_SIZE_TRAIN": (64,),
+            "INPUT.MIN_SIZE_TEST": 64,
+            "SOLVER.IMS_PER_BATCH": 2,
+        }
+    )
+    out, seeds = tmp_path / "out", ["--seeds", 1]
+    printed = run_script(
+        *("QEEPS", "ablate", "--set", "generated", "--output", out, *seeds),
+        *("--rows", "OIM", "QEEPS", "--iterations", 2, "--teacher-iterations", 2),
+        *("--opts", *small, "--teacher-opts", *small),
+        KD_SEARCH_GENERATED=str(data),
+    )
+    assert "[2/2] teacher" in printed and "QEEPS, seed 1" in printed
+    study = read_study(out / "ablation.json")
+    assert study.table_layout().base == "OIM"
+    by_row = {run.row: run.metrics for run in study.runs}
+    assert "all_mAP" in by_row["OIM"] and "all_mAP" not in by_row["QEEPS"]
+    results = tmp_path / "shortlist.json"
+    printed = run_script(
+        *("QEEPS", "shortlist", "--plain", out / "OIM/seed1", "--query-guided"),
+        *(out / "QEEPS/seed1", "--sizes", 0, 1, 1000, "--results", results),
+        KD_SEARCH_GENERATED=str(data),
+    )
+    assert "| 1000 |" in printed
+    by_size = {run.row: run for run in read_study(results).runs}
+    assert list(by_size) == ["0", "1", "1000"] and {run.seed for run in by_size.values()} == {1}
+    for row, size in (("OIM", "0"), ("QEEPS", "1000")):
+        for name in ("mAP", "top1"):
+            assert by_size[size].metrics[name] == pytest.approx(by_row[row][name], abs=1e-9)
+    words = ["--plain", out / "OIM/seed1", "--query-guided", tmp_path, "--results", results]
+    assert load_script("QEEPS", "shortlist").main(list(map(str, words))) == 2
+    assert str(tmp_path) in capsys.readouterr().err
 
 
 def flat(settings):

@@ -129,7 +129,7 @@ def test_every_number_of_the_models_is_in_the_table(report):
 def test_the_size_of_the_test_set_is_said(scenes):
     text = data_statement(results([50.0, 60.0]), scenes)
     assert "little: 2 pictures (2 in the gallery), 1 people" in text
-    assert "2 queries of 1 people" in text and "1 more queries have no match" in text
+    assert "2 queries of 1 people" in text and "1 more queries have no gallery, or no match" in text
     scenes[0]["in_gallery"] = False
     assert "(1 in the gallery)" in data_statement(results([50.0]), scenes)
 

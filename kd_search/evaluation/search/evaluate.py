@@ -164,7 +164,7 @@ def summarise_search(
         results["open_set"] = open_set
     if search.num_without_match:
         logging.getLogger(__name__).warning(
-            "%d of %d queries have no match in the gallery and are left out of the means",
+            "%d of %d queries have no gallery, or no match in it, and are left out of the means",
             search.num_without_match,
             len(annotations.query_ids),
         )

@@ -27,6 +27,8 @@ from .video import VIDEOS, find_people, is_video, start_time
 _PEOPLE, _FILES, _SECONDS = 512, 64, 3.0
 #: Files that are read ahead of the network.
 _AHEAD = 4
+#: Files whose states are asked for at once.
+_ASKED = 256
 #: Seconds that a clock may be behind without being wrong.
 _CLOCK = 60.0
 _DAY = 86400.0
@@ -169,9 +171,9 @@ class Indexer:
         waiting: deque[Union[None, Future[Optional[_Loaded]]]] = deque()
         with ThreadPoolExecutor(1) as pool:
             try:
-                for file in found:
+                for file, row in self._with_states(found):
                     # Unchanged files cost no memory and no thread.
-                    known = self._is_known(file)
+                    known = self._is_known(file, row)
                     waiting.append(None if known else pool.submit(self._load, file))
                     while len(waiting) > _AHEAD:
                         yield _result(waiting.popleft())
@@ -182,8 +184,15 @@ class Indexer:
                     if future is not None:
                         future.cancel()
 
-    def _is_known(self, found: Found) -> bool:
-        row = self._writer.file(found.path)
+    def _with_states(self, found: Sequence[Found]) -> Iterator[tuple[Found, Optional[FileRow]]]:
+        """Files with their states in the gallery; a database is asked for many at once."""
+        for start in range(0, len(found), _ASKED):
+            part = found[start : start + _ASKED]
+            states = self._writer.files_at([file.path for file in part])
+            for file in part:
+                yield file, states.get(file.path)
+
+    def _is_known(self, found: Found, row: Optional[FileRow]) -> bool:
         known = (
             row is not None
             and (row.size, row.mtime_ns) == (found.size, found.mtime_ns)

@@ -129,6 +129,10 @@ class GalleryWriter:
         """State of a file that was looked at before."""
         return self._by_path.get(path)
 
+    def files_at(self, paths: Sequence[str]) -> dict[str, FileRow]:
+        """States of many files, by their paths."""
+        return {path: self._by_path[path] for path in paths if path in self._by_path}
+
     def content(self, sha256: str) -> Optional[FileRow]:
         """A file with that content that could be read."""
         files = self._by_content.get(sha256)

@@ -427,3 +427,17 @@ def test_indexing_into_a_database_goes_on_where_it_stopped(tmp_path, url):
                 indexer.run([str(tmp_path)])
             assert searcher.seen == seen
         assert writer.rows == 6
+
+        asked, rows = [], writer._connection.rows
+
+        def counted(query, values=()):
+            asked.append(query)
+            return rows(query, values)
+
+        writer._connection.rows = counted
+        report = Indexer(writer, FakeSearcher(), Capture(CaptureRules()), Settings()).run(
+            [str(tmp_path)]
+        )
+        assert report.unchanged == 6
+        # One question for the states of all of them.
+        assert sum("sha256(path)" in query for query in asked) == 1

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import qeeps  # noqa: F401  registers keys and networks
+from detectron2.utils.logger import setup_logger
 from qeeps.shortlist import evaluate_shortlists
 
 from kd_search.engine.finished_run import require_run
@@ -87,6 +88,8 @@ def measure(args: argparse.Namespace, plain: str, guided: str) -> tuple[str, lis
 
 def main(argv: Optional[list[str]] = None) -> int:
     args = parse_args(argv)
+    # A search of hours tells how far it is.
+    setup_logger(name="qeeps")
     try:
         pairs = [measure(args, *pair) for pair in zip(args.plain, args.query_guided)]
         names = {name for name, _ in pairs}

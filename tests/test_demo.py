@@ -13,9 +13,11 @@ import sys
 import time
 from html.parser import HTMLParser
 
+import forked
 import pytest
 import torch
 import yaml
+from forked import Forked
 from tiny import REPO
 from without_onnx import without_onnx
 
@@ -31,40 +33,26 @@ MODELS = ("teacher", "student", "student_distilled")
 TIMED = ("latency_ms", "latency_quartiles_ms")
 
 
-def start(folder, hide_onnx: bool = False) -> subprocess.Popen:
-    command = [sys.executable, "-u", str(REPO / "tools/demo.py"), "--preset", "tiny"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if hide_onnx:
-        environment = without_onnx(folder.parent / "hidden", environment)
-    return subprocess.Popen(
-        [*command, "--output", folder.name],
-        cwd=folder.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        # A process started from a background job ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def command_for(folder) -> list:
+    command = [sys.executable, REPO / "tools/demo.py", "--preset", "tiny"]
+    return [*command, "--output", folder.name]
 
 
-def run(folder, hide_onnx: bool = False) -> str:
-    process = start(folder, hide_onnx)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output[-3000:]
-    return output
+def without_export(folder) -> dict:
+    return without_onnx(folder.parent / "hidden", {**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def interrupt(folder, line: str, sent: int, after: float) -> int:
     """Send a signal some seconds after a line was printed; the exit status."""
-    process = start(folder, hide_onnx=True)
-    for printed in process.stdout:
-        if line in printed:
-            time.sleep(after)
-            process.send_signal(sent)
-            break
-    process.communicate(timeout=120)
-    return process.returncode
+    output = folder.with_name("output")
+    output.write_text("")
+    environment = without_export(folder)
+    process = Forked(command_for(folder), stdout=output, cwd=folder.parent, env=environment)
+    while process.poll() is None and line not in output.read_text():
+        time.sleep(0.05)
+    time.sleep(after)
+    process.send_signal(sent)
+    return process.wait(120)
 
 
 def numbers(folder) -> dict:
@@ -74,8 +62,18 @@ def numbers(folder) -> dict:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
+    """Its folder and output, of a new process of Python."""
     folder = tmp_path_factory.mktemp("demo") / "straight"
-    return folder, run(folder)
+    done = subprocess.run(
+        command_for(folder),
+        cwd=folder.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder, done.stdout
 
 
 def test_metrics_file_has_the_documented_keys(straight):
@@ -172,7 +170,9 @@ def test_interrupted_runs_resume_and_end_with_the_same_numbers(straight, tmp_pat
     folder = tmp_path / "interrupted"
     assert interrupt(folder, "[3/13]", signal.SIGINT, 1.0) == 130
     assert interrupt(folder, "[5/13]", signal.SIGKILL, 1.0) == -signal.SIGKILL
-    output = run(folder, hide_onnx=True)
+    done = forked.run(command_for(folder), cwd=folder.parent, env=without_export(folder))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    output = done.stdout
     assert numbers(folder) == numbers(straight[0])
     # Without the packages of the export the rest is done, and the next call makes the file.
     assert "no student_distilled.onnx: onnx not installed" in output and "[export]" in output
@@ -386,7 +386,7 @@ def test_a_project_of_plain_files_as_a_process(straight, tmp_path, capsys):
     options += ["--test", data / "test.json", "--test-images", data / "test/images"]
     options += ["--queries", data / "query_info.txt"]
     words = ["init", "shop", *map(str, options)]
-    made = subprocess.run([*command, *words], capture_output=True, text=True, cwd=tmp_path)
+    made = forked.run([*command, *words], cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert "people are" in made.stdout and "kd-search distill shop" in made.stdout
     states = plan(capsys, tmp_path / "shop")

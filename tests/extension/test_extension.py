@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import forked
 import include_code
 import pytest
 import torch
@@ -35,16 +37,17 @@ def project(tmp_path_factory):
         "torch.save({'model': build_model(cfg).state_dict()}, 'reid.pth')\n"
     )
     run(root, "-c", make)
-    run(root, "train_net.py", "--config-file", "configs/Base-mine.yaml", "OUTPUT_DIR", "teacher")
+    # The script as a user starts it, in a new process of Python.
+    new = partial(subprocess.run, capture_output=True, text=True)
+    command = ("train_net.py", "--config-file", "configs/Base-mine.yaml", "OUTPUT_DIR", "teacher")
+    run(root, *command, start=new)
     return root
 
 
-def run(root, *command, ok=True):
+def run(root, *command, ok=True, start=forked.run):
     paths = [str(REPO), str(root)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MINE_DATA": str(root / "data")}
-    result = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=root, env=env, capture_output=True, text=True
-    )
+    result = start([sys.executable, *map(str, command)], cwd=root, env=env)
     assert (result.returncode == 0) == ok, result.stdout[-2000:] + result.stderr[-4000:]
     return result.stdout + result.stderr
 

@@ -3,12 +3,10 @@
 import contextlib
 import importlib.util
 import io
-import multiprocessing
 import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from functools import cache
@@ -16,11 +14,12 @@ from pathlib import Path
 from unittest import mock
 
 import derive_config
+import forked
 from detectron2.config import CfgNode, get_cfg
 from tiny import REPO
 
 from kd_search import add_kd_search_config
-from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, runs, settings_of, train_run
+from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, runs, settings_of
 from kd_search.utils.files import write_json
 
 
@@ -103,15 +102,14 @@ def run_script(project: str, name: str, *options, as_process: bool = False, **en
     script, words = str(REPO / "projects" / project / f"{name}.py"), [*map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     if as_process:
-        command = [sys.executable, script, *words]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = forked.run([sys.executable, script, *words], env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
     module, printed, before = load_script(project, name), io.StringIO(), os.getcwd()
     patched = (
         mock.patch.dict(os.environ, environment),
         mock.patch.object(sys, "argv", [script]),
-        mock.patch.object(runs, "subprocess", mock.Mock(Popen=_ForkedTraining)),
+        mock.patch.object(runs, "subprocess", mock.Mock(Popen=_forked_training)),
     )
     with patched[0], patched[1], patched[2], contextlib.redirect_stdout(printed):
         try:
@@ -122,28 +120,6 @@ def run_script(project: str, name: str, *options, as_process: bool = False, **en
     return printed.getvalue()
 
 
-class _ForkedTraining:
+def _forked_training(command, stdout, env, **_) -> forked.Forked:
     """What :class:`subprocess.Popen` is for a command of train_run, without its imports."""
-
-    _context = multiprocessing.get_context("forkserver")
-    _context.set_forkserver_preload(["kd_search.experiments.train_run"])
-
-    def __init__(self, command, stdout, env, **_):
-        words = command[command.index(train_run.__name__) + 1 :]
-        values = words, stdout.name, os.getcwd(), dict(env)
-        self._process = self._context.Process(target=_train, args=values)
-        self._process.start()
-
-    def poll(self):
-        return self._process.exitcode
-
-    returncode = property(poll)
-
-
-def _train(words, log, folder, environment):
-    os.chdir(folder)
-    os.environ.update(environment)
-    with open(log, "ab", buffering=0) as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    sys.exit(train_run.main(words))
+    return forked.Forked(command, stdout=stdout.name, env=env)

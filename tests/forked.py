@@ -21,16 +21,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 from unittest import mock
 
 import torch.multiprocessing
 
-HERE = Path(__file__).resolve().parent
+REPO = Path(__file__).resolve().parent.parent
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        *("forked", "kd_search.cli", "kd_search.engine", "kd_search.experiments.train_run"),
+        *("tests.forked", "kd_search.cli", "kd_search.engine", "kd_search.experiments.train_run"),
         *("kd_search.export.model_file", "kd_search.pipeline.demo", "kd_search.pipeline.run"),
         *("kd_search.gallery.indexing", "kd_search.gallery.opening", "torch.distributed.run"),
     ]
@@ -38,13 +38,14 @@ _CONTEXT.set_forkserver_preload(
 
 
 class Forked:
-    """As :class:`subprocess.Popen` of a command whose first word is Python, with output in files.
+    """As :class:`subprocess.Popen` of a command whose first word is Python, with text as output.
 
     Args:
         command: Python, options of it (which are ignored), and a script, ``-m`` and a module, or
             ``-c`` and code, with its arguments.
-        stdout: file to append the standard output to.
-        stderr: file to append errors to, by default the same.
+        stdout: file to append the standard output to, by default one that :meth:`communicate`
+            reads.
+        stderr: the same of errors; ``subprocess.STDOUT`` puts them where the output is.
         cwd: working folder, by default the current one.
         env: the environment, by default the current one. As in a new process, folders of its
             PYTHONPATH are searched for modules, and a ``sitecustomize.py`` in one of them runs.
@@ -54,16 +55,20 @@ class Forked:
         self,
         command: Sequence[object],
         *,
-        stdout: Path,
-        stderr: Optional[Path] = None,
+        stdout: Optional[Path] = None,
+        stderr: Union[Path, int, None] = None,
         cwd: Optional[Path] = None,
         env: Optional[Mapping[str, str]] = None,
     ):
+        self._folder = tempfile.TemporaryDirectory()
+        self.stdout = Path(stdout or Path(self._folder.name, "stdout")).absolute()
+        errors = self.stdout if stderr == subprocess.STDOUT else stderr
+        self.stderr = Path(errors or Path(self._folder.name, "stderr")).absolute()
         words = _without_options([str(word) for word in command[1:]])
-        streams = str(Path(stdout).absolute()), str(Path(stderr or stdout).absolute())
+        streams = str(self.stdout), str(self.stderr)
         place = words, streams, str(cwd or os.getcwd()), dict(os.environ if env is None else env)
         self._process = _CONTEXT.Process(target=_main, args=place)
-        paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+        paths = [str(REPO), os.environ.get("PYTHONPATH", "")]
         # The first start starts the process that has the imports: of this checkout.
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         main = sys.modules["__main__"]
@@ -86,11 +91,21 @@ class Forked:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
     def wait(self, timeout: Optional[float] = None) -> int:
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout or 0)
         return self._process.exitcode
+
+    def communicate(self, timeout: Optional[float] = None) -> tuple[str, str]:
+        """Wait, and return output and errors; the first has both if they have one file."""
+        self.wait(timeout)
+        files = [self.stdout] if self.stderr == self.stdout else [self.stdout, self.stderr]
+        texts = [file.read_text() if file.exists() else "" for file in files]
+        return texts[0], "".join(texts[1:])
 
 
 def run(
@@ -101,15 +116,12 @@ def run(
     timeout: float = 600,
 ) -> subprocess.CompletedProcess:
     """As :func:`subprocess.run` with its output as text; see :class:`Forked`."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder, "stdout"), Path(folder, "stderr")
-        process = Forked(command, stdout=files[0], stderr=files[1], cwd=cwd, env=env)
-        try:
-            status = process.wait(timeout)
-        finally:
-            process.send_signal(signal.SIGKILL)
-        texts = [file.read_text() if file.exists() else "" for file in files]
-        return subprocess.CompletedProcess(command, status, *texts)
+    process = Forked(command, cwd=cwd, env=env)
+    try:
+        output, errors = process.communicate(timeout)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _without_options(words: list[str]) -> list[str]:

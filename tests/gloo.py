@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.forked import Forked
+
 REPO = Path(__file__).resolve().parents[1]
 
 
@@ -17,12 +19,10 @@ def start_ranks(script, num_ranks: int, folder, *arguments: str) -> None:
     paths = [str(REPO), str(REPO / "tests"), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(paths)
     ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(num_ranks), str(folder), *arguments],
-            env=env,
-            stdout=subprocess.PIPE,
+        Forked(
+            [sys.executable, script, rank, num_ranks, folder, *arguments],
             stderr=subprocess.STDOUT,
-            text=True,
+            env=env,
         )
         for rank in range(num_ranks)
     ]

@@ -13,11 +13,9 @@ import sys
 import time
 from html.parser import HTMLParser
 
-import forked
 import pytest
 import torch
 import yaml
-from forked import Forked
 from tiny import REPO
 from without_onnx import without_onnx
 
@@ -27,6 +25,8 @@ from kd_search.export import load_exported
 from kd_search.runtime import PersonSearcher
 from kd_search.runtime.manifest import read_manifest
 from kd_search.utils.files import read_json, write_json
+from tests import forked
+from tests.forked import Forked
 
 pytestmark = pytest.mark.e2e
 MODELS = ("teacher", "student", "student_distilled")
@@ -47,7 +47,8 @@ def interrupt(folder, line: str, sent: int, after: float) -> int:
     output = folder.with_name("output")
     output.write_text("")
     environment = without_export(folder)
-    process = Forked(command_for(folder), stdout=output, cwd=folder.parent, env=environment)
+    command, errors = command_for(folder), subprocess.STDOUT
+    process = Forked(command, stdout=output, stderr=errors, cwd=folder.parent, env=environment)
     while process.poll() is None and line not in output.read_text():
         time.sleep(0.05)
     time.sleep(after)

@@ -70,7 +70,8 @@ def test_sigterm_to_the_launcher_of_cpu_processes_saves_and_ends(tmp_path):
     flags = ["--num-gpus", "2", "--dist-url", "auto"]
     toy = {"seconds": 0.1, "log": str(log)}
     out = tmp_path / "out"
-    process = start_script("toy.py", toy, *flags, str(out), "SOLVER.MAX_ITER", "100000")
+    words = [*flags, str(out), "SOLVER.MAX_ITER", "100000"]
+    process = start_script("toy.py", toy, *words, fork=False)
     wait_for_lines(log, 3, process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
@@ -85,7 +86,7 @@ def test_sigterm_to_torchrun_saves_and_ends(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     toy = {"seconds": 0.1, "log": str(log)}
     overrides = [str(out), "SOLVER.MAX_ITER", "100000"]
-    process = start_script("toy.py", toy, *overrides, launcher=launcher)
+    process = start_script("toy.py", toy, *overrides, launcher=launcher, fork=False)
     wait_for_lines(log, 3, process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)

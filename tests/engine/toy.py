@@ -23,6 +23,7 @@ from kd_search.distillation import DistillationTerm, Distiller
 from kd_search.engine import PersonSearchTrainer, launch
 from kd_search.modeling import IDTable
 from kd_search.outputs import IdentityOutputs, ModelOutputs, ModelSpec, Part
+from tests.forked import Forked
 
 NUM_IDS, DIM, BATCH = 5, 4, 2
 
@@ -205,8 +206,11 @@ def in_another_process(function) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def start_script(name, toy, *arguments, launcher=()):
-    """Start a script of this folder in a new process, on one CPU thread, with ``$TOY`` set."""
+def start_script(name, toy, *arguments, launcher=(), fork=True):
+    """Start a script of this folder in a process, on one CPU thread, with ``$TOY`` set.
+
+    Without ``fork``, Python and the ranks that it starts are new, as they are for users.
+    """
     here = Path(__file__).resolve().parent
     environment = {
         **os.environ,
@@ -216,6 +220,8 @@ def start_script(name, toy, *arguments, launcher=()):
         "CUDA_VISIBLE_DEVICES": "",
     }
     command = [sys.executable, "-W", "ignore", *launcher, str(here / name), *arguments]
+    if fork:
+        return Forked(command, env=environment, stderr=subprocess.STDOUT)
     return subprocess.Popen(
         command,
         env=environment,

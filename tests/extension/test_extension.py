@@ -7,12 +7,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import forked
 import include_code
 import pytest
 import torch
 
 from kd_search.export import load_exported
+from tests import forked
 
 pytestmark = pytest.mark.e2e
 

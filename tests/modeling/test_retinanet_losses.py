@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,8 @@ from detectron2.modeling.meta_arch import retinanet
 from detectron2.utils.events import EventStorage
 from fvcore.nn import sigmoid_focal_loss
 from tiny_retinanet import batch, build, forward_train, object_input
+
+from tests import forked
 
 
 @pytest.mark.parametrize("norm", ["", "BN", "GN"])
@@ -63,7 +64,7 @@ def test_a_process_that_has_trained_before_gets_the_same_bits():
     path = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", __file__]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = forked.run(command, env=environment)
     assert done.returncode == 0, done.stderr
     digests = done.stdout.split()
     assert len(digests) == 5 and set(digests) == {digests[0]}

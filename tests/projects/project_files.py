@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from functools import cache
@@ -14,13 +15,13 @@ from pathlib import Path
 from unittest import mock
 
 import derive_config
-import forked
 from detectron2.config import CfgNode, get_cfg
 from tiny import REPO
 
 from kd_search import add_kd_search_config
 from kd_search.experiments import RESULT_FILE, SETTINGS_FILE, runs, settings_of
 from kd_search.utils.files import write_json
+from tests import forked
 
 
 def load_script(project: str, name: str):
@@ -122,4 +123,4 @@ def run_script(project: str, name: str, *options, as_process: bool = False, **en
 
 def _forked_training(command, stdout, env, **_) -> forked.Forked:
     """What :class:`subprocess.Popen` is for a command of train_run, without its imports."""
-    return forked.Forked(command, stdout=stdout.name, env=env)
+    return forked.Forked(command, stdout=stdout.name, stderr=subprocess.STDOUT, env=env)

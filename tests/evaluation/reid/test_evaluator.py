@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from kd_search.evaluation.reid.evaluator import (
 )
 from kd_search.evaluation.reid.protocol import ReIDProtocol, evaluate_reid_embeddings
 from tests.evaluation.reid import reid_scenes
+from tests.forked import Forked
 
 REPO = Path(__file__).resolve().parents[3]
 WORKER = Path(__file__).with_name("reid_worker.py")
@@ -246,14 +246,12 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     if inherited:
         environment["PYTHONPATH"] += os.pathsep + inherited
     processes = [
-        subprocess.Popen(
+        Forked(
             [
-                *(sys.executable, str(WORKER), str(rank), str(tmp_path / "meeting")),
-                *(str(tmp_path / f"out{rank}"), str(tmp_path / f"returned{rank}.json")),
+                *(sys.executable, WORKER, rank, tmp_path / "meeting"),
+                *(tmp_path / f"out{rank}", tmp_path / f"returned{rank}.json"),
             ],
             env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         for rank in (0, 1)
     ]

@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from kd_search.evaluation import PersonSearchEvaluator
 from tests.evaluation.search import fake_model
+from tests.forked import Forked
 
 REPO = Path(__file__).resolve().parents[3]
 WORKER = Path(__file__).with_name("gather_worker.py")
@@ -16,14 +16,12 @@ WORKER = Path(__file__).with_name("gather_worker.py")
 def test_two_processes_give_the_result_of_one(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen(
+        Forked(
             [
-                *(sys.executable, str(WORKER), str(rank), str(tmp_path / "meeting")),
-                *(str(tmp_path / f"out{rank}"), str(tmp_path / f"returned{rank}.json")),
+                *(sys.executable, WORKER, rank, tmp_path / "meeting"),
+                *(tmp_path / f"out{rank}", tmp_path / f"returned{rank}.json"),
             ],
             env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         for rank in (0, 1)
     ]

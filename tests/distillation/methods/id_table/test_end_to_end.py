@@ -1,6 +1,5 @@
 """kd-search table on a tiny generated set: both sources, and refusal of foreign tables."""
 
-import subprocess
 import sys
 
 import pytest
@@ -15,6 +14,7 @@ from kd_search.engine import PersonSearchTrainer, build_config
 from kd_search.pipeline import build_table
 from kd_search.synthetic import PRESETS, generate_dataset
 from kd_search.utils.files import file_sha256
+from tests import forked
 
 TINY = (
     *("MODEL.RESNETS.WIDTH_MULTIPLIER", 0.25, "MODEL.FPN.OUT_CHANNELS", 16),
@@ -117,7 +117,7 @@ def test_a_student_starts_from_the_same_weights_with_the_table_and_without(teach
 def test_the_tool_says_what_is_wrong_in_one_line(generated, tmp_path):
     command = [sys.executable, str(REPO / "tools/build_id_table.py"), "--config-file", TEACHER]
     command += ["--weights", str(tmp_path / "absent.pth"), "--output", str(tmp_path / "t.pth")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forked.run(command)
     assert done.returncode == 2
     assert "absent.pth" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -3,7 +3,7 @@
 They spare the imports, which take longer than most of what tests do in a process of its own. In all
 else they are as new: own arguments, environment, working folder, module search path, standard
 streams, signals and exit status. What a process imports, or reads from the environment while it
-does, needs :mod:`subprocess`.
+does, needs :mod:`subprocess`; and at least one test of each command starts a new interpreter.
 """
 
 import atexit
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Optional, Union
 from unittest import mock
 
+import torch
 import torch.multiprocessing
 
 REPO = Path(__file__).resolve().parent.parent
@@ -124,6 +125,12 @@ def run(
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
+def new_python(command: Sequence[object], **options) -> subprocess.CompletedProcess:
+    """The same with a new interpreter."""
+    words = [str(word) for word in command]
+    return subprocess.run(words, capture_output=True, text=True, **options)
+
+
 def _without_options(words: list[str]) -> list[str]:
     while words[0] in ("-u", "-W"):
         del words[: 1 + (words[0] == "-W")]
@@ -141,11 +148,12 @@ def _main(words: list[str], streams, folder: str, environment: dict[str, str]) -
     os.environ.clear()
     os.environ.update(environment)
     gc.freeze()  # of the imports nothing becomes free
-    # Not what multiprocessing sets in its processes, such as the way in which theirs start; but
-    # ranks of a training are forked as well.
+    # Not what multiprocessing sets in its processes, such as the way in which theirs start.
     multiprocessing.set_start_method(None, force=True)
-    ranks = torch.multiprocessing.start_processes
-    torch.multiprocessing.start_processes = partial(ranks, start_method="fork")
+    if not torch.cuda.is_available():
+        # Ranks of a training are forked as well.
+        ranks = torch.multiprocessing.start_processes
+        torch.multiprocessing.start_processes = partial(ranks, start_method="fork")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     folders = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     first = folder if words[0] in ("-m", "-c") else os.path.dirname(os.path.abspath(words[0]))

@@ -16,7 +16,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 import yaml
-from tiny import REPO
+from tiny_demo import demo_command, tiny_demo
 from without_onnx import without_onnx
 
 from kd_search.cli import main
@@ -33,11 +33,6 @@ MODELS = ("teacher", "student", "student_distilled")
 TIMED = ("latency_ms", "latency_quartiles_ms")
 
 
-def command_for(folder) -> list:
-    command = [sys.executable, REPO / "tools/demo.py", "--preset", "tiny"]
-    return [*command, "--output", folder.name]
-
-
 def without_export(folder) -> dict:
     return without_onnx(folder.parent / "hidden", {**os.environ, "OMP_NUM_THREADS": "1"})
 
@@ -47,7 +42,7 @@ def interrupt(folder, line: str, sent: int, after: float) -> int:
     output = folder.with_name("output")
     output.write_text("")
     environment = without_export(folder)
-    command, errors = command_for(folder), subprocess.STDOUT
+    command, errors = demo_command(folder), subprocess.STDOUT
     process = Forked(command, stdout=output, stderr=errors, cwd=folder.parent, env=environment)
     while process.poll() is None and line not in output.read_text():
         time.sleep(0.05)
@@ -62,19 +57,9 @@ def numbers(folder) -> dict:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """Its folder and output, of a new process of Python."""
-    folder = tmp_path_factory.mktemp("demo") / "straight"
-    done = subprocess.run(
-        command_for(folder),
-        cwd=folder.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return folder, done.stdout
+def straight():
+    """Folder and output of a run without interruption."""
+    return tiny_demo()
 
 
 def test_metrics_file_has_the_documented_keys(straight):
@@ -171,7 +156,7 @@ def test_interrupted_runs_resume_and_end_with_the_same_numbers(straight, tmp_pat
     folder = tmp_path / "interrupted"
     assert interrupt(folder, "[3/13]", signal.SIGINT, 1.0) == 130
     assert interrupt(folder, "[5/13]", signal.SIGKILL, 1.0) == -signal.SIGKILL
-    done = forked.run(command_for(folder), cwd=folder.parent, env=without_export(folder))
+    done = forked.run(demo_command(folder), cwd=folder.parent, env=without_export(folder))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     output = done.stdout
     assert numbers(folder) == numbers(straight[0])

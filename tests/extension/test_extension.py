@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import include_code
@@ -37,10 +35,7 @@ def project(tmp_path_factory):
         "torch.save({'model': build_model(cfg).state_dict()}, 'reid.pth')\n"
     )
     run(root, "-c", make)
-    # The script as a user starts it, in a new process of Python.
-    new = partial(subprocess.run, capture_output=True, text=True)
-    command = ("train_net.py", "--config-file", "configs/Base-mine.yaml", "OUTPUT_DIR", "teacher")
-    run(root, *command, start=new)
+    run(root, "train_net.py", "--config-file", "configs/Base-mine.yaml", "OUTPUT_DIR", "teacher")
     return root
 
 
@@ -52,15 +47,14 @@ def run(root, *command, ok=True, start=forked.run):
     return result.stdout + result.stderr
 
 
-def train(root, config, folder, *options):
+def train(root, config, folder, *options, start=forked.run):
     config_file = f"configs/{config}.yaml"
     weights = (
         *("DISTILLATION.TEACHER.WEIGHTS", "teacher/model_final.pth"),
         *("DISTILLATION.REID_TEACHER.WEIGHTS", "reid.pth"),
     )
-    run(
-        root, "train_net.py", "--config-file", config_file, *options, "OUTPUT_DIR", folder, *weights
-    )
+    command = ("train_net.py", "--config-file", config_file, *options, "OUTPUT_DIR", folder)
+    run(root, *command, *weights, start=start)
     return load(root / folder / "model_final.pth")
 
 
@@ -98,7 +92,9 @@ def test_a_resumed_run_has_the_same_bits(project, cascade):
 
 
 def test_two_processes_train_and_agree_on_the_data(project):
-    both = train(project, "cascade_student", "both", "--num-gpus", "2")
+    # New ranks import the script, and have its networks.
+    options = ("--num-gpus", "2")
+    both = train(project, "cascade_student", "both", *options, start=forked.new_python)
     assert all(bool(torch.isfinite(value).all()) for value in both["model"].values())
     log = (project / "both" / "log.txt").read_text() + (
         project / "both" / "log.txt.rank1"

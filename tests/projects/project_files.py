@@ -94,16 +94,17 @@ def finish(run, metrics) -> None:
     write_json(run.folder / RESULT_FILE, {"metrics": metrics})
 
 
-def run_script(project: str, name: str, *options, as_process: bool = False, **environment) -> str:
+def run_script(project: str, name: str, *options, start=None, **environment) -> str:
     """Standard output of projects/``project``/``name``.py, in one thread; it must succeed.
 
     By default it runs in this process, and its trainings are forked from one that has imported
-    what they need, which spares the imports of all of them.
+    what they need, which spares the imports of all of them; otherwise in one of ``start``, a
+    function of :mod:`tests.forked`.
     """
     script, words = str(REPO / "projects" / project / f"{name}.py"), [*map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    if as_process:
-        done = forked.run([sys.executable, script, *words], env=environment)
+    if start is not None:
+        done = start([sys.executable, script, *words], env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
     module, printed, before = load_script(project, name), io.StringIO(), os.getcwd()

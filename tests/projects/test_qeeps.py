@@ -42,6 +42,7 @@ from kd_search.evaluation.search.ranking import rank_gallery
 from kd_search.evaluation.search.test_set import Annotations
 from kd_search.experiments import read_study
 from kd_search.synthetic import PRESETS, generate_dataset
+from tests import forked
 from tests.projects.project_files import load_script, merged, name_of, run_script, runnable
 from tests.projects.registrations import only_here
 
@@ -877,7 +878,8 @@ def test_two_processes_train_on_pairs_search_and_resume_to_the_bit(test_set, tmp
         run_script(
             *("QEEPS", "train_net", "--config-file", config, "--num-gpus", 2, *options),
             *(*overrides, "OUTPUT_DIR", output),
-            as_process=True,
+            # New ranks import the script, and have its networks.
+            start=forked.run if options else forked.new_python,
         )
         states.append(torch.load(output / "model_final.pth", weights_only=True))
         # Each rank searches with its own batch-norm statistics, as in Detectron2: no equal results.

@@ -91,6 +91,19 @@ def test_every_change_gives_the_same_state_as_in_a_folder(tmp_path, url):
         assert ours == expected
 
 
+def test_a_closed_writer_has_released_the_gallery_already(url, monkeypatch):
+    writer = PostgresWriter(url, manifest())
+    # The server notices the end of a connection later.
+    monkeypatch.setattr(writer._connection, "close", lambda: None)
+    writer.close()
+    with PostgresWriter(url) as other:
+        with pytest.raises(GalleryError, match="another process writes"):
+            PostgresWriter(url)
+        other.add([new_file(1)])
+    monkeypatch.undo()
+    writer.close()
+
+
 def test_what_is_refused_leaves_nothing(url):
     with PostgresWriter(url, manifest()) as writer:
         writer.add([new_file(1)])

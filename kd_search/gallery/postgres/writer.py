@@ -37,6 +37,7 @@ from .schema import (
 
 #: First key of the advisory lock of the writer; the second is that of the schema.
 _LOCK = 0x6B64
+_KEYS = "(%s, hashtext(current_schema()))"
 #: Files of one request of :meth:`PostgresWriter.files`.
 _PAGE = 5000
 _FILES = f"SELECT {columns(FILE_COLUMNS)} FROM files"
@@ -64,6 +65,7 @@ class PostgresWriter:
         """
         self._connection = Connection(url, reopens=False)
         self.folder = self._connection.name
+        self._holds = False
         try:
             self._hold()
             manifest = read_manifest(self._connection)
@@ -88,6 +90,10 @@ class PostgresWriter:
 
     def close(self) -> None:
         """Release the gallery."""
+        if self._holds:
+            # The server itself does so a moment after the connection was closed.
+            with contextlib.suppress(GalleryError):
+                self._connection.rows(f"SELECT pg_advisory_unlock{_KEYS}", (_LOCK,))
         self._connection.close()
 
     def set_options(self, rules: Mapping[str, Any], retention_days: Optional[float]) -> None:
@@ -398,11 +404,10 @@ class PostgresWriter:
     # -- inside ----------------------------------------------------------------------------------
 
     def _hold(self) -> None:
-        ((free,),) = self._connection.rows(
-            "SELECT pg_try_advisory_lock(%s, hashtext(current_schema()))", (_LOCK,)
-        )
+        ((free,),) = self._connection.rows(f"SELECT pg_try_advisory_lock{_KEYS}", (_LOCK,))
         if not free:
             raise GalleryError(f"{self.folder}: another process writes to it: wait until it ends")
+        self._holds = True
 
     def _create(self, manifest: Manifest) -> None:
         with self._connection.transaction() as cursor:

@@ -289,3 +289,16 @@ def test_main_rows_have_five_seeds_and_others_three(tmp_path):
     runs = student_runs(args, cfg, ROWS, lambda row, seed: row.opts())
     assert [seed for row, seed in runs if row == "none"] == [1, 2, 3, 4, 5]
     assert [seed for row, seed in runs if row == "all"] == [1, 2, 3]
+
+
+CANDIDATE_FILES = sorted(REPO.glob("projects/*/candidates*.yaml"))
+
+
+@pytest.mark.parametrize("path", CANDIDATE_FILES, ids=lambda path: path.parent.name)
+def test_candidates_of_the_projects_are_settings_that_exist(path):
+    rows = [*(yaml.safe_load(path.read_text()).get("rows") or ()), "any other"]
+    for candidates in read_candidates(path, rows).values():
+        assert len(candidates) > 1
+        for candidate in candidates:
+            keys = {key: value for key, value in candidate.items() if key != "iterations"}
+            build_run_config(CONFIG, [str(x) for pair in keys.items() for x in pair], path.parent)

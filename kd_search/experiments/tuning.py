@@ -224,12 +224,13 @@ def _validation_args(
     """Options of a study of the parts of the training set, and how it was split."""
     (name,) = [_base(name) for name in study.cfg.DATASETS.TRAIN[:1]]
     files, folder = locate_split(name), study.output / "validation"
+    is_one = len(study.cfg.DATASETS.TRAIN) == 1
     own: list[list[str]] = []
-    if len(study.cfg.DATASETS.TRAIN) == 1 and is_reid(name):
+    if is_one and is_reid(name):
         register_named_parts([f"{name}_val"])
         facts = data_digest(f"{name}_val")
         facts["queries"] = sum(s["role"] != "gallery" for s in get_reid_samples(f"{name}_val")[0])
-    elif len(study.cfg.DATASETS.TRAIN) == 1 and isinstance(files, SplitFiles):
+    elif is_one and isinstance(files, SplitFiles):
         held = hold_out_people(files.json_file, folder / "data", seed=SPLIT_SEED)
         queries = folder / "data" / "query_info.txt"
         split = SplitFiles(str(held.test), files.image_root).load()

@@ -19,7 +19,8 @@ from kd_search.utils.schema import Schema, check_schema
 CONFIG_FILE = "config.yaml"
 #: What the config does not say about a training, in its output folder.
 RECORD_FILE = "run.json"
-_WEIGHTS_FILE = "model_final.pth"
+#: Final weights of a training, in its output folder.
+WEIGHTS_FILE = "model_final.pth"
 _PATH_KEYS = (".CONFIG_FILE", ".WEIGHTS", ".PATH")
 
 
@@ -51,10 +52,10 @@ class FinishedRun:
         Raises:
             FileNotFoundError: the training has not ended.
         """
-        path = os.path.join(self.folder, _WEIGHTS_FILE)
+        path = os.path.join(self.folder, WEIGHTS_FILE)
         if not os.path.isfile(path):
             raise FileNotFoundError(
-                f"{self.folder} has no {_WEIGHTS_FILE}: end its training with --resume, or name a "
+                f"{self.folder} has no {WEIGHTS_FILE}: end its training with --resume, or name a "
                 "checkpoint with --weights"
             )
         return path

@@ -32,6 +32,7 @@ from kd_search.data.person_search.loader import (
 )
 from kd_search.data.reid import build_reid_test_loader, build_reid_train_loader, is_reid
 from kd_search.engine.defaults import argument_parser, run_folders, setup
+from kd_search.engine.finished_run import WEIGHTS_FILE
 from kd_search.engine.hooks import build_hooks
 from kd_search.engine.launch import is_bad_input, launch
 from kd_search.engine.parallel import hold_together, wrap_model
@@ -202,6 +203,10 @@ class PersonSearchTrainer(DefaultTrainer):
                 )
             if self.start_iter == self.max_iter:
                 logger.info("%s is of a finished run: there is nothing to train", extra["resumed"])
+                if os.path.basename(extra["resumed"]) != WEIGHTS_FILE:
+                    # It was killed between the last periodic checkpoint and the final one.
+                    name, _ = os.path.splitext(WEIGHTS_FILE)
+                    self.checkpointer.save(name, iteration=extra["iteration"])
             self.checkpointer.last_iteration = extra["iteration"]
             logger.info("Resuming %s at iteration %d", extra["resumed"], self.start_iter)
         else:

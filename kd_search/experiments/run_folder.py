@@ -20,7 +20,7 @@ from pydantic import BaseModel, RootModel
 from kd_search.checkpoint import load_trained
 from kd_search.data.reid import is_reid
 from kd_search.engine import PersonSearchTrainer, build_config
-from kd_search.engine.finished_run import CONFIG_FILE, write_run_record
+from kd_search.engine.finished_run import CONFIG_FILE, WEIGHTS_FILE, write_run_record
 from kd_search.experiments.run_facts import (
     METRICS,
     TEST_MS,
@@ -34,7 +34,6 @@ from kd_search.utils.schema import Schema, check_schema
 RESULT_FILE = "result.json"
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
-WEIGHTS_FILE = "model_final.pth"
 
 
 class SettingsError(ValueError):

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from kd_search.config import get_cfg
 from kd_search.config.files import merge_config_file, merge_overrides
 from kd_search.data.person_search.register import load_split
+from kd_search.engine.finished_run import WEIGHTS_FILE
 from kd_search.pipeline.console import Console, log_to
 from kd_search.pipeline.deploy import ENDINGS, calibrate_student, export_student, missing_packages
 from kd_search.pipeline.fingerprints import evaluation_settings, training_settings
@@ -55,7 +56,7 @@ class ModelRun:
 
     @property
     def weights(self) -> Path:
-        return self.folder / "model_final.pth"
+        return self.folder / WEIGHTS_FILE
 
     @property
     def evaluation(self) -> Path:

@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from kd_search.engine.signals import StopSignals, interrupts_blocked
-from tests.engine.toy import ToyTrainer, assert_same, start_script, toy_cfg, trained, wait_for_lines
+from tests.engine.toy import (
+    ToyTrainer,
+    assert_same,
+    in_another_process,
+    start_script,
+    toy_cfg,
+    trained,
+    wait_for_lines,
+)
 
 
 def assert_same_end(root: Path, stopped: str, start_iter=None) -> None:
@@ -24,7 +32,7 @@ def assert_same_end(root: Path, stopped: str, start_iter=None) -> None:
         for name in ("straight", stopped)
     ]
     assert ends[0]["iteration"] == 7
-    for key in ("model", "optimizer", "scheduler", "iteration"):
+    for key in ("model", "optimizer", "scheduler", "trainer", "iteration"):
         assert_same(ends[0][key], ends[1][key], key)
 
 
@@ -38,6 +46,25 @@ def test_killed_process_resumes_from_its_last_checkpoint_to_the_same_end(tmp_pat
     process.communicate()
     assert (folder / "last_checkpoint").read_text() == "model_0000002.pth"
     assert_same_end(tmp_path, "killed", start_iter=3)
+
+
+def test_a_process_that_is_killed_before_the_final_checkpoint_is_resumed_to_it(tmp_path):
+    def run():
+        trainer = ToyTrainer(toy_cfg(tmp_path / "killed"))
+        save = trainer.checkpointer.save
+
+        def save_or_die(name, **extra):
+            if name == "model_final":
+                os.kill(os.getpid(), signal.SIGKILL)
+            save(name, **extra)
+
+        trainer.checkpointer.save = save_or_die
+        trainer.train()
+
+    assert os.WIFSIGNALED(in_another_process(run))
+    assert (tmp_path / "killed/last_checkpoint").read_text() == "model_0000007.pth"
+    assert_same_end(tmp_path, "killed", start_iter=8)
+    assert (tmp_path / "killed/last_checkpoint").read_text() == "model_final.pth"
 
 
 def survives_ctrl_c(process, patience: float) -> bool:

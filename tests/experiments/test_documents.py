@@ -18,7 +18,6 @@ from kd_search.experiments.documents import DocumentMaker, write_filled
 TYPED = {
     "projects/DetectorKD/README.md": 1,
     "projects/GlobalKnowledge/README.md": 2,
-    "projects/VKD/README.md": 1,
 }
 FILE = "results/study.json"
 DOCUMENT = f"""# A project

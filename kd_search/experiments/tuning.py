@@ -100,8 +100,8 @@ def choose_settings(
     before = recorded_protocol(study)
     if args.candidates is None:
         if before is None:
-            # With whatever settings.
-            tested = any((run.folder / RESULT_FILE).is_file() for run in study.all_runs())
+            # With whatever settings. Studies share teachers, which have no choices.
+            tested = any((run.folder / RESULT_FILE).is_file() for run in study.runs.values())
             # Of what was tested before the choices were recorded, nobody knows.
             args.protocol = None if tested else {"recorded": now(), "tuned": False}
             return study

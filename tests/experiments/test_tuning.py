@@ -231,6 +231,20 @@ def test_candidates_after_an_untuned_test_are_refused(tmp_path, capsys):
     assert "was evaluated before" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("tested, recorded", [("teacher", True), ("none", False)])
+def test_how_settings_were_chosen_is_not_recorded_after_the_test(tmp_path, tested, recorded):
+    args = options(tmp_path)
+    args.candidates = None
+    make = Maker(by_rate)
+    study = make(args)
+    # As another study left it, which had the same teacher.
+    run = study.teachers["teacher"] if tested == "teacher" else study.runs["none", 1]
+    assert not kd_search.experiments.runs.run_all([run])
+    assert run_study(make, args) == 0
+    protocol = read_study(tmp_path / "out" / "ablation.json").protocol
+    assert (protocol is not None) == recorded
+
+
 def test_nothing_is_tested_where_a_candidate_fails(tmp_path, capsys):
     make = Maker(lambda cfg: "fail" if cfg.SOLVER.BASE_LR == 0.5 else 1)
     assert run_study(make, options(tmp_path)) == 2

@@ -92,9 +92,12 @@ STUDIES: dict[str, tuple[Row, ...]] = {
     # How the student's logits are compared with the teacher's.
     "logits": (_TEACHER, *(Row(name, {_DISTANCE: name}) for name in ("kl", "mse"))),
     # Which layers are not initialised from the teacher; neck and classifier are in the first only.
+    # "backbone kept" is what the authors' code does with a MobileNet-V2; res5 is a ResNet's.
     "starts": (
         _TEACHER,
         Row("nothing reinitialized", {_START: ["backbone", "neck", "classifier"]}),
+        Row("task, backbone kept", {_START: ["backbone"], _TERMS: []}),
+        Row("all, backbone kept", {_START: ["backbone"]}),
         Row("res5 reinitialized", {_START: [*_UP_TO_RES3, "backbone.res4"]}),
         Row("res4 and res5 reinitialized", {_START: _UP_TO_RES3}),
     ),

@@ -91,7 +91,10 @@ def test_rows_set_what_they_are_named_after(study_of):
     study = study_of("--study", "starts")
     kept = [set(of(study, row.name).DISTILLATION.INIT_FROM_TEACHER) for row in study.rows[1:]]
     assert kept[0] == {"backbone", "neck", "classifier"}
-    assert kept[1] - kept[2] == {"backbone.res4"} and kept[2] < kept[1]
+    assert kept[1] == kept[2] == {"backbone"}
+    assert of(study, "task, backbone kept").DISTILLATION.TERMS == []
+    assert len(of(study, "all, backbone kept").DISTILLATION.TERMS) == 2
+    assert kept[3] - kept[4] == {"backbone.res4"} and kept[4] < kept[3]
 
 
 def test_student_of_several_studies_is_trained_once(study_of):
@@ -106,7 +109,7 @@ def test_student_of_several_studies_is_trained_once(study_of):
     other = study_of("--study", "views", "--opts", "MODEL.REID_NETWORK.TRAIN_VIEWS", "4").runs
     assert other["M=4", 1].folder == same[0].folder.parent / "seed1" != other["M=2", 1].folder
     folders = {r.folder for s in studies.values() for r in s.runs.values()}
-    assert len(folders) == 2 * (8 + 3 + 3 + 1 + 2)
+    assert len(folders) == 2 * (8 + 3 + 3 + 1 + 4)
 
 
 def test_overrides_reach_students_and_teachers_separately(study_of):

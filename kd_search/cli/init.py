@@ -26,7 +26,7 @@ from kd_search.pipeline.networks import NETWORKS
 
 def get_parser() -> argparse.ArgumentParser:
     networks = "\n".join(
-        f"  {name:12} {network.what}{', from ImageNet weights' if network.pretrained else ''}"
+        f"  {name:18} {network.what}{', from ImageNet weights' if network.pretrained else ''}"
         for name, network in NETWORKS.items()
     )
     parser = command_parser("init", __doc__)

@@ -23,7 +23,7 @@ _LARGEST = {"cpu": 576, "cuda": 900}
 #: Longer side, as a multiple of the shorter one: 1000 / 600 (OIM), or that of the pictures up to
 #: 16 : 9, which would be scaled down further.
 _LONGER = (1000 / 600, 16 / 9)
-#: A network that starts from random numbers sees everybody so often, in at least and at most so
+#: A network whose layers are all trained sees everybody so often, in at least and at most so
 #: many epochs, and in at least so many iterations. The small shipped configs have 36 (PRW-c6) and
 #: about 90 (generated), the recipe for CUHK-SYSU has 54; 6 epochs and 450 iterations are the
 #: demo's, 20 epochs are those of the recipe.
@@ -85,7 +85,7 @@ def choose_networks(
             why = "no weights to start from were named; networks of the papers need ImageNet's"
             if all(weights.values()):
                 why = f"{data.images} training pictures on {device}: too few for larger ones"
-        keys = {"MODEL.WEIGHTS": weights[role] or ""}
+        keys = {"MODEL.WEIGHTS": "", network.weights: weights[role] or ""}
         choices.append(Choice(role, f"{names[role]}, {network.what}", why, keys))
     return names, choices
 
@@ -143,13 +143,13 @@ def choose_common(data: Statistics, device: str) -> list[Choice]:
 
 
 def choose_training(network: Network, data: Statistics, side: int) -> list[Choice]:
-    """Schedule and, for networks that are trained from scratch, anchors.
+    """Schedule and, but for the published recipe, anchors.
 
     Args:
         side: shorter side of the input.
     """
     per_epoch = data.images / BATCH
-    if network.pretrained:
+    if network.recipe:
         iterations = max(_ITERATIONS, round(_RECIPE_EPOCHS * per_epoch))
         step, warm_up = int(_RECIPE_STEP * iterations), max(1, round(per_epoch))
         rate = _RECIPE_RATE * BATCH / 5

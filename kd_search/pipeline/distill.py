@@ -312,7 +312,8 @@ class Distillation:
         """Settings of a training in one line."""
         cfg = self._plain[run.model]
         sizes = "/".join(map(str, cfg.INPUT.MIN_SIZE_TRAIN))
-        weights = f"from {cfg.MODEL.WEIGHTS}" if cfg.MODEL.WEIGHTS else "from scratch"
+        start = cfg.MODEL.WEIGHTS or cfg.MODEL.TORCHVISION.WEIGHTS
+        weights = f"from {start}" if start else "from scratch"
         taught = f", terms {', '.join(self.terms)}" if run.model == DISTILLED else ""
         return (
             f"{self.project.config_file(run.model)}: {cfg.SOLVER.MAX_ITER} iterations of "

@@ -93,8 +93,11 @@ def _make(folder: Path, given: dict[str, Any], decode: bool) -> Project:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = {role: given.get(f"{role}_weights") for role in (TEACHER, STUDENT)}
     for role, path in weights.items():
-        if path and "://" not in path and not os.path.isfile(path):
-            raise FileNotFoundError(f"--{role}-weights {path}: no such file")
+        if path and "://" not in path:
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"--{role}-weights {path}: no such file")
+            # The configs are used from other working directories, too.
+            weights[role] = os.path.abspath(path)
     names, choices = choose_networks(
         data, device, given.get("teacher"), given.get("student"), weights
     )

@@ -13,18 +13,39 @@ class Network:
     config: str
     #: What it is, for messages.
     what: str
-    #: Trained from ImageNet weights, with their batch statistics, by the published recipe. Others
-    #: start from random numbers, all layers are trained, and their batch normalisation learns.
+    #: Starts from ImageNet weights, which the user has to name. Others can start from a file, too.
     pretrained: bool = False
+    #: Trained by the published recipe, with the batch statistics of its weights. Otherwise all
+    #: layers are trained, and the batch normalisation learns.
+    recipe: bool = False
+    #: Key of the file that it starts from.
+    weights: str = "MODEL.WEIGHTS"
 
 
+_BACKBONE_WEIGHTS = "MODEL.TORCHVISION.WEIGHTS"
 NETWORKS = {
     "r18_fpn": Network("prw_c6/teacher_r18_fpn.yaml", "ResNet-18, 128-channel pyramid, 14 M"),
     "r18w50_fpn": Network(
         "prw_c6/student_r18w50_fpn.yaml", "half-width ResNet-18, 64-channel pyramid, 3.5 M"
     ),
-    "r50_fpn": Network("prw/r50_fpn.yaml", "ResNet-50, 256-channel pyramid", pretrained=True),
-    "r18_fpn128": Network("prw/r18_fpn128.yaml", "ResNet-18, 128-channel pyramid", pretrained=True),
+    "mobilenetv2_fpn256": Network(
+        "prw_c6/teacher_mobilenetv2_fpn.yaml",
+        "MobileNetV2, 256-channel pyramid, 13 M",
+        pretrained=True,
+        weights=_BACKBONE_WEIGHTS,
+    ),
+    "mobilenetv2_fpn64": Network(
+        "prw_c6/student_mobilenetv2_fpn.yaml",
+        "MobileNetV2, 64-channel pyramid, 2.6 M",
+        pretrained=True,
+        weights=_BACKBONE_WEIGHTS,
+    ),
+    "r50_fpn": Network(
+        "prw/r50_fpn.yaml", "ResNet-50, 256-channel pyramid", pretrained=True, recipe=True
+    ),
+    "r18_fpn128": Network(
+        "prw/r18_fpn128.yaml", "ResNet-18, 128-channel pyramid", pretrained=True, recipe=True
+    ),
 }
 
 

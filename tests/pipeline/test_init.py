@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+import torch
 import yaml
 from little_release import LittleCUHK, LittlePRW, put_image, put_sequence
 
@@ -84,6 +85,23 @@ def test_a_project_of_own_files(own, tmp_path, capsys):
     base = yaml.safe_load(project.config_file("teacher").read_text())["_BASE_"][0]
     assert base.startswith("kd_search://")
     assert load_split("whole_test").queries[0][0]["bbox"]
+
+
+def test_a_teacher_from_imagenet_weights(own, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"features.0.0.weight": torch.zeros(1)}, "v2.pth")
+    words = ("--teacher", "mobilenetv2_fpn256", "--teacher-weights", "v2.pth")
+    assert own.write().init(tmp_path / "nets", *words) == 0
+    assert "teacher: mobilenetv2_fpn256" in capsys.readouterr().out
+    project = Project.open(tmp_path / "nets")
+    # Other working directories find the file.
+    monkeypatch.chdir("/")
+    teacher, student = config(project), config(project, "student")
+    assert teacher.MODEL.TORCHVISION.WEIGHTS == str(tmp_path / "v2.pth")
+    assert teacher.MODEL.WEIGHTS == student.MODEL.WEIGHTS == ""
+    assert (teacher.INPUT.FORMAT, student.INPUT.FORMAT) == ("RGB", "BGR")
+    anchors = student.MODEL.ANCHOR_GENERATOR.SIZES
+    assert teacher.MODEL.ANCHOR_GENERATOR.SIZES == anchors != [[32], [64], [128]]
 
 
 def test_without_a_test_set_people_are_held_out(own, tmp_path, capsys):
@@ -239,6 +257,7 @@ def test_options_that_do_not_fit_are_refused(words, tmp_path, capsys):
     [
         (["--teacher", "r9"], "--teacher r9"),
         (["--teacher", "r50_fpn"], "--teacher-weights"),
+        (["--student", "mobilenetv2_fpn64"], "--student-weights"),
         (["--student-weights", "no.pth"], "no.pth"),
     ],
 )

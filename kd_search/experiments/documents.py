@@ -27,12 +27,8 @@ or "seed=1" chooses another one. Names with blanks are put into quotation marks.
 
 The settings that were compared on people split off the training set, and which were chosen.
 
-    <!-- results: none -->
-    <!-- /results -->
-
-The table below was typed, from runs whose results files were not kept. Every table in a section
-whose heading starts with "Results", "Measured" or "What distillation gains" must be made from a
-file, or have this mark.
+Every table in a section whose heading starts with "Results", "Measured" or "What distillation
+gains" must be made from a file.
 """
 
 import hashlib
@@ -73,7 +69,6 @@ _MARK = re.compile(r"<!-- (/?results|/?value)\b")
 _HEADING = re.compile(r"(#+) (.*)")
 # Headings of sections with results start with one of these.
 _RESULTS = ("Results", "Measured", "What distillation gains")
-_NOT_KEPT = "*Typed, from runs whose results file was not kept; not yet measured again.*\n"
 
 
 @dataclass
@@ -85,10 +80,8 @@ class Filled:
     pictures: dict[Path, bytes] = field(default_factory=dict)
     #: A line for each results file that the document does not agree with.
     differences: list[str] = field(default_factory=list)
-    #: Lines of tables that are marked as typed.
+    #: Lines of tables of results that are made from no file.
     typed: list[int] = field(default_factory=list)
-    #: Lines of tables of results without any mark.
-    unmarked: list[int] = field(default_factory=list)
 
 
 class DocumentMaker:
@@ -153,7 +146,7 @@ class DocumentMaker:
                     f"{self._name(document)}: the picture {name} is not that of its file"
                 )
         filled.text, filled.differences = new, list(different.values())
-        filled.typed, filled.unmarked = _tables(new)
+        filled.typed = list(_typed_tables(new))
         return filled
 
     def _name(self, path: Path) -> str:
@@ -165,8 +158,6 @@ class DocumentMaker:
         return self._studies[name]
 
     def _block(self, words: Sequence[str], document: Path, filled: Filled) -> str:
-        if list(words) == ["none"]:
-            return _NOT_KEPT
         name, kind, *rest = [*words, ""] if len(words) == 1 else words
         kind, _, target = kind.partition("=")
         options = _options(
@@ -343,24 +334,11 @@ def _same_picture(path: Path, made: bytes) -> bool:
     return there == made
 
 
-def _tables(text: str) -> tuple[list[int], list[int]]:
-    """Lines of the tables of results that are marked as typed, and of those without a mark."""
-    typed: list[int] = []
-    unmarked: list[int] = []
-    for number, before, inside in _table_starts(text):
-        if inside:
-            continue
-        (typed if before.endswith(f"{_NOT_KEPT}\n<!-- /results -->") else unmarked).append(number)
-    return typed, unmarked
-
-
-def _table_starts(text: str) -> Iterator[tuple[int, str, bool]]:
-    """Number of the first line of each table in a section of results, the text before it, and
-    whether it is between markers."""
+def _typed_tables(text: str) -> Iterator[int]:
+    """Lines where tables start that are in a section of results and not between markers."""
     measured: Optional[int] = None
     fenced = inside = in_table = False
-    lines = text.splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if line.startswith("```"):
             fenced = not fenced
         if fenced:
@@ -377,8 +355,8 @@ def _table_starts(text: str) -> Iterator[tuple[int, str, bool]]:
             inside = False
         starts = line.startswith("|") and not in_table
         in_table = line.startswith("|")
-        if starts and measured is not None:
-            yield number, "\n".join(lines[: number - 1]).rstrip(), inside
+        if starts and measured is not None and not inside:
+            yield number
 
 
 def write_filled(document: Path, filled: Filled) -> None:

@@ -41,13 +41,10 @@ from kd_search.pipeline.methods import DETECTOR_TERMS
 from kd_search.utils.files import atomic_write
 
 CONFIGS = "projects/DetectorKD/configs"
-_MINI = f"{CONFIGS}/generated_mini/teacher_r18_fpn64.yaml"
+_TEACHER = f"{CONFIGS}/generated_mini/teacher_r18_fpn64.yaml"
 SETS = {
-    "table2": Networks(
-        f"{CONFIGS}/generated/student_r18w25_fpn64_distilled.yaml",
-        f"{CONFIGS}/generated/teacher_r18_fpn64.yaml",
-    ),
-    "table3": Networks(_MINI, _MINI),
+    "table2": Networks(f"{CONFIGS}/generated_mini/student_r18w25_fpn64_distilled.yaml", _TEACHER),
+    "table3": Networks(_TEACHER, _TEACHER),
 }
 _HALF = {
     "MODEL.BACKBONE.NAME": "build_half_input_resnet_fpn_backbone",

@@ -54,7 +54,7 @@ class RunRecord(Schema):
     seconds: Optional[NonNegative] = None
     resumed: Optional[Count] = None
     config_file: Optional[str] = None
-    #: KEY VALUE overrides; OUTPUT stands for the folder of the study.
+    #: KEY VALUE overrides; OUTPUT stands for the folder of the study, $NAME for that of a data set.
     opts: list[str] = []
     config_sha256: Optional[str] = None
     #: Index in ``environments``.

@@ -1,6 +1,7 @@
 """A study: teachers, then a student for each row and seed, then a table."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -316,7 +317,7 @@ class Study:
         return {**result, "config_file": run.config_file, "opts": self._opts(run)}
 
     def _opts(self, run: Run) -> list[str]:
-        return [str(x).replace(str(self.output), "OUTPUT") for x in run.opts]
+        return [_without_places(str(x), self.output) for x in run.opts]
 
     def write_table(self) -> str:
         """Write table and picture of the finished runs as .json, .md and .png; returns the
@@ -358,12 +359,31 @@ class Study:
 
 def study_metadata(args: argparse.Namespace) -> dict[str, Any]:
     """Options of a study that its JSON records."""
+    output = args.output.absolute()
     return {
         "student_config": args.student_config,
         "teacher_config": args.teacher_config,
-        "overrides": list(args.opts),
-        "teacher_overrides": list(args.teacher_opts),
+        "overrides": _without_places(args.opts, output),
+        "teacher_overrides": _without_places(args.teacher_opts, output),
     }
+
+
+def _without_places(value: Any, output: Path) -> Any:
+    """Overrides as a results file has them, the same on every machine: OUTPUT stands for the folder
+    of the study, $KD_SEARCH_... for the folder of a data set."""
+    if isinstance(value, (list, tuple)):
+        return [_without_places(x, output) for x in value]
+    if not isinstance(value, str):
+        return value
+    places = {
+        os.path.abspath(folder): f"${name}"
+        for name, folder in os.environ.items()
+        if name.startswith("KD_SEARCH_") and folder
+    }
+    places[str(output)] = "OUTPUT"
+    for place in sorted(places, key=len, reverse=True):
+        value = value.replace(place, places[place])
+    return value
 
 
 def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.Namespace) -> int:

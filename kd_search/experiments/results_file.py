@@ -132,11 +132,17 @@ class StudyFile(Schema):
                 f"has format {self.format}, and this version of kd_search reads {FORMAT}"
             )
         names, seen = {row.name for row in self.rows}, set()
-        recorded = dict.fromkeys(names, self.protocol.recorded) if self.protocol else {}
-        for candidate in self.protocol.candidates if self.protocol else ():
-            # The last of a row's candidates, in whatever order they stand.
-            times = recorded.get(candidate.row, ""), candidate.recorded or ""
-            recorded[candidate.row] = max(times)
+        recorded: dict[str, str] = {}
+        if self.protocol:
+            candidates = self.protocol.candidates
+            # A row without candidates beside others that have some is that of a teacher, about which
+            # nothing was chosen: another study may have tested it.
+            rows = {candidate.row for candidate in candidates} or names
+            recorded = dict.fromkeys(rows, self.protocol.recorded)
+            for candidate in candidates:
+                # The last of a row's candidates, in whatever order they stand.
+                times = recorded[candidate.row], candidate.recorded or ""
+                recorded[candidate.row] = max(times)
         for number, run in enumerate(self.runs):
             if run.row not in names or run.seed is None:
                 raise ValueError(f"runs[{number}] has the row {run.row!r} and seed {run.seed}")

@@ -172,6 +172,14 @@ def test_rows_that_are_added_later_have_their_candidates_compared_then(tmp_path)
             assert problem and problem in str(error)
         else:
             assert not problem
+    # A row that nothing was chosen for, such as the teacher of several studies, may be older.
+    content = json.loads(path.read_text())
+    content["rows"].append({"name": "teacher"})
+    content["runs"].append({**content["runs"][0], "row": "teacher", "started": "2000"})
+    write_study(tmp_path / "edited.json", content)
+    content["runs"][0]["started"] = "2000"
+    with pytest.raises(ValueError, match=r"runs\[0\] started before"):
+        write_study(tmp_path / "edited.json", content)
 
 
 def test_a_tested_row_is_not_given_candidates(tmp_path, capsys):

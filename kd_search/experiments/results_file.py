@@ -135,8 +135,8 @@ class StudyFile(Schema):
         recorded: dict[str, str] = {}
         if self.protocol:
             candidates = self.protocol.candidates
-            # A row without candidates beside others that have some is that of a teacher, about which
-            # nothing was chosen: another study may have tested it.
+            # A row without candidates beside others that have some is that of a teacher, about
+            # which nothing was chosen: another study may have tested it.
             rows = {candidate.row for candidate in candidates} or names
             recorded = dict.fromkeys(rows, self.protocol.recorded)
             for candidate in candidates:

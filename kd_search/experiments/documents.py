@@ -69,6 +69,12 @@ _MARK = re.compile(r"<!-- (/?results|/?value)\b")
 _HEADING = re.compile(r"(#+) (.*)")
 # Headings of sections with results start with one of these.
 _RESULTS = ("Results", "Measured", "What distillation gains")
+#: What the x axis of a curve says; a config key speaks for itself.
+_X_LABELS = {
+    "iterations": "training iterations",
+    "params": "millions of parameters",
+    "people": "people of the training set",
+}
 
 
 @dataclass
@@ -226,8 +232,9 @@ class DocumentMaker:
             tables += table
         points.sort(key=lambda point: point[0])
         label = f"{metric} of {row} above {layout.base}"
-        draw_curve(points, path, x, label, source=_digest(points))
-        return f"{label} over {x}, with 95 % intervals over seeds", self._facts(
+        x_label = _X_LABELS.get(x, x)
+        draw_curve(points, path, x_label, label, source=_digest(points))
+        return f"{label} over {x_label}, with 95 % intervals over seeds", self._facts(
             files, tables, document
         )
 
@@ -286,7 +293,7 @@ def _position(study: StudyFile, row: str, x: str, name: str) -> float:
             found.add(opts.get(x))
     value: Any = found.pop() if len(found) == 1 else None
     try:
-        return float(value)
+        return float(value) / (1e6 if x == "params" else 1)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: x={x} is not one number of the runs of {row!r}") from None
 

@@ -240,20 +240,23 @@ def curve(checkout, x):
 
 def test_a_curve_of_several_studies(checkout):
     for name, iterations, gain in (("a", 200, 1.0), ("b", 100, 3.0)):
-        runs = [run("none", seed, 40.0, iterations=iterations) for seed in (1, 2)]
-        runs += [
-            run("with a teacher", seed, 40.0 + gain + seed, iterations=iterations)
-            for seed in (1, 2)
-        ]
+        size = {"iterations": iterations, "params": 7000 * iterations}
+        runs = [run("none", seed, 40.0, **size) for seed in (1, 2)]
+        runs += [run("with a teacher", seed, 40.0 + gain + seed, **size) for seed in (1, 2)]
         write_study(checkout / f"results/{name}.json", study(runs=runs))
     document = checkout / "README.md"
     maker = DocumentMaker(checkout)
     document.write_text(curve(checkout, "iterations"))
     write_filled(document, maker.fill(document))
     text = document.read_text()
-    assert "mAP of with a teacher above none over iterations" in text
+    assert "mAP of with a teacher above none over training iterations" in text
     assert "[a.json](results/a.json)" in text and "[b.json](results/b.json)" in text
     assert results(checkout, "--check") == 0
+    document.write_text(curve(checkout, "params"))
+    (picture,) = maker.fill(document).pictures.values()
+    # 0.7 and 1.4 millions.
+    assert b">millions of parameters<" in picture and b">1.4<" in picture
+    assert b">1e6<" not in picture
     document.write_text(curve(checkout, "MODEL.RESNETS.WIDTH"))
     assert results(checkout) == 0
     document.write_text(curve(checkout, "people"))

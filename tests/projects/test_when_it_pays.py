@@ -115,7 +115,8 @@ def test_results_files_make_a_curve(tmp_path, axis, value):
         f"<!-- results: {';'.join(files)} curve=gain.svg row=table x={x} -->\n<!-- /results -->\n"
     )
     filled = DocumentMaker(root).fill(document)
-    assert f"mAP of table above none over {x}" in filled.text and len(filled.pictures) == 1
+    label = "training iterations" if axis == "iterations" else x
+    assert f"mAP of table above none over {label}" in filled.text and len(filled.pictures) == 1
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ On PRW-c6, a MobileNetV2 with a 256-channel pyramid teaches, in each set, a stud
 with a 64-channel pyramid, half-width ResNet-18 without ImageNet weights, or the same network again.
 
 Rows: the student alone; with the teacher's ID table; with its detector (Chen et al., NIPS 2017);
-with both; with PKD and DDPS, two later methods (projects/Rivals). The teacher is trained first and
-its table computed; the sets of PRW-c6 share the folder --output, and in it the teacher.
+with both; with PKD and DDPS, two later methods (projects/Rivals); with the table and PKD. The
+teacher is trained first and its table computed; the sets of PRW-c6 share the folder --output, and
+in it the teacher.
 """
 
 import os

@@ -45,13 +45,15 @@ SETS = {
 METRICS = ("mAP", "top1", "det_AP", "det_recall")
 NONE = "none"
 _TABLE = (ID_TABLE_TERM,)
+_PKD = ("PearsonTerm",)
 _DDPS = ("DisaggregatedFeatureTerm", "DecoupledLogitTerm", "CorrelationTerm")
 ROWS = (
     Row(NONE, main=True),
     Row("table", terms=_TABLE, main=True),
     Row("detector", terms=DETECTOR_TERMS),
     Row("table+detector", terms=(*_TABLE, *DETECTOR_TERMS), main=True),
-    Row("PKD", terms=("PearsonTerm",)),
+    Row("PKD", terms=_PKD),
+    Row("table+PKD", terms=(*_TABLE, *_PKD)),
     Row("DDPS", terms=_DDPS),
     # Its weights are those of maps of 256 channels and pictures of 900 pixels, with larger sums.
     Row(

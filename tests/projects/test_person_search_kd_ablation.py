@@ -46,6 +46,7 @@ def test_rows_differ_in_what_teaches_them_alone(tmp_path):
     terms = {row: set(cfg.DISTILLATION.TERMS) for row, cfg in runs.items()}
     assert terms["table"] == {"IDTableTerm"} and terms["detector"] == DETECTOR
     assert terms["table+detector"] == DETECTOR | {"IDTableTerm"}
+    assert terms["table+PKD"] == terms["PKD"] | terms["table"]
     teacher = study.teachers["teacher"].weights
     for row, cfg in runs.items():
         by_table = "IDTableTerm" in terms[row]

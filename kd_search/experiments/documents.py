@@ -20,7 +20,8 @@ key of an override.
     <!-- value: FILE ROW METRIC -->41.5 ± 0.7<!-- /value -->
 
 A number in a sentence; a fourth word "mean", "std", "gain", "closed", "over_seeds", "over_queries"
-or "seed=1" chooses another one. Names with blanks are put into quotation marks.
+or "seed=1" chooses another one. Names with blanks are put into quotation marks. A line must not
+start with this marker: Markdown would end the paragraph there.
 
     <!-- results: FILE choices -->
     <!-- /results -->
@@ -120,6 +121,7 @@ class DocumentMaker:
             ):
                 return found[0]
             is_block = make == self._block
+            before = found.string[: found.start()].rpartition("\n")[2]
             line = found.string.count("\n", 0, found.start()) + 1
             where = f"{self._name(document)}:{line}"
             try:
@@ -127,6 +129,9 @@ class DocumentMaker:
                 if not words:
                     raise ValueError("the marker names no results file")
                 body = make(words, document, filled)
+                if not is_block and not before.strip(" \t>*+-"):
+                    # Markdown takes a line that starts with a comment as HTML.
+                    raise ValueError("the marker starts a line: put a word before it")
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{where}: {error}") from None
             except ValueError as error:

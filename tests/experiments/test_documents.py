@@ -233,6 +233,17 @@ def test_markers_in_examples_are_left_alone(checkout):
     assert (checkout / "README.md").read_text().startswith(text[:60])
 
 
+@pytest.mark.parametrize("before", ["", "  ", "- ", "> "])
+def test_a_number_at_the_start_of_a_line_is_refused(checkout, before):
+    marker = f"<!-- value: {FILE} none mAP --><!-- /value -->"
+    document = checkout / "README.md"
+    document.write_text(f"It has\n{before}{marker} points.\n")
+    with pytest.raises(ValueError, match=r"README.md:2: the marker starts a line"):
+        DocumentMaker(checkout).fill(document)
+    document.write_text(f"It\n{before}has {marker} points.\n")
+    assert DocumentMaker(checkout).fill(document).text.count("has <!-- value") == 1
+
+
 def curve(checkout, x):
     line = f"results/a.json;results/b.json curve=docs/images/c.svg row='with a teacher' x={x}"
     return f"<!-- results: {line} -->\n<!-- /results -->\n"

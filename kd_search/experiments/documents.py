@@ -6,8 +6,8 @@ to the folder of the checkout; several values of an option are separated by semi
     <!-- results: FILE table metrics=mAP;top1 rows=none;all -->
     <!-- /results -->
 
-A table of all metrics and rows, or of those that are named; below it the command, seeds, data,
-hardware and versions.
+A table of all metrics and rows, or of those that are named; below it, folded, the command, seeds,
+data, hardware and versions.
 
     <!-- results: FILE figure=docs/images/NAME.svg metric=mAP -->
     <!-- /results -->
@@ -70,6 +70,7 @@ _MARK = re.compile(r"<!-- (/?results|/?value)\b")
 _HEADING = re.compile(r"(#+) (.*)")
 # Headings of sections with results start with one of these.
 _RESULTS = ("Results", "Measured", "What distillation gains")
+_FACTS = "How this was measured: command, seeds, data, hardware, intervals"
 #: What the x axis of a curve says; a config key speaks for itself.
 _X_LABELS = {
     "iterations": "training iterations",
@@ -281,7 +282,12 @@ class DocumentMaker:
             study = self._study(name)
             link = os.path.relpath(self.root / name, document.parent).replace(os.sep, "/")
             lines.append(facts(study, table, f"[{os.path.basename(name)}]({link})"))
-        return "\n".join(dict.fromkeys(lines))
+        # Folded: it is long, and the same below many tables. The attribute is for Python-Markdown.
+        return (
+            f'<details markdown="1">\n<summary>{_FACTS}</summary>\n\n'
+            + "\n".join(dict.fromkeys(lines))
+            + "\n</details>\n"
+        )
 
 
 def _position(study: StudyFile, row: str, x: str, name: str) -> float:

@@ -105,6 +105,9 @@ def test_tables_and_numbers_by_hand(checkout):
         "[study.json](results/study.json)",
     ):
         assert fact in text
+    # The facts are folded, the table is not: a fold opens after its last row and is closed.
+    assert text.index(row) < text.index("<details") < text.index("    python projects/X/ablate.py")
+    assert text.count("<details markdown") == text.count("\n</details>\n\n<!-- /results -->") == 2
     assert "![mAP of every row, a dot for each seed](docs/images/rows.svg)" in text
     assert (checkout / "docs/images/rows.svg").read_text().count("somewhere_test") == 1
 

@@ -199,6 +199,43 @@ def write_study(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, dict(content), sealed=True)
 
 
+def write_measured(
+    path: Path,
+    command: str,
+    dataset: str,
+    layout: TableLayout,
+    rows: Sequence[str],
+    runs: Sequence[dict[str, Any]],
+) -> None:
+    """Write a results file of trained networks that were measured in another way.
+
+    Args:
+        path: of the file.
+        command: that measures them again, see :func:`.study_options.recorded_command`.
+        dataset: they were measured on.
+        layout: of the table.
+        rows: names, in order.
+        runs: each as :class:`RunRecord` with ``started``, and with what
+            :func:`.run_facts.environment_of` returns; changed in place.
+
+    Raises:
+        ValueError: see :func:`read_study`.
+    """
+    # Nothing is chosen in such a study.
+    protocol = {"recorded": min(run["started"] for run in runs), "tuned": False}
+    content = {
+        "format": FORMAT,
+        "command": command,
+        "dataset": dataset,
+        "layout": {"metrics": list(layout.metrics), "base": layout.base, "stem": layout.stem},
+        "rows": [{"name": name} for name in rows],
+        "environments": share_environments(runs),
+        "protocol": protocol,
+        "runs": list(runs),
+    }
+    write_study(path, content)
+
+
 def recorded_runs(path: Optional[Path]) -> tuple[dict[str, Any], dict[tuple[str, int], Any]]:
     """Teachers by name and runs by (row, seed) of a results file, in the form of
     :func:`.run_folder.train_and_evaluate`; nothing where there is no file.

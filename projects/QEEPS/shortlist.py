@@ -25,7 +25,7 @@ from qeeps.shortlist import evaluate_shortlists
 from kd_search.engine.finished_run import require_run
 from kd_search.evaluation.search.compare_runs import INFERENCE_FOLDER
 from kd_search.experiments import TableLayout, pack_queries
-from kd_search.experiments.results_file import FORMAT, share_environments, write_study
+from kd_search.experiments.results_file import write_measured
 from kd_search.experiments.run_facts import environment_of
 from kd_search.experiments.run_folder import RESULT_FILE, load_trained_run, now, pick_metrics
 from kd_search.experiments.study_options import recorded_command
@@ -104,16 +104,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     results = {(run["row"], run["seed"]): run["metrics"] for run in runs}
     queries = {(run["row"], run["seed"]): run["per_query"] for run in runs}
     print(markdown(summarise(rows, results, {}, layout, {}, queries), layout))
-    content = {
-        "format": FORMAT,
-        "command": recorded_command(args),
-        "dataset": names.pop(),
-        "layout": {"metrics": list(METRICS), "base": rows[0], "stem": "shortlist"},
-        "rows": [{"name": name} for name in rows],
-        "environments": share_environments(runs),
-        "runs": runs,
-    }
-    write_study(args.results, content)
+    write_measured(args.results, recorded_command(args), names.pop(), layout, rows, runs)
     print(f"wrote {args.results}")
     return 0
 

@@ -11,7 +11,7 @@ classifier (linear_probe.py) is fitted to frames of the training identities
 and evaluated on those of the test identities in the same cameras. The table has its accuracy, the
 share of the most frequent camera among the test frames ("chance") and the accuracy on the frames it
 was fitted to. Writes camera_bias_STUDY.md, .json and .png under --to; results in the .json for the
-same weights are reused.
+same weights are reused. With --results, a file for the tables of kd-search results, too.
 """
 
 import argparse
@@ -34,6 +34,10 @@ from kd_search.data.io.image import ImageError
 from kd_search.data.reid import CropMapper, get_reid_samples
 from kd_search.data.reid.views import chunk_frames
 from kd_search.experiments import TableLayout, draw, markdown, summarise, write_text
+from kd_search.experiments.results_file import write_measured
+from kd_search.experiments.run_facts import environment_of
+from kd_search.experiments.run_folder import now
+from kd_search.experiments.study_options import recorded_command
 from kd_search.modeling.meta_arch import ReIDNetwork
 from kd_search.utils.files import write_json
 
@@ -41,6 +45,8 @@ STEM = "camera_bias"
 #: Columns of the table, in percent.
 ACCURACY, CHANCE, FITTED = "accuracy", "chance", "accuracy on the fitted frames"
 _BATCH = 64
+#: What is read of stored results.
+_KEYS = ("weights", "row", "seed", "metrics", "test_set", "started", "environment")
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -49,6 +55,8 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     add("--frames", type=int, default=4, help="of a tracklet, one of each of as many equal chunks")
     add("--regulariser", type=float, default=REGULARISER, help="of the squared weights")
     args = parse_networks(parser, argv)
+    # A study would go on from that file, and this one holds other measurements.
+    args.measured, args.results = args.results and args.results.absolute(), None
     if args.frames < 1:
         parser.error("--frames must be at least 1")
     if not args.regulariser > 0:
@@ -100,6 +108,7 @@ def measure(network: Network, frames: int, regulariser: float) -> dict[str, Any]
     Raises:
         ValueError: the sets have no known camera, or none in common.
     """
+    started = now()
     model, cfg = network.load()
     train_set, test_set = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
     # One set only: camera numbers of several sets are unrelated.
@@ -127,6 +136,8 @@ def measure(network: Network, frames: int, regulariser: float) -> dict[str, Any]
         "train_frames": len(train),
         "test_frames": len(test),
         "cameras": sorted(int(camera) for camera in known),
+        "started": started,
+        "environment": environment_of(cfg),
     }
 
 
@@ -159,16 +170,16 @@ def _read(path: Path) -> list[dict]:
     try:
         entries = json.loads(path.read_text())["networks"]
         for entry in entries:
-            _ = [entry[key] for key in ("weights", "row", "seed", "metrics", "test_set")]
+            _ = [entry[key] for key in _KEYS]
         return entries
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not a file of this script: remove it") from None
 
 
-def write(entries: Sequence[dict], chosen: Networks) -> str:
-    """Write table and picture; the table as Markdown."""
+def write(entries: Sequence[dict], chosen: Networks, args: argparse.Namespace) -> str:
+    """Write table, picture and the file of --results; the table as Markdown."""
     stem = f"{STEM}{chosen.suffix}"
-    rows = dict.fromkeys(entry["row"] for entry in entries)
+    rows = list(dict.fromkeys(entry["row"] for entry in entries))
     results = {(e["row"], e["seed"]): e["metrics"] for e in entries}
     layout = TableLayout(metrics=(ACCURACY, CHANCE, FITTED), base=chosen.base, stem=stem)
     table = summarise(rows, results, {}, layout)
@@ -187,6 +198,11 @@ def write(entries: Sequence[dict], chosen: Networks) -> str:
         f"Accuracy of a linear camera classifier, {first['test_set']}",
         reference=("most frequent camera", first["metrics"][CHANCE]),
     )
+    if args.measured:
+        kept = ("row", "seed", "metrics", "started")
+        runs = [{**{key: e[key] for key in kept}, **e["environment"]} for e in entries]
+        command = recorded_command(args)
+        write_measured(args.measured, command, first["test_set"], layout, rows, runs)
     return text
 
 
@@ -197,7 +213,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         chosen = choose_networks(args)
         path = chosen.folder / f"{STEM}{chosen.suffix}.json"
         entries = measure_all(chosen, path, args.frames, args.regulariser)
-        print(write(entries, chosen))
+        print(write(entries, chosen, args))
     except KeyboardInterrupt:
         print("\ninterrupted: run the same command to go on", file=sys.stderr)
         return 130

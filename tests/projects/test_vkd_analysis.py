@@ -14,6 +14,7 @@ from vkd_study import make_study
 from kd_search.data.reid import get_reid_samples
 from kd_search.engine import PersonSearchTrainer
 from kd_search.experiments import build_run_config
+from kd_search.experiments.results_file import read_study
 from kd_search.synthetic import TRACKLETS_PRESETS, generate_tracklets
 from tests.projects.project_files import finish, load_script
 
@@ -162,7 +163,8 @@ def by_hand(row, weights):
 
 
 def test_cameras_of_two_networks(weights, tmp_path, monkeypatch):
-    options = pairs(weights, "--to", tmp_path, "--frames", 2)
+    file = tmp_path / "results.json"
+    options = pairs(weights, "--to", tmp_path, "--frames", 2, "--results", file)
     assert camera_bias.main(options) == 0
     entries = json.loads((tmp_path / "camera_bias.json").read_text())["networks"]
     test = get_reid_samples("kd_tracklets_test")[0]
@@ -177,6 +179,13 @@ def test_cameras_of_two_networks(weights, tmp_path, monkeypatch):
     assert lines[2].startswith("| row | accuracy | chance | accuracy on the fitted frames |")
     assert [line.split(" | ")[0] for line in lines[4:6]] == ["| teacher", "| student"]
     assert Image.open(tmp_path / "camera_bias.png").size[0] > 500
+
+    study = read_study(file)
+    assert study.dataset == "kd_tracklets_test" and not study.protocol.tuned
+    assert [(e["row"], e["metrics"]["accuracy"]["mean"]) for e in study.table()] == [
+        (e["row"], e["metrics"]["accuracy"]) for e in entries
+    ]
+    assert study.environments[0].data.keys() == {"kd_tracklets_train", "kd_tracklets_test"}
 
     done = []
     real = camera_bias.measure

@@ -1,5 +1,6 @@
 """Networks with convolutions in 8-bit integers, and their accuracy beside that of the float one."""
 
+import runpy
 from unittest import mock
 
 import numpy as np
@@ -9,17 +10,20 @@ from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.structures import BoxMode
 from PIL import Image
+from tiny import REPO
 from trained import exported_network, trained_network
 
 from kd_search.cli.export import format_int8
 from kd_search.data import PersonSearchDatasetMapper
 from kd_search.evaluation import PersonSearchEvaluator
+from kd_search.experiments.results_file import read_study
 from kd_search.export import ExportParityError, model_file
 from kd_search.export.gate import Result
 from kd_search.export.gate_pictures import made_scene, write_gate_pictures
 from kd_search.export.model_file import export_model
 from kd_search.export.quantized import accuracy, agreement
 from kd_search.runtime import PersonSearcher
+from kd_search.utils.files import write_json
 
 SIZE = (96, 128)
 
@@ -120,6 +124,54 @@ def test_convolutions_alone_are_quantised(int8):
     sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     assert max(len(sizes[scales[node.input[1]]]) for node in convolutions) == 1
     assert path.stat().st_size < exported_network().stat().st_size
+
+
+def test_the_table_of_several_trainings(
+    int8, cfg, calibration, tmp_path, monkeypatch, capsys, request
+):
+    """tools/measure_int8.py: seeds of one network, here the same one twice."""
+    tool = runpy.run_path(str(REPO / "tools" / "measure_int8.py"))
+    cfg = cfg.clone()
+    cfg.DATASETS.TRAIN = ("int8_calibration",)
+    records = [{"file_name": name, "image_id": name} for name in calibration]
+    DatasetCatalog.register("int8_calibration", lambda: records)
+    request.addfinalizer(lambda: DatasetCatalog.remove("int8_calibration"))
+    path, made = int8
+    used = []
+
+    def export(model, path, *, cfg, int8):
+        used.append(int8)
+        return made
+
+    network = trained_network("fpn")[1]
+    for name, replacement in (
+        ("load_trained_run", lambda *_: (network, cfg)),
+        ("require_run", mock.Mock()),
+        ("export_model", export),
+    ):
+        monkeypatch.setitem(tool["measure"].__globals__, name, replacement)
+    runs = [tmp_path / "a", tmp_path / "b"]
+    for seed, run in enumerate(runs, 1):
+        run.mkdir()
+        facts = {"seed": seed, "params": 5, "iterations": 7, "config_sha256": ""}
+        write_json(run / "result.json", facts, sealed=True)
+    file = tmp_path / "int8.json"
+    options = [*map(str, runs), "--pictures", "2", "--results", str(file)]
+    assert tool["main"](options) == 0
+    assert used == [[calibration[0], calibration[len(calibration) // 2]]] * 2
+    study = read_study(file)
+    plain, ours = study.table()
+    found = made["int8"]
+    assert plain["metrics"]["mAP"]["mean"] == pytest.approx(found["float32"]["mAP"])
+    assert ours["metrics"]["top1"]["mean"] == pytest.approx(found["int8"]["top1"])
+    difference = found["int8"]["mAP"] - found["float32"]["mAP"]
+    assert ours["metrics"]["mAP"]["gain"]["mean"] == pytest.approx(difference)
+    share = 100 * found["agreement"]["people_of_both"]
+    assert ours["metrics"]["found by both"]["mean"] == pytest.approx(share)
+    assert ours["metrics"]["mAP"]["n"] == 2 and study.dataset == found["dataset"]
+    (runs[1] / "result.json").unlink()
+    assert tool["main"](options) == 2
+    assert "result.json" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

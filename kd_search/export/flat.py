@@ -312,7 +312,7 @@ def highest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tenso
         # ONNX defines the order of equal scores, torch's topk() leaves it open.
         top = scores.topk(count)
         return top.values, top.indices
-    scores, rows = scores.sort(descending=True)
+    scores, rows = scores.sort(stable=True, descending=True)
     return scores[:count], rows[:count]
 
 

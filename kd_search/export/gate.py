@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
+from unittest import mock
 
 import numpy as np
 import torch
@@ -111,10 +113,29 @@ def runtime_arrays(
             return dict(arrays)
 
 
+@contextmanager
+def lower_rows_first() -> Iterator[None]:
+    """Let sorting keep the order of equal values, as exported files do.
+
+    Detectron2 leaves it open which of equally good anchors it takes, and torch takes others on
+    other processors. A network has many of them where a picture shows nothing.
+    """
+    real = torch.Tensor.sort
+
+    def sort(self, dim=-1, descending=False):
+        return real(self, dim=dim, descending=descending, stable=True)
+
+    def topk(self, k, dim=-1):
+        return tuple(part.narrow(dim, 0, k) for part in sort(self, dim, descending=True))
+
+    with mock.patch.multiple(torch.Tensor, sort=sort, topk=topk):
+        yield
+
+
 def run_training_stack(model: Any, cfg: CfgNode, pictures: Sequence[GatePicture]) -> list[Result]:
     """Results of the network itself, with the mapper of a test set."""
     results = []
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model), lower_rows_first():
         for sample in mapped(cfg, pictures):
             output = model([sample])[0]
             people = output["instances"]

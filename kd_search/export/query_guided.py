@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.export import Dim
 
-from kd_search.export.gate import Result, mapped, runtime_arrays
+from kd_search.export.gate import Result, lower_rows_first, mapped, runtime_arrays
 from kd_search.export.gate_pictures import GatePicture
 from kd_search.export.graph import LARGEST_SIDE, Graph
 from kd_search.export.tracing import exportable
@@ -89,7 +89,7 @@ def gate_pairs(pictures: Sequence[GatePicture]) -> list[GatePair]:
 def run_pairs(network: Any, cfg: CfgNode, pairs: Sequence[GatePair]) -> list[Result]:
     """Results of the network itself, with the mapper of a test set."""
     results = []
-    with torch.no_grad(), evaluating(network):
+    with torch.no_grad(), evaluating(network), lower_rows_first():
         for picture, query, box in pairs:
             (gallery,) = mapped(cfg, [GatePicture(picture.file, [])])
             (own,) = mapped(cfg, [GatePicture(query, [box])])

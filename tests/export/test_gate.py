@@ -1,10 +1,22 @@
 """The parity gate: what passes, what is a border case, and what is refused."""
 
+import copy
+
 import numpy as np
 import pytest
+import torch
+from trained import trained_network
 
 from kd_search.export import ExportParityError
-from kd_search.export.gate import Result, compare, overlap
+from kd_search.export.flat import FlatPersonSearch
+from kd_search.export.gate import (
+    Result,
+    compare,
+    lower_rows_first,
+    overlap,
+    run_program,
+    run_training_stack,
+)
 from kd_search.export.gate_pictures import GatePicture, write_gate_pictures
 
 PICTURES = [GatePicture("folder/a.png", [])]
@@ -133,3 +145,27 @@ def test_pictures_are_of_all_kinds_and_repeatable(tmp_path):
         assert one.boxes == two.boxes
         assert open(one.file, "rb").read() == open(two.file, "rb").read()
     assert {len(picture.boxes) for picture in first} >= {0, 1, 2, 3}
+
+
+def test_of_equally_good_anchors_both_take_the_same(tmp_path):
+    cfg, network = trained_network("fpn")
+    network = copy.deepcopy(network)
+    with torch.no_grad():
+        # Among such large numbers, those in single precision are 1 / 2 apart.
+        network.proposal_generator.rpn_head.objectness_logits.bias += 2.0**22
+    pictures = write_gate_pictures(tmp_path, cfg.INPUT.MIN_SIZE_TEST)[:4]
+    expected = run_training_stack(network, cfg, pictures)
+    found = run_program(FlatPersonSearch(network), cfg, pictures, 32, 1)
+    thresholds = {"score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, "nms_threshold": 0.5}
+    assert compare(expected, found, pictures, **thresholds)["people"] >= 4
+
+
+def test_equal_values_stay_in_their_order():
+    values = torch.arange(4000).remainder(7).float().reshape(2, 2000)
+    with lower_rows_first():
+        found = [values.sort(descending=True, dim=1)[1][:, :900], values.topk(900, dim=1)[1]]
+        ascending = values.sort()[1]
+    for row, numbers in enumerate(values.tolist()):
+        places = sorted(range(2000), key=lambda i: -numbers[i])
+        assert [rows[row].tolist() for rows in found] == [places[:900]] * 2
+        assert ascending[row].tolist() == sorted(range(2000), key=numbers.__getitem__)

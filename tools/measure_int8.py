@@ -5,7 +5,7 @@
 
 Exports each training's network as kd-search export --int8 does, which evaluates both files on the
 test set; scales are set by pictures of its training set. --results is a file for the tables of
-kd-search results.
+kd-search results; a network whose int8 file is refused is named in its note.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from kd_search.experiments.run_facts import environment_of
 from kd_search.experiments.run_folder import RESULT_FILE, load_trained_run, now
 from kd_search.experiments.study_options import recorded_command
 from kd_search.experiments.table import markdown
-from kd_search.export import export_model
+from kd_search.export import ExportParityError, export_model
 from kd_search.utils.arguments import add_import_argument
 from kd_search.utils.files import read_json
 
@@ -87,16 +87,24 @@ def main(argv: Optional[list[str]] = None) -> int:
     args = parse_args(argv)
     try:
         import_modules(args.imports)
-        measured = []
+        measured, refused = [], []
         for number, run in enumerate(args.runs, 1):
-            measured.append(measure(run, args.pictures))
-            print(f"[{number}/{len(args.runs)}] {run}", flush=True)
+            try:
+                measured.append(measure(run, args.pictures))
+                print(f"[{number}/{len(args.runs)}] {run}", flush=True)
+            except ExportParityError as error:
+                refused.append(str(error))
+                print(f"[{number}/{len(args.runs)}] {run} is refused: {error}", flush=True)
+        if not measured:
+            raise ValueError("all of them are refused")
         names = {name for name, _ in measured}
         if len(names) > 1:
             raise ValueError(f"the trainings are of several test sets: {', '.join(sorted(names))}")
         records = [record for _, both in measured for record in both]
+        note = f"Refused: {len(refused)} of {len(args.runs)} ({'; '.join(refused)})"
         command = recorded_command(args)
-        write_measured(args.results, command, names.pop(), LAYOUT, KINDS, records)
+        known = (LAYOUT, KINDS, records, note if refused else "")
+        write_measured(args.results, command, names.pop(), *known)
     except (OSError, ValueError) as error:
         print(f"measure_int8: {error}", file=sys.stderr)
         return 2

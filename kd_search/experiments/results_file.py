@@ -206,6 +206,7 @@ def write_measured(
     layout: TableLayout,
     rows: Sequence[str],
     runs: Sequence[dict[str, Any]],
+    note: str = "",
 ) -> None:
     """Write a results file of trained networks that were measured in another way.
 
@@ -217,6 +218,7 @@ def write_measured(
         rows: names, in order.
         runs: each as :class:`RunRecord` with ``started``, and with what
             :func:`.run_facts.environment_of` returns; changed in place.
+        note: what one should know about them.
 
     Raises:
         ValueError: see :func:`read_study`.
@@ -227,6 +229,7 @@ def write_measured(
         "format": FORMAT,
         "command": command,
         "dataset": dataset,
+        "note": note,
         "layout": {"metrics": list(layout.metrics), "base": layout.base, "stem": layout.stem},
         "rows": [{"name": name} for name in rows],
         "environments": share_environments(runs),

@@ -169,6 +169,17 @@ def test_the_table_of_several_trainings(
     share = 100 * found["agreement"]["people_of_both"]
     assert ours["metrics"]["found by both"]["mean"] == pytest.approx(share)
     assert ours["metrics"]["mAP"]["n"] == 2 and study.dataset == found["dataset"]
+    assert study.note == ""
+
+    def refuse_once(*args, **options):
+        monkeypatch.setitem(tool["measure"].__globals__, "export_model", export)
+        raise ExportParityError("too few people")
+
+    monkeypatch.setitem(tool["measure"].__globals__, "export_model", refuse_once)
+    assert tool["main"](options) == 0
+    study = read_study(file)
+    assert study.note == "Refused: 1 of 2 (too few people)"
+    assert [run.seed for run in study.runs] == [2, 2]
     (runs[1] / "result.json").unlink()
     assert tool["main"](options) == 2
     assert "result.json" in capsys.readouterr().err.splitlines()[-1]

@@ -5,7 +5,7 @@
 
 Exports each training's network as kd-search export --int8 does, which evaluates both files on the
 test set; scales are set by pictures of its training set. --results is a file for the tables of
-kd-search results; a network whose int8 file is refused is named in its note.
+kd-search results; its note has the reason of each network that is refused.
 """
 
 import argparse

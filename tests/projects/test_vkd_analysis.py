@@ -218,7 +218,8 @@ def test_table_of_seeds_by_hand(tmp_path):
     entries = [entry("teacher", 1, 80.0), entry("teacher", 2, 82.0)]
     entries += [entry("all", 1, 70.0), entry("all", 2, 73.0)]
     networks = camera_bias.Networks([], "teacher", tmp_path, "_terms")
-    lines = camera_bias.write(entries, networks).splitlines()
+    args = camera_bias.parse_args([])
+    lines = camera_bias.write(entries, networks, args).splitlines()
     assert lines[0].endswith(
         "fitted to 9 frames of a_train, scored on 8 of a_test; regulariser 0.001"
     )

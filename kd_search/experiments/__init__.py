@@ -47,3 +47,4 @@ from kd_search.experiments.table import (
     write_figure,
     write_text,
 )
+from kd_search.experiments.tuning import finished_study

@@ -22,7 +22,7 @@ from kd_search.experiments.run_folder import build_run_config
 from kd_search.experiments.runs import Run, RunFailed, run_all
 from kd_search.experiments.study_options import recorded_command
 from kd_search.experiments.table import TEACHER, TableLayout, draw, markdown, summarise, write_text
-from kd_search.experiments.tuning import choose_settings, recorded_protocol
+from kd_search.experiments.tuning import choose_settings, finished_study
 
 
 @dataclass(frozen=True)
@@ -403,12 +403,10 @@ def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.
     """
     options = {"jobs": args.jobs, "on_train": args.on_train}
     try:
-        study = make_study(args)
         if args.finished:
-            args.protocol = recorded_protocol(study)
-            print(study.write_table())
+            print(finished_study(make_study, args).write_table())
             return 0
-        study = choose_settings(make_study, args, study)
+        study = choose_settings(make_study, args, make_study(args))
         # Recorded before anything is tested; a run refuses to be tested otherwise.
         study.write_table()
         for run in study.all_runs():

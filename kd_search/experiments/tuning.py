@@ -84,6 +84,26 @@ def recorded_protocol(study: "Study") -> Optional[dict[str, Any]]:
     return None if protocol is None else protocol.model_dump(exclude_unset=True)
 
 
+def finished_study(
+    make_study: Callable[[argparse.Namespace], "Study"], args: argparse.Namespace
+) -> "Study":
+    """The study with the settings that an earlier start has chosen, for what reads trained runs.
+
+    ``args.protocol`` is set to what that start has recorded.
+    """
+    study = make_study(args)
+    args.protocol = recorded_protocol(study)
+    args.tuned = _chosen(args.protocol)
+    return make_study(args) if args.tuned else study
+
+
+def _chosen(protocol: Optional[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Overrides by row."""
+    if protocol is None or not protocol["tuned"]:
+        return {}
+    return {c["row"]: c["overrides"] for c in protocol["candidates"] if c["chosen"]}
+
+
 def choose_settings(
     make_study: Callable[[argparse.Namespace], "Study"], args: argparse.Namespace, study: "Study"
 ) -> "Study":
@@ -130,7 +150,7 @@ def choose_settings(
     if new:
         found = _tune(make_study, args, study, new)
         args.protocol = _added(study, before, found) if before is not None and tried else found
-    args.tuned = {c["row"]: c["overrides"] for c in args.protocol["candidates"] if c["chosen"]}
+    args.tuned = _chosen(args.protocol)
     return make_study(args)
 
 

@@ -26,6 +26,7 @@ from kd_search.experiments import (
     Study,
     build_run_config,
     evaluate_on,
+    finished_study,
     load_trained_run,
     markdown_cell,
     markdown_table,
@@ -134,7 +135,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     args = parse_args(argv)
     os.chdir(REPO)
     try:
-        study = make_study(args)
+        study = finished_study(make_study, args)
         curves = measure(study, args.frames)
     except KeyboardInterrupt:
         print("\ninterrupted: run the same command to go on", file=sys.stderr)

@@ -11,7 +11,7 @@ from vkd_study import make_study, study_parser
 
 from kd_search.checkpoint import load_trained
 from kd_search.engine import PersonSearchTrainer
-from kd_search.experiments import TEACHER, StudyParser, build_run_config
+from kd_search.experiments import TEACHER, StudyParser, build_run_config, finished_study
 from kd_search.modeling.meta_arch import ReIDNetwork
 
 COMPARED = Path("output/vkd/compared")
@@ -107,7 +107,7 @@ def choose_networks(args: argparse.Namespace) -> Networks:
     folder = args.to.absolute()
     if args.config:
         return Networks(_pairs(args), args.names[0], folder, "")
-    study = make_study(args)
+    study = finished_study(make_study, args)
     runs = {key: study.runs[key] for key in study.finished()}
     if not runs:
         raise ValueError(f"{study.output} has no finished run: start ablate.py first")

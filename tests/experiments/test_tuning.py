@@ -25,7 +25,7 @@ from kd_search.experiments import (
     write_study,
 )
 from kd_search.experiments.train_run import main as train_run
-from kd_search.experiments.tuning import read_candidates
+from kd_search.experiments.tuning import finished_study, read_candidates
 from kd_search.synthetic import PRESETS, generate_dataset
 from tests.experiments.fake_runs import CONFIG, FakeRun, starts
 
@@ -144,6 +144,18 @@ def test_resuming_keeps_the_choices_and_trains_nothing_again(tmp_path):
     after = read_study(tmp_path / "out" / "ablation.json")
     assert after.protocol == before.protocol and after.runs == before.runs
     assert {starts(run) for run in make.studies[-1].all_runs()} == {1}
+
+
+def test_a_table_of_finished_runs_has_those_with_the_chosen_settings(tmp_path):
+    file = tmp_path / "out" / "ablation.json"
+    run_study(Maker(by_rate), options(tmp_path))
+    before = read_study(file)
+    make = Maker(by_rate)
+    assert run_study(make, options(tmp_path, "--finished")) == 0
+    after = read_study(file)
+    assert len(after.runs) == 2 and after.runs == before.runs
+    assert after.protocol == before.protocol
+    assert finished_study(make, options(tmp_path)).finished().keys() == {("none", 1), ("all", 1)}
 
 
 def test_rows_that_are_added_later_have_their_candidates_compared_then(tmp_path):

@@ -261,6 +261,20 @@ class Study:
             run for key, run in self.runs.items() if key not in recorded or run.result() is not None
         ]
 
+    def check_nothing_is_lost(self) -> None:
+        """Check that ``--results`` has no rows or seeds that writing it would drop.
+
+        Raises:
+            ValueError: it has.
+        """
+        lost = recorded_runs(self.args.results)[1].keys() - self.runs.keys()
+        if lost:
+            named = ", ".join(f"{row!r} seed {seed}" for row, seed in sorted(lost))
+            raise ValueError(
+                f"{self.args.results} has runs that this command leaves out ({named}): add them to "
+                "--rows and --seeds, or name another file with --results"
+            )
+
     def check_records(self) -> None:
         """Check, when the teachers are trained, that those of the recorded runs were the same.
 
@@ -404,9 +418,13 @@ def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.
     options = {"jobs": args.jobs, "on_train": args.on_train}
     try:
         if args.finished:
-            print(finished_study(make_study, args).write_table())
+            study = finished_study(make_study, args)
+            study.check_nothing_is_lost()
+            print(study.write_table())
             return 0
-        study = choose_settings(make_study, args, make_study(args))
+        study = make_study(args)
+        study.check_nothing_is_lost()
+        study = choose_settings(make_study, args, study)
         # Recorded before anything is tested; a run refuses to be tested otherwise.
         study.write_table()
         for run in study.all_runs():

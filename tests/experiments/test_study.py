@@ -147,6 +147,18 @@ def test_recorded_runs_of_other_settings_are_run_again(tmp_path):
     assert [r.metrics["AP"] for r in read_study(results).runs] == [7.0]
 
 
+def test_a_command_that_would_drop_recorded_runs_is_refused(tmp_path, capsys):
+    results = tmp_path / "kept.json"
+    assert run(lambda args: recorded(tmp_path / "first", results, base="3", all="5")) == 0
+    before = results.read_bytes()
+    less = recorded(tmp_path / "second", results, base="3")
+    assert run(lambda args: less) == 2
+    error = capsys.readouterr().err
+    assert f"{results} has runs that this command leaves out ('all' seed 1)" in error
+    assert "--rows" in error and starts(less.runs["base", 1]) == 0
+    assert results.read_bytes() == before
+
+
 def test_recorded_runs_with_another_teacher_are_refused(tmp_path, capsys):
     results = tmp_path / "kept.json"
     assert run(lambda args: recorded(tmp_path / "first", results, base="3")) == 0

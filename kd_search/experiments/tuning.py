@@ -121,7 +121,12 @@ def choose_settings(
     if args.candidates is None:
         if before is None:
             # With whatever settings. Studies share teachers, which have no choices.
-            tested = any((run.folder / RESULT_FILE).is_file() for run in study.runs.values())
+            fixed = {row.name for row in study.rows if row.fixed}
+            tested = any(
+                (run.folder / RESULT_FILE).is_file()
+                for (row, _), run in study.runs.items()
+                if row not in fixed
+            )
             # Of what was tested before the choices were recorded, nobody knows.
             args.protocol = None if tested else {"recorded": now(), "tuned": False}
             return study

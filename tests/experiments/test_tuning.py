@@ -251,14 +251,14 @@ def test_candidates_after_an_untuned_test_are_refused(tmp_path, capsys):
     assert "was evaluated before" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tested, recorded", [("teacher", True), ("none", False)])
+@pytest.mark.parametrize("tested, recorded", [("teacher", True), ("own", True), ("none", False)])
 def test_how_settings_were_chosen_is_not_recorded_after_the_test(tmp_path, tested, recorded):
     args = options(tmp_path)
     args.candidates = None
-    make = Maker(by_rate)
+    make = Maker(by_rate, [Row("own", fixed=True), *ROWS])
     study = make(args)
     # As another study left it, which had the same teacher.
-    run = study.teachers["teacher"] if tested == "teacher" else study.runs["none", 1]
+    run = study.teachers["teacher"] if tested == "teacher" else study.runs[tested, 1]
     assert not kd_search.experiments.runs.run_all([run])
     assert run_study(make, args) == 0
     protocol = read_study(tmp_path / "out" / "ablation.json").protocol

@@ -417,13 +417,11 @@ def run_study(make_study: Callable[[argparse.Namespace], Study], args: argparse.
     """
     options = {"jobs": args.jobs, "on_train": args.on_train}
     try:
+        study = finished_study(make_study, args) if args.finished else make_study(args)
+        study.check_nothing_is_lost()
         if args.finished:
-            study = finished_study(make_study, args)
-            study.check_nothing_is_lost()
             print(study.write_table())
             return 0
-        study = make_study(args)
-        study.check_nothing_is_lost()
         study = choose_settings(make_study, args, study)
         # Recorded before anything is tested; a run refuses to be tested otherwise.
         study.write_table()
